@@ -1,0 +1,96 @@
+"""The prior p(c) p(z|c): K diagonal Gaussians in the latent space, all in log space."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+__all__ = [
+    "LOG_2PI",
+    "MixturePrior",
+    "average_log_responsibilities",
+    "expected_log_density",
+    "log_add_floor",
+]
+
+LOG_2PI = math.log(2 * math.pi)
+
+
+def log_add_floor(log_excess: Tensor, log_floor: float) -> Tensor:
+    """log(exp(log_excess) + floor): a variance that cannot sink below its floor."""
+    return torch.logaddexp(log_excess, torch.full_like(log_excess, log_floor))
+
+
+def expected_log_density(
+    mean: Tensor, variance: Tensor | float, means: Tensor, log_variances: Tensor
+) -> Tensor:
+    r"""Expectation of each component's log-density under a diagonal Gaussian.
+
+    .. math:: E_{N(z | m, v)} \log N(z | \mu_c, s^2_c) = -\frac12 \sum_j \left[
+        \log 2 \pi s^2_{cj} + \frac{v_j + (m_j - \mu_{cj})^2}{s^2_{cj}} \right]
+
+    Shapes (..., L) and (K, L) give (..., K), in nats. The square is expanded into two
+    matrix products, so no (..., K, L) tensor exists. Both sides are first moved to the
+    center of the components: far from the origin the expansion would cancel badly.
+    """
+    center = means.detach().mean(0)
+    mean, means = mean - center, means - center
+    precisions = torch.exp(-log_variances)
+    constant = (log_variances + LOG_2PI + means.square() * precisions).sum(1)  # (K,)
+    second_moment = mean.square() + variance
+    quadratic = second_moment @ precisions.T - 2 * mean @ (means * precisions).T
+    return -0.5 * (constant + quadratic)
+
+
+def average_log_responsibilities(log_joint: Tensor) -> Tensor:
+    """Log of the responsibilities averaged over draws: (S, ..., K) to (..., K)."""
+    log_ratios = torch.log_softmax(log_joint, dim=-1)
+    return torch.logsumexp(log_ratios, dim=0) - math.log(len(log_joint))
+
+
+class MixturePrior(nn.Module):
+    """A mixture whose weights sum to one and whose variances are positive always.
+
+    The free parameters are the logits of the weights, the means, and the logarithms of
+    what the variances exceed `reg_covar` by, so no gradient step can leave the domain.
+    """
+
+    def __init__(self, n_components: int, latent_dim: int, reg_covar: float) -> None:
+        super().__init__()
+        self.reg_covar = reg_covar
+        self.log_floor = math.log(reg_covar) if reg_covar > 0 else -math.inf
+        self.logits = nn.Parameter(torch.zeros(n_components))
+        self.means = nn.Parameter(torch.zeros(n_components, latent_dim))
+        self.log_excess = nn.Parameter(torch.zeros(n_components, latent_dim))
+
+    @property
+    def log_weights(self) -> Tensor:
+        return torch.log_softmax(self.logits, dim=0)
+
+    @property
+    def log_variances(self) -> Tensor:
+        return log_add_floor(self.log_excess, self.log_floor)
+
+    @torch.no_grad()
+    def assign(self, weights: Tensor, means: Tensor, variances: Tensor) -> None:
+        """Take the values of a mixture fitted elsewhere."""
+        self.logits.copy_(weights.log())
+        self.means.copy_(means)
+        excess = variances - self.reg_covar
+        smallest = torch.finfo(excess.dtype).tiny
+        self.log_excess.copy_(excess.clamp_min(smallest).log())
+
+    @torch.no_grad()
+    def permute(self, order: Tensor) -> None:
+        """Renumber the components: the new component i is the old `order[i]`."""
+        for parameter in (self.logits, self.means, self.log_excess):
+            parameter.copy_(parameter[order])
+
+    def expected_log_joint(self, mean: Tensor, variance: Tensor | float) -> Tensor:
+        """log p(c) + E_q[log p(z|c)] for q = N(mean, diag variance): (..., K)."""
+        density = expected_log_density(mean, variance, self.means, self.log_variances)
+        return self.log_weights + density
+
+    def log_joint(self, z: Tensor) -> Tensor:
+        """log p(c) + log p(z|c): a point is a Gaussian without variance, (..., K)."""
+        return self.expected_log_joint(z, 0.0)
