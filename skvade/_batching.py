@@ -1,0 +1,177 @@
+"""The border of NumPy and torch: rows into batches, parameters into arrays."""
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Generator, Tensor, nn
+
+__all__ = [
+    "FLOATS",
+    "UNIT",
+    "Placement",
+    "Rows",
+    "Standardization",
+    "available_devices",
+    "dump_parameters",
+    "load_parameters",
+    "make_generator",
+    "place",
+]
+
+# What X may hold; the first is what everything else is converted to.
+FLOATS = (np.float64, np.float32)
+
+# Standard deviation, in the networks' unit, of the average feature. Grey images in
+# [0, 1] have about this one, and on them the pretraining recipe was found.
+UNIT = 0.25
+
+# Every chunk of an inference has this many rows, the last one padded. Matrix products
+# pick their kernel by shape: one shape makes the answer for a row independent of the
+# rows it came with, to the last bit.
+CHUNK_ROWS = 256
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the arithmetic happens and in which dtype."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+    def __call__(self, values: NDArray) -> Tensor:
+        return torch.from_numpy(values).to(self.device, self.dtype)
+
+
+def available_devices() -> list[str]:
+    """Kinds of device that this machine has, the preferred one first."""
+    has = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    return [name for name, present in has.items() if present] + ["cpu"]
+
+
+def place(device: str, precision: str, *, strict: bool = True) -> Placement:
+    """The placement that the parameters `device` and `precision` ask for.
+
+    Raises
+    ------
+    ValueError
+        If there is no such kind of device, or, when `strict`, none on this machine.
+        Otherwise a missing device gives way to the CPU with a warning: a model that was
+        fitted elsewhere predicts here.
+    """
+    kind, _, index = device.partition(":")
+    present = available_devices()
+    if kind not in ("auto", "cpu", "cuda", "mps") or (index and not index.isdigit()):
+        raise ValueError(
+            "The 'device' parameter of VaDEClusterer must be 'auto', 'cpu', 'cuda', "
+            f"'cuda:<index>' or 'mps'. Got {device!r} instead."
+        )
+    if kind == "auto":
+        device = present[0]
+    elif kind not in present:
+        message = f"device={device!r} is not available here, only {present} are."
+        if strict:
+            raise ValueError(f"{message} Use device='auto'.")
+        warnings.warn(f"{message} Computing on the CPU.", stacklevel=4)
+        device = "cpu"
+    dtype = torch.float64 if precision == "float64" else torch.float32
+    return Placement(torch.device(device), dtype)
+
+
+def make_generator(seed: int, device: torch.device | str = "cpu") -> Generator:
+    return torch.Generator(device=device).manual_seed(seed)
+
+
+class Standardization(NamedTuple):
+    """One offset per feature and one common scale, so that features keep their ratio."""
+
+    location: NDArray[np.float64]
+    scale: float
+
+    @classmethod
+    def of(cls, X: NDArray, center: bool) -> Self:
+        """Measure X by chunks: the mean of each feature, the average variance of all.
+
+        Without `center` the rows keep their origin: in an image or a table of [0, 1]
+        zero is a value of its own, and pretraining separates such data better as is.
+        """
+        chunks = [slice(i, i + 4096) for i in range(0, len(X), 4096)]
+        location = sum(X[c].sum(0, dtype=np.float64) for c in chunks) / len(X)
+        squares = sum(np.square(X[c] - location).sum() for c in chunks)
+        deviation = float(np.sqrt(squares / X.size))
+        # Below rounding error of the location the data are constant: any scale will do.
+        rounding = np.finfo(X.dtype).eps * np.abs(location).max(initial=0.0)
+        scale = deviation / UNIT if deviation > rounding else 1.0
+        return cls(location if center else np.zeros_like(location), scale)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a matrix as standardized tensors.
+
+    Rows are gathered with NumPy and centered in the dtype of X, before they are cast:
+    X may be read-only, memory-mapped or far from the origin.
+    """
+
+    X: NDArray
+    standardization: Standardization
+    placement: Placement
+    members: NDArray[np.intp]
+
+    @classmethod
+    def of(cls, X: NDArray, standard: Standardization, placement: Placement) -> Self:
+        return cls(X, standard, placement, np.arange(len(X)))
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def whole(self) -> "Rows":
+        """All rows of the matrix that these were taken from."""
+        return Rows.of(self.X, self.standardization, self.placement)
+
+    def subset(self, positions: NDArray) -> "Rows":
+        return replace(self, members=self.members[positions])
+
+    def take(self, positions: NDArray) -> Tensor:
+        """The rows at these positions, (B, D)."""
+        gathered = np.take(self.X, self.members[positions], axis=0)
+        location, scale = self.standardization
+        gathered -= location.astype(gathered.dtype)
+        gathered /= gathered.dtype.type(scale)
+        return self.placement(gathered)
+
+    def split(
+        self, n_held_out: int, generator: Generator
+    ) -> "tuple[Rows, Rows | None]":
+        """The rows without some at random, and these; None for none."""
+        if not n_held_out:
+            return self, None
+        order = torch.randperm(len(self), generator=generator).numpy()
+        return self.subset(np.sort(order[n_held_out:])), self.subset(order[:n_held_out])
+
+    def batches(self, batch_size: int, generator: Generator) -> Iterator[Tensor]:
+        """One epoch: every row once, shuffled, in batches whose sizes differ by one."""
+        order = torch.randperm(len(self), generator=generator).numpy()
+        for positions in np.array_split(order, -(-len(self) // batch_size)):
+            yield self.take(positions)
+
+    def chunks(self) -> Iterator[tuple[Tensor, int]]:
+        """The rows in order, `CHUNK_ROWS` at a time, with how many are not padding."""
+        for start in range(0, len(self), CHUNK_ROWS):
+            positions = np.arange(start, min(start + CHUNK_ROWS, len(self)))
+            padded = np.resize(positions, CHUNK_ROWS)
+            yield self.take(padded), len(positions)
+
+
+def dump_parameters(module: nn.Module) -> dict[str, NDArray]:
+    """Copies of the parameters and buffers as arrays: they load anywhere."""
+    return {k: v.numpy(force=True).copy() for k, v in module.state_dict().items()}
+
+
+def load_parameters(module: nn.Module, arrays: dict[str, NDArray]) -> None:
+    """Fill a module with arrays, cast to the dtype that it already has."""
+    module.load_state_dict({k: torch.from_numpy(v) for k, v in arrays.items()})

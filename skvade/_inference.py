@@ -1,0 +1,117 @@
+"""What a model says of rows: deterministic, and the same whatever rows come along.
+
+The networks run in the model's own dtype; the latents, the mixture and the sums are
+float64 on the CPU.
+"""
+
+from collections.abc import Callable
+from copy import deepcopy
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from skvade._batching import Rows, make_generator
+from skvade._mixture import MixturePrior
+from skvade._networks import VaDE
+from skvade._objective import (
+    Elbo,
+    Posterior,
+    elbo,
+    log_responsibilities,
+    reparameterize,
+)
+
+__all__ = [
+    "decode",
+    "elbo_per_row",
+    "embed",
+    "log_responsibilities_per_row",
+    "mixture_labels",
+    "reconstruct",
+]
+
+# Pairs of opposite draws at which the ELBO of a row is taken.
+N_DRAW_PAIRS = 4
+
+
+def _fixed_noise(model: VaDE) -> Tensor:
+    """The same standard normal table for every row and every call, (S, 1, L).
+
+    Opposite pairs cancel the odd errors of the average; columns of unit second moment
+    keep the posterior variance what it is.
+    """
+    shape = (N_DRAW_PAIRS, 1, model.prior.means.shape[1])
+    table = torch.randn(shape, generator=make_generator(0), dtype=torch.float64)
+    table /= table.square().mean(0, keepdim=True).sqrt()
+    return torch.cat([table, -table])
+
+
+def _exact_prior(model: VaDE) -> MixturePrior:
+    return deepcopy(model.prior).cpu().double()
+
+
+def _exact_posterior(model: VaDE, x: Tensor) -> Posterior:
+    return Posterior(*(t.cpu().double() for t in model.encoder(x)))
+
+
+@torch.inference_mode()
+def _over_chunks(rows: Rows, answer: Callable[[Tensor], Tensor]) -> NDArray:
+    """Concatenate the answers for the chunks of rows."""
+    return torch.cat([answer(x)[:n].cpu() for x, n in rows.chunks()]).numpy()
+
+
+def embed(model: VaDE, rows: Rows) -> NDArray:
+    """Posterior means, (n, L)."""
+    return _over_chunks(rows, lambda x: model.encoder.embed(x).double())
+
+
+def mixture_labels(model: VaDE, rows: Rows) -> NDArray:
+    """Likeliest component of each posterior mean, (n,): the mixture alone."""
+    prior = _exact_prior(model)
+
+    def answer(x: Tensor) -> Tensor:
+        return prior.log_joint(_exact_posterior(model, x).mean).argmax(1)
+
+    return _over_chunks(rows, answer)
+
+
+def log_responsibilities_per_row(
+    model: VaDE, rows: Rows, responsibilities: str
+) -> NDArray:
+    """log q(c|x), (n, K)."""
+    prior, noise = _exact_prior(model), _fixed_noise(model)
+
+    def answer(x: Tensor) -> Tensor:
+        posterior = _exact_posterior(model, x)
+        sampled = responsibilities == "sampled"
+        draws = reparameterize(posterior, noise) if sampled else None
+        return log_responsibilities(prior, posterior, draws)
+
+    return _over_chunks(rows, answer)
+
+
+def elbo_per_row(model: VaDE, rows: Rows, responsibilities: str) -> NDArray:
+    """The ELBO of each row by its terms, (n, 3), in nats."""
+    prior, noise = _exact_prior(model), _fixed_noise(model)
+
+    def answer(x: Tensor) -> Tensor:
+        posterior = _exact_posterior(model, x)
+        draws = reparameterize(posterior, noise)
+        outputs = (model.decoder(z) for z in draws.to(x.device, x.dtype))
+        density = torch.stack([model.likelihood.log_density(x, o) for o in outputs])
+        sampled = draws if responsibilities == "sampled" else None
+        terms: Elbo = elbo(density.cpu().double(), posterior, prior, sampled)
+        return torch.stack(terms, dim=1)
+
+    return _over_chunks(rows, answer)
+
+
+def decode(model: VaDE, rows: Rows) -> NDArray:
+    """E[x|z] of latent rows: (n, L) to (n, D), in the units of the data."""
+    return _over_chunks(rows, lambda z: model.decode(z).double())
+
+
+def reconstruct(model: VaDE, rows: Rows) -> NDArray:
+    """E[x|z] at the posterior mean of each row, (n, D), in the units of the data."""
+    return _over_chunks(rows, lambda x: model.decode(model.encoder.embed(x)).double())
