@@ -1,0 +1,83 @@
+"""
+================================
+Handwritten digits, and new ones
+================================
+
+Cluster scikit-learn's bundled digits with :class:`~skvade.VaDEClusterer`, beside
+k-means and a Gaussian mixture on the same data, then draw new digits from each
+cluster. The classes are used for judging only.
+"""
+
+import argparse
+
+import matplotlib.pyplot as plt
+import numpy as np
+from sklearn.cluster import KMeans
+from sklearn.datasets import load_digits
+from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+from sklearn.mixture import GaussianMixture
+
+from skvade import VaDEClusterer
+from skvade.metrics import clustering_accuracy
+
+parser = argparse.ArgumentParser(description="Cluster and generate digits.")
+parser.add_argument(
+    "--seeds", type=int, nargs="+", default=[0], help="print the mean over these"
+)
+seeds = parser.parse_args().seeds
+
+# %%
+# Images of 8 x 8 pixels, scaled from 0..16 to [0, 1].
+X, y = load_digits(return_X_y=True)
+X = X / 16
+
+
+# %%
+# Every method gets the same rows and is told only how many clusters there are.
+def models(seed):
+    return {
+        "KMeans": KMeans(n_clusters=10, n_init=10, random_state=seed),
+        "GaussianMixture": GaussianMixture(n_components=10, random_state=seed),
+        "VaDEClusterer": VaDEClusterer(n_clusters=10, random_state=seed),
+    }
+
+
+metrics = {
+    "accuracy": clustering_accuracy,
+    "NMI": normalized_mutual_info_score,
+    "ARI": adjusted_rand_score,
+}
+scores = {name: [] for name in models(0)}
+for seed in seeds:
+    for name, model in models(seed).items():
+        labels = model.fit_predict(X)
+        scores[name].append([metric(y, labels) for metric in metrics.values()])
+
+print(f"{'':15}" + "".join(f"{name:>10}" for name in metrics))
+for name, rows in scores.items():
+    print(f"{name:15}" + "".join(f"{mean:10.3f}" for mean in np.mean(rows, axis=0)))
+
+# %%
+# A new digit is a point drawn from the Gaussian of its cluster, decoded. The decoder
+# gives the expected image; ``sample`` would add the noise of the pixels.
+rng = np.random.default_rng(0)
+Z = rng.normal(
+    model.means_[:, None],
+    np.sqrt(model.covariances_)[:, None],
+    size=(10, 12, model.means_.shape[1]),  # clusters, digits of each, latent
+)
+images = model.inverse_transform(Z.reshape(120, -1)).reshape(10, 12, 8, 8)
+
+# %%
+# One row per cluster, with the number of images that the cluster holds.
+tiles = np.pad(images, [(0, 0), (0, 0), (1, 1), (1, 1)])
+canvas = tiles.transpose(0, 2, 1, 3).reshape(10 * 10, 12 * 10)
+sizes = np.bincount(model.labels_, minlength=10)
+
+fig, ax = plt.subplots(figsize=(7, 6), layout="constrained")
+ax.imshow(canvas, cmap="gray_r", vmin=0, vmax=1)
+ax.set_xticks([])
+ax.set_yticks(np.arange(10) * 10 + 4.5, [f"{size} images" for size in sizes])
+ax.tick_params(left=False)
+ax.set_title("Generated from each cluster")
+fig.savefig("digits_generated.png", dpi=120)

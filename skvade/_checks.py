@@ -1,0 +1,164 @@
+"""The words of the estimator: what fit rejects, with the remedy, and what it warns of."""
+
+import math
+import warnings
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+
+from skvade._initial_mixture import METHODS, check_labels
+from skvade._likelihoods import LIKELIHOODS
+from skvade._networks import ACTIVATIONS
+
+__all__ = [
+    "PARAMETER_CONSTRAINTS",
+    "architecture",
+    "check_rows",
+    "check_same_architecture",
+    "given_labels",
+    "n_held_out",
+    "warn_of_result",
+]
+
+_POSITIVE_INT = Interval(Integral, 1, None, closed="left")
+_NATURAL = Interval(Integral, 0, None, closed="left")
+_POSITIVE = Interval(Real, 0, None, closed="neither")
+_NON_NEGATIVE = Interval(Real, 0, None, closed="left")
+
+PARAMETER_CONSTRAINTS: dict[str, list] = {
+    "n_clusters": [_POSITIVE_INT],
+    "latent_dim": [_POSITIVE_INT],
+    "hidden_layer_sizes": ["array-like"],
+    "activation": [StrOptions(set(ACTIVATIONS))],
+    "likelihood": [StrOptions(set(LIKELIHOODS))],
+    "pretrain_max_iter": [_NATURAL],
+    "pretrain_learning_rate_init": [_POSITIVE],
+    "init": [StrOptions(set(METHODS)), "array-like", HasMethods("fit_predict")],
+    "n_init": [_POSITIVE_INT],
+    "catch_up_max_iter": [_NATURAL],
+    "responsibilities": [StrOptions({"expected", "sampled"})],
+    "n_draws": [_POSITIVE_INT],
+    "beta": [_POSITIVE],
+    "max_iter": [_POSITIVE_INT],
+    "batch_size": [StrOptions({"auto"}), _POSITIVE_INT],
+    "learning_rate_init": [_POSITIVE],
+    "tol": [_NON_NEGATIVE],
+    "n_iter_no_change": [_POSITIVE_INT],
+    "early_stopping": ["boolean"],
+    "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+    "reg_covar": [_NON_NEGATIVE],
+    "warm_start": ["boolean"],
+    "device": [str],
+    "precision": [StrOptions({"float32", "bfloat16", "float64"})],
+    "random_state": ["random_state"],
+    "verbose": ["verbose"],
+}
+
+# Parameters that decide the shape of the model; a warm start cannot change them.
+_ARCHITECTURE = ("latent_dim", "n_clusters", "activation", "likelihood", "reg_covar")
+
+
+def architecture(estimator: BaseEstimator, n_features: int) -> dict[str, Any]:
+    """Arguments of the model that the parameters ask for.
+
+    Raises
+    ------
+    ValueError
+        If `hidden_layer_sizes` is not a sequence of positive ints.
+    """
+    sizes = tuple(estimator.hidden_layer_sizes)
+    if not sizes or not all(isinstance(s, Integral) and s > 0 for s in sizes):
+        raise ValueError(
+            f"The 'hidden_layer_sizes' parameter of {type(estimator).__name__} must be "
+            "a sequence of at least one int in the range [1, inf). "
+            f"Got {estimator.hidden_layer_sizes!r} instead."
+        )
+    named = {name: getattr(estimator, name) for name in _ARCHITECTURE}
+    return {
+        "n_features": n_features,
+        "hidden_layer_sizes": tuple(int(size) for size in sizes),
+        **named,
+    }
+
+
+def check_same_architecture(estimator: BaseEstimator, fitted: dict[str, Any]) -> None:
+    """Reject a warm start that would need another model.
+
+    Raises
+    ------
+    ValueError
+        If a parameter that shapes the model has changed since the last fit.
+    """
+    wanted = architecture(estimator, fitted["n_features"])
+    for name, value in fitted.items():
+        if wanted[name] != value:
+            raise ValueError(
+                f"warm_start=True continues a model with {name}={value!r}. Got "
+                f"{name}={wanted[name]!r} instead. Set it back, or use "
+                "warm_start=False to fit a new model."
+            )
+
+
+def given_labels(init: Any) -> NDArray | None:
+    """The labels, if that is what `init` holds."""
+    is_labels = not isinstance(init, str) and not hasattr(init, "fit_predict")
+    return np.asarray(init) if is_labels else None
+
+
+def n_held_out(estimator: BaseEstimator, X: NDArray) -> int:
+    """Number of rows that `early_stopping` keeps from training."""
+    if not estimator.early_stopping:
+        return 0
+    return math.ceil(estimator.validation_fraction * len(X))
+
+
+def check_rows(estimator: BaseEstimator, X: NDArray) -> None:
+    """Reject rows that the parameters cannot work on, before any work is done.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer rows than clusters, values outside [0, 1] for the Bernoulli
+        likelihood, or labels in `init` that do not fit the rows.
+    """
+    n_out = n_held_out(estimator, X)
+    if len(X) - n_out < estimator.n_clusters:
+        held_out = f" with {n_out} of them held out" if n_out else ""
+        raise ValueError(
+            f"n_samples={len(X)}{held_out} should be >= n_clusters="
+            f"{estimator.n_clusters}. Lower n_clusters or give more rows."
+        )
+    if estimator.likelihood == "bernoulli" and not (X.min() >= 0 and X.max() <= 1):
+        raise ValueError(
+            "likelihood='bernoulli' needs X in [0, 1]. Got values from "
+            f"{X.min():.6g} to {X.max():.6g} instead. Scale X, for instance with "
+            "MinMaxScaler, or use likelihood='gaussian'."
+        )
+    labels = given_labels(estimator.init)
+    if labels is not None:
+        check_labels(labels, estimator.n_clusters, len(X), "The array given as init")
+
+
+def warn_of_result(estimator: BaseEstimator) -> None:
+    """Say what one should know before trusting a fitted model."""
+    n_empty = estimator.n_clusters - len(np.unique(estimator.labels_))
+    if n_empty:
+        warnings.warn(
+            f"{n_empty} of {estimator.n_clusters} clusters hold no row. Lower "
+            "n_clusters, try another random_state or init, or lower beta.",
+            ConvergenceWarning,
+            stacklevel=3,
+        )
+    budget_spent = estimator.n_iter_ == estimator.max_iter and estimator.tol > 0
+    if budget_spent and not estimator.converged_:
+        warnings.warn(
+            f"The ELBO was still rising after max_iter={estimator.max_iter} epochs. "
+            "Raise max_iter or tol, or set tol=0 to train for just as long.",
+            ConvergenceWarning,
+            stacklevel=3,
+        )

@@ -1,0 +1,293 @@
+"""What a fitted estimator answers: clusters, coordinates, scores and new rows."""
+
+import warnings
+
+import numpy as np
+import torch
+from numpy.random import RandomState
+from numpy.typing import ArrayLike, NDArray
+from sklearn.utils import check_array, check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from skvade import _inference
+from skvade._batching import (
+    FLOATS,
+    Placement,
+    Rows,
+    Standardization,
+    load_parameters,
+    make_generator,
+    place,
+)
+from skvade._networks import VaDE
+
+__all__ = ["FittedVaDE"]
+
+
+class FittedVaDE:
+    """Methods that read the fitted state and leave it as it is.
+
+    The state is `_architecture`, the arguments of the model, and `_parameters`, its
+    values as arrays. A model is built from them for each call, which costs less than a
+    millisecond and leaves nothing behind that could not be pickled.
+    """
+
+    # --- Clusters -------------------------------------------------------------------
+
+    def predict(self, X: ArrayLike) -> NDArray[np.int64]:
+        """Most probable cluster of each row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        labels : ndarray of shape (n_samples,)
+            Integers from 0 to n_clusters - 1.
+        """
+        return self.predict_log_proba(X).argmax(axis=1)
+
+    def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
+        """Responsibilities q(c|x) of the clusters for each row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        responsibilities : ndarray of shape (n_samples, n_clusters)
+            Each row sums to one.
+        """
+        return np.exp(self.predict_log_proba(X))
+
+    def predict_log_proba(self, X: ArrayLike) -> NDArray[np.float64]:
+        """Logarithms of the responsibilities, finite where they round to zero.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        log_responsibilities : ndarray of shape (n_samples, n_clusters)
+            log q(c|x).
+        """
+        model, rows = self._model_and_rows(X)
+        return _inference.log_responsibilities_per_row(
+            model, rows, self.responsibilities
+        )
+
+    # --- Coordinates ----------------------------------------------------------------
+
+    def transform(self, X: ArrayLike) -> NDArray:
+        """Coordinates of each row in the latent space: the mean of q(z|x).
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        Z : ndarray of shape (n_samples, latent_dim)
+            In the dtype of X where that is float32 or float64.
+        """
+        model, rows = self._model_and_rows(X)
+        return _inference.embed(model, rows).astype(rows.X.dtype, copy=False)
+
+    def inverse_transform(self, Z: ArrayLike) -> NDArray:
+        """Expected row at each point of the latent space.
+
+        Parameters
+        ----------
+        Z : array-like of shape (n_samples, latent_dim)
+            Points of the latent space.
+
+        Returns
+        -------
+        X : ndarray of shape (n_samples, n_features)
+            E[x|z], in the units of the training rows.
+
+        Raises
+        ------
+        ValueError
+            If Z does not have `latent_dim` columns.
+        """
+        check_is_fitted(self)
+        Z = check_array(Z, dtype=FLOATS, input_name="Z")
+        if Z.shape[1] != self._architecture["latent_dim"]:
+            raise ValueError(
+                f"Z has {Z.shape[1]} features, but {type(self).__name__} is expecting "
+                f"latent_dim={self._architecture['latent_dim']} features as input."
+            )
+        placement = self._placement()
+        rows = Rows.of(Z, Standardization(np.zeros(Z.shape[1]), 1.0), placement)
+        decoded = _inference.decode(self._model(placement), rows)
+        return decoded.astype(Z.dtype, copy=False)
+
+    def reconstruct(self, X: ArrayLike) -> NDArray:
+        """Expected row at the coordinates of each row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        X_reconstructed : ndarray of shape (n_samples, n_features)
+            The same as ``inverse_transform(transform(X))``.
+        """
+        model, rows = self._model_and_rows(X)
+        return _inference.reconstruct(model, rows).astype(rows.X.dtype, copy=False)
+
+    # --- Scores ---------------------------------------------------------------------
+
+    def score_samples(self, X: ArrayLike) -> NDArray[np.float64]:
+        """Evidence lower bound of each row: at most its log-likelihood.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        bounds : ndarray of shape (n_samples,)
+            In nats; higher is better. The expectation over q(z|x) is taken at one fixed
+            table of draws, so the result is deterministic.
+        """
+        model, rows = self._model_and_rows(X)
+        self._warn_outside_of_support(rows.X)
+        return _inference.elbo_per_row(model, rows, self.responsibilities).sum(axis=1)
+
+    def score(self, X: ArrayLike, y: object = None) -> float:
+        """Mean evidence lower bound, for model selection on held-out rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+        y : object, default=None
+            Ignored, present for the interface.
+
+        Returns
+        -------
+        bound : float
+            In nats per row; higher is better.
+        """
+        return float(self.score_samples(X).mean())
+
+    # --- New rows -------------------------------------------------------------------
+
+    def sample(
+        self,
+        n_samples: int = 1,
+        *,
+        label: int | None = None,
+        random_state: int | RandomState | None = None,
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Draw rows from the generative model.
+
+        A cluster is drawn by its weight, a point z from its Gaussian, a row from
+        p(x|z). For expected rows, without the noise of the likelihood, decode points of
+        your own with `inverse_transform`.
+
+        Parameters
+        ----------
+        n_samples : int, default=1
+            Number of rows.
+        label : int, default=None
+            The cluster to draw from; None draws from all of them.
+        random_state : int, RandomState instance or None, default=None
+            Seed of the draws; None uses the estimator's own `random_state`.
+
+        Returns
+        -------
+        X : ndarray of shape (n_samples, n_features)
+            The rows, ordered by cluster.
+        c : ndarray of shape (n_samples,)
+            The cluster of each.
+
+        Raises
+        ------
+        ValueError
+            If `n_samples` is below 1 or `label` is not a cluster.
+        """
+        check_is_fitted(self)
+        n_clusters = len(self.weights_)
+        if n_samples < 1:
+            raise ValueError(
+                f"n_samples must be at least 1. Got {n_samples!r} instead."
+            )
+        if label is not None and label not in range(n_clusters):
+            raise ValueError(
+                f"label must be a cluster, an int from 0 to {n_clusters - 1}, or None. "
+                f"Got {label!r} instead."
+            )
+        seed = self.random_state if random_state is None else random_state
+        rng = check_random_state(seed)
+        weights = self.weights_ if label is None else np.eye(n_clusters)[label]
+        c = np.repeat(np.arange(n_clusters), rng.multinomial(n_samples, weights))
+        z = rng.normal(self.means_[c], np.sqrt(self.covariances_[c]))
+        model = self._model(Placement(torch.device("cpu"), torch.float64))
+        generator = make_generator(rng.randint(np.iinfo(np.int32).max))
+        with torch.inference_mode():
+            X = model.likelihood.draw(model.decoder(torch.from_numpy(z)), generator)
+        return X.numpy(), c
+
+    def to_torch(self, device: str | None = None) -> VaDE:
+        """The fitted model as a fresh PyTorch module, to go on with in PyTorch.
+
+        Parameters
+        ----------
+        device : str, default=None
+            Where to put it; None follows the parameter `device`.
+
+        Returns
+        -------
+        model : torch.nn.Module
+            Called on a tensor of rows it gives log q(c|x). Its methods `encode` and
+            `decode` give q(z|x) and E[x|z], its modules are `encoder`, `decoder`,
+            `prior` and `likelihood`. Changing it does not change the estimator.
+        """
+        check_is_fitted(self)
+        wanted = self.device if device is None else device
+        return self._model(place(wanted, self.precision, strict=device is not None))
+
+    # --- State ----------------------------------------------------------------------
+
+    def _placement(self) -> Placement:
+        return place(self.device, self.precision, strict=False)
+
+    def _model(self, placement: Placement) -> VaDE:
+        model = VaDE(**self._architecture, bfloat16=self.precision == "bfloat16")
+        model.to(placement.device, placement.dtype)
+        load_parameters(model, self._parameters)
+        return model
+
+    def _rows(self, X: NDArray, placement: Placement) -> Rows:
+        location = self._parameters["likelihood.location"]
+        scale = self._parameters["likelihood.scale"].item()
+        return Rows.of(X, Standardization(location, scale), placement)
+
+    def _model_and_rows(self, X: ArrayLike) -> tuple[VaDE, Rows]:
+        check_is_fitted(self)
+        X = validate_data(self, X, reset=False, dtype=FLOATS)
+        placement = self._placement()
+        return self._model(placement), self._rows(X, placement)
+
+    def _warn_outside_of_support(self, X: NDArray) -> None:
+        bernoulli = self._architecture["likelihood"] == "bernoulli"
+        if bernoulli and not (X.min() >= 0 and X.max() <= 1):
+            warnings.warn(
+                f"X ranges from {X.min():.6g} to {X.max():.6g}. Outside of [0, 1] the "
+                "score of likelihood='bernoulli' is no probability. Clip X, for "
+                "instance with MinMaxScaler(clip=True).",
+                stacklevel=3,
+            )

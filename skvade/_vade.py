@@ -1,0 +1,432 @@
+"""The door: VaDEClusterer, its parameters, their validation and how it is fitted."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from typing import Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    ClusterMixin,
+    TransformerMixin,
+    _fit_context,
+)
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import validate_data
+
+from skvade._batching import FLOATS, Rows, Standardization, dump_parameters, place
+from skvade._checks import (
+    PARAMETER_CONSTRAINTS,
+    architecture,
+    check_rows,
+    check_same_architecture,
+    given_labels,
+    n_held_out,
+    warn_of_result,
+)
+from skvade._fitted import FittedVaDE
+from skvade._training import Chance, Plan, Record, Run, build, continue_training, train
+
+__all__ = ["VaDEClusterer"]
+
+
+@contextmanager
+def _unchanged_on_error(estimator: BaseEstimator) -> Iterator[None]:
+    """Give an estimator its old state back if the block fails."""
+    before = dict(vars(estimator))
+    try:
+        yield
+    except BaseException:
+        vars(estimator).clear()
+        vars(estimator).update(before)
+        raise
+
+
+class VaDEClusterer(
+    FittedVaDE,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    ClusterMixin,
+    BaseEstimator,
+):
+    """Variational deep embedding: deep clustering with a generative model [1]_.
+
+    A variational autoencoder whose latent prior is a mixture of Gaussians, one per
+    cluster. `fit` pretrains an autoencoder, starts the mixture on its embedding, lets
+    the decoder and the posterior's variances catch up, and then maximizes the evidence
+    lower bound (ELBO) over the networks and the mixture together. All bounds are in
+    nats per row: summed over the features, averaged over the rows.
+
+    With the Gaussian likelihood X is centered, feature by feature, and divided by one
+    common scale before it meets a network, so that features keep their relative
+    scales, as they do in :class:`~sklearn.cluster.KMeans`; scale the features yourself
+    where their units differ. With the Bernoulli likelihood X is only divided by the
+    scale. All that comes out, scores included, is in the units of X again.
+
+    Parameters
+    ----------
+    n_clusters : int, default=8
+        Number of components of the mixture, K.
+
+    latent_dim : int, default=10
+        Dimension of the latent space, L.
+
+    hidden_layer_sizes : array-like of int, default=(128, 64)
+        Widths of the encoder's hidden layers; the decoder mirrors them. The paper uses
+        (500, 500, 2000), which is worth its time on images and on 10,000 rows or more.
+
+    activation : {"relu", "gelu", "silu", "tanh", "logistic", "identity"}, \
+            default="relu"
+        Activation of the hidden layers.
+
+    likelihood : {"gaussian", "bernoulli"}, default="gaussian"
+        Distribution of a row given its latent point. "gaussian" has one learned noise
+        variance for all features; "bernoulli" wants X in [0, 1], as for the intensities
+        of images.
+
+    pretrain_max_iter : int, default=20
+        Epochs of pretraining, in which encoder and decoder learn to reconstruct X by
+        gradient descent on the squared error. 0 skips pretraining: the mixture then
+        starts on the embedding of an untrained network.
+
+    pretrain_learning_rate_init : float, default=1.0
+        Learning rate of pretraining. X is in a standard unit there, so the value does
+        not depend on its scale.
+
+    init : {"kmeans", "gmm", "random"}, array-like of int or clusterer, default="kmeans"
+        What the mixture starts from, on the embedding of the pretrained encoder:
+
+        - "kmeans": weights, means and variances of the best of `n_init` partitions;
+        - "gmm": expectation-maximization, the best of `n_init` runs, likelier but often
+          a worse partition;
+        - "random": random rows as means;
+        - labels of shape (n_samples,): the moments of that partition. Negative labels
+          are rows that belong to no group;
+        - a scikit-learn clusterer: the moments of what a clone of it finds.
+
+    n_init : int, default=10
+        Restarts of "kmeans" and "gmm". A single one can hide a good embedding.
+
+    catch_up_max_iter : int, default=3
+        Epochs in which only the decoder and the variances of the posterior learn, so
+        that their first gradients do not destroy the pretrained embedding.
+
+    responsibilities : {"expected", "sampled"}, default="expected"
+        How q(c|x) is found. "expected" is the exact maximizer of the bound. "sampled"
+        is the paper's average of p(c|z) over the draws of z, a looser bound.
+
+    n_draws : int, default=1
+        Draws of z per row and step in training.
+
+    beta : float, default=1.0
+        Weight of the latent terms of the bound in training. Below 1 the reconstruction
+        counts more and clusters dissolve less; scores are the true bound in any case.
+
+    max_iter : int, default=100
+        Most epochs of the last stage.
+
+    batch_size : int or "auto", default="auto"
+        Rows per step. "auto" is a 32nd of the rows, at least 16 and at most 256, which
+        gives small data enough steps.
+
+    learning_rate_init : float, default=1e-3
+        Learning rate of Adam in the last stage. On big data a lower rate, such as 2e-4,
+        keeps more of what pretraining found.
+
+    tol : float, default=1e-3
+        The last stage has converged when the ELBO has not risen by `tol` nats per row
+        for `n_iter_no_change` epochs in a row. 0 uses the whole budget.
+
+    n_iter_no_change : int, default=10
+        See `tol`.
+
+    early_stopping : bool, default=False
+        Whether to hold out a `validation_fraction` of the rows, to let their ELBO
+        decide about convergence, and to return the best model by it. Other than the
+        trace `validation_scores_`, all results are for all rows.
+
+    validation_fraction : float, default=0.1
+        Fraction of the rows that `early_stopping` holds out.
+
+    reg_covar : float, default=1e-6
+        Least variance of a component in the latent space.
+
+    warm_start : bool, default=False
+        Whether `fit` continues the last stage from the fitted state, if there is one,
+        instead of starting afresh.
+
+    device : str, default="auto"
+        Where to compute: "cpu", "cuda", "cuda:1", "mps", or "auto" for the first of
+        CUDA, MPS and CPU that is there.
+
+    precision : {"float32", "bfloat16", "float64"}, default="float32"
+        Arithmetic of the networks. "bfloat16" uses it in the hidden layers only, which
+        is faster where the hardware supports it.
+
+    random_state : int, RandomState instance or None, default=None
+        Seed of the initial weights, of the order of the rows, of the draws of z and of
+        the initial mixture. No global generator is used.
+
+    verbose : int, default=0
+        Print a line every `verbose` epochs.
+
+    Attributes
+    ----------
+    labels_ : ndarray of shape (n_samples,)
+        Cluster of each row. Components are numbered by the rows they hold, most first.
+
+    weights_ : ndarray of shape (n_clusters,)
+        Mixture weights; they sum to one.
+
+    means_ : ndarray of shape (n_clusters, latent_dim)
+        Means of the components, in the latent space.
+
+    covariances_ : ndarray of shape (n_clusters, latent_dim)
+        Variances of the components.
+
+    cluster_centers_ : ndarray of shape (n_clusters, n_features_in_)
+        The decoded means, in the units of X.
+
+    noise_variance_ : float
+        Noise variance of the Gaussian likelihood, in the squared unit of X.
+
+    lower_bound_ : float
+        Mean ELBO of the training rows under the fitted model, the same as `score`.
+
+    lower_bounds_ : list of float
+        Mean ELBO of each epoch of the last stage, while the model was changing.
+
+    loss_curve_ : list of float
+        Training loss of each epoch of the last stage: the negative bound with its
+        latent terms weighed by `beta`.
+
+    validation_scores_ : list of float
+        Mean ELBO of the rows held out, each epoch. Empty without `early_stopping`.
+
+    pretrain_loss_curve_ : list of float
+        Fraction of the variance of X that the autoencoder left unexplained, each epoch.
+
+    init_labels_ : ndarray of shape (n_samples,)
+        Cluster of each row under the initial mixture alone, numbered as `labels_`:
+        comparing the two shows what the joint training changed.
+
+    converged_ : bool
+        Whether the last stage met `tol` within `max_iter`.
+
+    n_iter_ : int
+        Epochs of the last stage.
+
+    n_features_in_ : int
+        Number of features seen during fit.
+
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, if X had any that are all strings.
+
+    See Also
+    --------
+    sklearn.mixture.GaussianMixture : A mixture in the space of the data.
+    sklearn.cluster.KMeans : Compact clusters in the space of the data.
+
+    Notes
+    -----
+    Predictions are deterministic and, to the last bit, the same whatever rows come
+    along: the posterior mean and variance decide, not a draw, and the chunks of an
+    inference have one shape.
+
+    References
+    ----------
+    .. [1] Z. Jiang, Y. Zheng, H. Tan, B. Tang and H. Zhou (2017). "Variational deep
+       embedding: an unsupervised and generative approach to clustering." IJCAI.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_blobs
+    >>> from skvade import VaDEClusterer
+    >>> X, y = make_blobs(n_samples=300, n_features=5, centers=3, random_state=0)
+    >>> model = VaDEClusterer(n_clusters=3, tol=0, random_state=0).fit(X)
+    >>> model.predict_proba(X).shape
+    (300, 3)
+    >>> model.transform(X).shape
+    (300, 10)
+    """
+
+    _parameter_constraints: dict = PARAMETER_CONSTRAINTS
+
+    def __init__(
+        self,
+        n_clusters=8,
+        *,
+        latent_dim=10,
+        hidden_layer_sizes=(128, 64),
+        activation="relu",
+        likelihood="gaussian",
+        pretrain_max_iter=20,
+        pretrain_learning_rate_init=1.0,
+        init="kmeans",
+        n_init=10,
+        catch_up_max_iter=3,
+        responsibilities="expected",
+        n_draws=1,
+        beta=1.0,
+        max_iter=100,
+        batch_size="auto",
+        learning_rate_init=1e-3,
+        tol=1e-3,
+        n_iter_no_change=10,
+        early_stopping=False,
+        validation_fraction=0.1,
+        reg_covar=1e-6,
+        warm_start=False,
+        device="auto",
+        precision="float32",
+        random_state=None,
+        verbose=0,
+    ):
+        self.n_clusters = n_clusters
+        self.latent_dim = latent_dim
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.likelihood = likelihood
+        self.pretrain_max_iter = pretrain_max_iter
+        self.pretrain_learning_rate_init = pretrain_learning_rate_init
+        self.init = init
+        self.n_init = n_init
+        self.catch_up_max_iter = catch_up_max_iter
+        self.responsibilities = responsibilities
+        self.n_draws = n_draws
+        self.beta = beta
+        self.max_iter = max_iter
+        self.batch_size = batch_size
+        self.learning_rate_init = learning_rate_init
+        self.tol = tol
+        self.n_iter_no_change = n_iter_no_change
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.reg_covar = reg_covar
+        self.warm_start = warm_start
+        self.device = device
+        self.precision = precision
+        self.random_state = random_state
+        self.verbose = verbose
+
+    # --- Fitting --------------------------------------------------------------------
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X: ArrayLike, y: object = None) -> Self:
+        """Learn networks and mixture from X.
+
+        An interrupt from the keyboard during the last stage ends it with a warning and
+        keeps what was learned so far. If fit fails, the estimator stays as it was.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Training rows.
+        y : object, default=None
+            Ignored, present for the interface.
+
+        Returns
+        -------
+        self : VaDEClusterer
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If X does not suit a parameter: fewer rows than clusters, values outside
+            [0, 1] for the Bernoulli likelihood, an `init` or a fitted state that does
+            not match; or if training meets a loss that is not finite.
+        """
+        with _unchanged_on_error(self):
+            warm = self.warm_start and hasattr(self, "_parameters")
+            X = validate_data(self, X, reset=not warm, dtype=FLOATS)
+            check_rows(self, X)
+            run = self._warm_run(X) if warm else self._fresh_run(X)
+            (continue_training if warm else train)(run)
+            self._adopt(run)
+            warn_of_result(self)
+        return self
+
+    def fit_predict(self, X: ArrayLike, y: object = None) -> NDArray[np.int64]:
+        """Fit to X and return the cluster of each row, the same as `predict` of X.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Training rows.
+        y : object, default=None
+            Ignored, present for the interface.
+
+        Returns
+        -------
+        labels : ndarray of shape (n_samples,)
+            The attribute `labels_`.
+        """
+        return self.fit(X).labels_
+
+    def _fresh_run(self, X: NDArray) -> Run:
+        placement = place(self.device, self.precision)
+        chance = Chance.of(check_random_state(self.random_state), placement.device)
+        standard = Standardization.of(X, center=self.likelihood == "gaussian")
+        rows = Rows.of(X, standard, placement)
+        shape = architecture(self, X.shape[1])
+        bfloat16 = self.precision == "bfloat16"
+        model = build({**shape, "bfloat16": bfloat16}, rows, chance)
+        training, held_out = rows.split(n_held_out(self, X), chance.order)
+        return Run(model, training, held_out, self._plan(X), chance)
+
+    def _warm_run(self, X: NDArray) -> Run:
+        check_same_architecture(self, self._architecture)
+        placement = place(self.device, self.precision)
+        chance = Chance.of(check_random_state(self.random_state), placement.device)
+        rows = self._rows(X, placement)
+        training, held_out = rows.split(n_held_out(self, X), chance.order)
+        record = Record(init_labels=self.predict(X))
+        model = self._model(placement)
+        return Run(model, training, held_out, self._plan(X), chance, record)
+
+    def _plan(self, X: NDArray) -> Plan:
+        values = {field.name: getattr(self, field.name) for field in fields(Plan)}
+        if self.batch_size == "auto":
+            values["batch_size"] = min(256, max(16, len(X) // 32))
+        labels = given_labels(self.init)
+        if labels is not None:
+            values["init"] = labels
+        return Plan(**values)
+
+    def _adopt(self, run: Run) -> None:
+        """Turn what was learned into fitted attributes, all of them NumPy."""
+        model, record, X = run.model, run.record, run.rows.X
+        location, scale = run.rows.standardization
+        # Kept in float64: the model's own copies may have been rounded.
+        exact = {"likelihood.location": location, "likelihood.scale": np.array(scale)}
+        self._parameters = {**dump_parameters(model), **exact}
+        self._architecture = architecture(self, X.shape[1])
+        self.pretrain_loss_curve_ = record.pretrain_loss_curve
+        self.init_labels_ = record.init_labels
+        self.loss_curve_ = record.loss_curve
+        self.lower_bounds_ = record.lower_bounds
+        self.validation_scores_ = record.validation_scores
+        self.converged_ = record.converged
+        self.n_iter_ = len(record.lower_bounds)
+        mixture = model.prior.double()
+        self.weights_ = mixture.log_weights.exp().numpy(force=True)
+        self.means_ = mixture.means.numpy(force=True)
+        self.covariances_ = mixture.log_variances.exp().numpy(force=True)
+        self.cluster_centers_ = self.inverse_transform(self.means_)
+        if model.likelihood.noise_variance is not None:
+            self.noise_variance_ = model.likelihood.noise_variance.item()
+        self.labels_ = self.predict(X)
+        self.lower_bound_ = self.score(X)
+
+    @property
+    def _n_features_out(self) -> int:
+        return self._architecture["latent_dim"]
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags

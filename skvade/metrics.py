@@ -1,0 +1,79 @@
+"""Measures of a clustering that scikit-learn does not have."""
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+from sklearn.metrics.cluster import contingency_matrix
+from sklearn.utils import check_array, check_consistent_length
+
+__all__ = ["clustering_accuracy"]
+
+
+def clustering_accuracy(y_true, y_pred):
+    """Accuracy under the best one-to-one match of clusters and classes.
+
+    The names of clusters are arbitrary, so every cluster is first given a class,
+    no class twice, such that as many samples as possible agree; this is solved
+    exactly as an assignment problem [1]_. Where there are more clusters than
+    classes, the samples of the clusters left over count as errors, and likewise
+    for classes left over. It is the usual measure of deep clustering [2]_.
+
+    Parameters
+    ----------
+    y_true : array-like of shape (n_samples,)
+        Classes of the samples, of any discrete type.
+
+    y_pred : array-like of shape (n_samples,)
+        Clusters of the samples, of any discrete type. A label that means "noise",
+        such as -1, is a cluster like any other.
+
+    Returns
+    -------
+    accuracy : float
+        Share of the samples that agree, in (0, 1]; 1 means that the two are the
+        same partition. Exchanging `y_true` and `y_pred` does not change it.
+
+    Raises
+    ------
+    ValueError
+        If the two differ in length, are empty, are not 1D, or hold NaN or fractions.
+
+    See Also
+    --------
+    sklearn.metrics.adjusted_rand_score : Agreement of pairs, corrected for chance.
+    sklearn.metrics.normalized_mutual_info_score : Shared information, in [0, 1].
+
+    Notes
+    -----
+    The measure is not corrected for chance: predicting a single cluster scores
+    the share of the largest class.
+
+    References
+    ----------
+    .. [1] H. W. Kuhn, "The Hungarian method for the assignment problem",
+       Naval Research Logistics Quarterly 2, 1955.
+    .. [2] J. Xie, R. Girshick and A. Farhadi, "Unsupervised deep embedding for
+       clustering analysis", ICML 2016.
+
+    Examples
+    --------
+    >>> from skvade.metrics import clustering_accuracy
+    >>> clustering_accuracy(["a", "a", "b", "b"], [1, 1, 0, 0])
+    1.0
+    >>> clustering_accuracy([0, 0, 0, 1, 1], [0, 0, 2, 1, 1])
+    0.8
+    """
+    y_true = _check_labels(y_true, "y_true")
+    y_pred = _check_labels(y_pred, "y_pred")
+    check_consistent_length(y_true, y_pred)
+    counts = contingency_matrix(y_true, y_pred)  # (n_classes, n_clusters)
+    matched = linear_sum_assignment(counts, maximize=True)
+    return float(counts[matched].sum() / len(y_true))
+
+
+def _check_labels(y, name):
+    y = check_array(y, ensure_2d=False, dtype=None, input_name=name)
+    if y.ndim != 1:
+        raise ValueError(f"{name} must be 1D. Got an array of shape {y.shape} instead.")
+    if y.dtype.kind == "f" and np.any(y != np.floor(y)):
+        raise ValueError(f"{name} must hold discrete labels. Got fractions instead.")
+    return y
