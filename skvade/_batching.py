@@ -1,5 +1,6 @@
 """The border of NumPy and torch: rows into batches, parameters into arrays."""
 
+import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -34,6 +35,10 @@ UNIT = 0.25
 # pick their kernel by shape: one shape makes the answer for a row independent of the
 # rows it came with, to the last bit.
 CHUNK_ROWS = 256
+
+# Fewest steps of an epoch: budgets count epochs, and on 30 rows an epoch of a step or
+# two would train nothing.
+LEAST_STEPS = 16
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,7 @@ def make_generator(seed: int, device: torch.device | str = "cpu") -> Generator:
 
 
 class Standardization(NamedTuple):
-    """One offset per feature and one common scale, so that features keep their ratio."""
+    """An offset per feature and one scale for all: their relative scales remain."""
 
     location: NDArray[np.float64]
     scale: float
@@ -154,10 +159,15 @@ class Rows:
         return self.subset(np.sort(order[n_held_out:])), self.subset(order[:n_held_out])
 
     def batches(self, batch_size: int, generator: Generator) -> Iterator[Tensor]:
-        """One epoch: every row once, shuffled, in batches whose sizes differ by one."""
-        order = torch.randperm(len(self), generator=generator).numpy()
-        for positions in np.array_split(order, -(-len(self) // batch_size)):
-            yield self.take(positions)
+        """One epoch: every row, shuffled, in batches whose sizes differ by one.
+
+        Where that makes fewer than `LEAST_STEPS` batches, it is done more than once.
+        """
+        n_batches = math.ceil(len(self) / batch_size)
+        for _ in range(math.ceil(LEAST_STEPS / n_batches)):
+            order = torch.randperm(len(self), generator=generator).numpy()
+            for positions in np.array_split(order, n_batches):
+                yield self.take(positions)
 
     def chunks(self) -> Iterator[tuple[Tensor, int]]:
         """The rows in order, `CHUNK_ROWS` at a time, with how many are not padding."""

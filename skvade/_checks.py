@@ -1,4 +1,4 @@
-"""The words of the estimator: what fit rejects, with the remedy, and what it warns of."""
+"""The words of the estimator: what fit rejects, why, and what it warns of."""
 
 import math
 import warnings

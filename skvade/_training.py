@@ -29,6 +29,7 @@ from skvade._objective import elbo, reparameterize
 __all__ = ["Chance", "Plan", "Record", "Run", "build", "continue_training", "train"]
 
 MOMENTUM = 0.9
+MANY_FEATURES = 8  # with fewer, pretraining at the full rate is unstable
 GRADIENT_NORM = 1.0  # cap on the norm of a pretraining gradient
 CATCH_UP_SPEED = 5  # learning rate of the new parts, in learning_rate_init
 START_VARIANCE = 0.05  # of q(z|x), as a fraction of the average component's
@@ -152,7 +153,8 @@ def pretrain(run: Run) -> None:
         *encoder.mean.parameters(),
         *decoder.parameters(),
     ]
-    learning_rate = run.plan.pretrain_learning_rate_init
+    few_features = min(1.0, run.rows.X.shape[1] / MANY_FEATURES)
+    learning_rate = few_features * run.plan.pretrain_learning_rate_init
     optimizer = torch.optim.SGD(parameters, learning_rate, MOMENTUM)
 
     def step(x: Tensor) -> Tensor:
@@ -249,13 +251,15 @@ def number_components(run: Run) -> None:
 
 
 def _epoch(run: Run, step: Callable[[Tensor], Tensor], blame: str) -> list[float]:
-    """Call `step` on every batch; the sums that it returns, divided by the rows.
+    """Call `step` on every batch; the sums that it returns, per row.
 
     The sums stay on the device until the epoch ends: reading one would wait for it.
     """
-    batches = run.rows.batches(run.plan.batch_size, run.chance.order)
-    totals = sum(step(x) for x in batches)
-    means = (totals / len(run.rows)).tolist()
+    totals, n_visited = 0.0, 0
+    for x in run.rows.batches(run.plan.batch_size, run.chance.order):
+        totals = totals + step(x)
+        n_visited += len(x)
+    means = (totals / n_visited).tolist()
     if not all(map(math.isfinite, means)):
         raise ValueError(
             f"Training met a loss of {means[0]}, which is not finite. Lower {blame}, "

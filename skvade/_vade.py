@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import fields
 from typing import Self
 
@@ -28,6 +29,7 @@ from skvade._checks import (
     warn_of_result,
 )
 from skvade._fitted import FittedVaDE
+from skvade._inference import elbo_per_row, log_responsibilities_per_row
 from skvade._training import Chance, Plan, Record, Run, build, continue_training, train
 
 __all__ = ["VaDEClusterer"]
@@ -87,14 +89,17 @@ class VaDEClusterer(
         variance for all features; "bernoulli" wants X in [0, 1], as for the intensities
         of images.
 
-    pretrain_max_iter : int, default=20
+    pretrain_max_iter : int, default=10
         Epochs of pretraining, in which encoder and decoder learn to reconstruct X by
         gradient descent on the squared error. 0 skips pretraining: the mixture then
-        starts on the embedding of an untrained network.
+        starts on the embedding of an untrained network. More is not better on small
+        data, where the groups get tangled as the reconstruction improves; tens of
+        thousands of rows bear 60 epochs.
 
     pretrain_learning_rate_init : float, default=1.0
         Learning rate of pretraining. X is in a standard unit there, so the value does
-        not depend on its scale.
+        not depend on its scale. With fewer than 8 features the rate is reduced to
+        n_features / 8 of it, since each feature is a large part of the loss then.
 
     init : {"kmeans", "gmm", "random"}, array-like of int or clusterer, default="kmeans"
         What the mixture starts from, on the embedding of the pretrained encoder:
@@ -125,20 +130,20 @@ class VaDEClusterer(
         Weight of the latent terms of the bound in training. Below 1 the reconstruction
         counts more and clusters dissolve less; scores are the true bound in any case.
 
-    max_iter : int, default=100
+    max_iter : int, default=200
         Most epochs of the last stage.
 
     batch_size : int or "auto", default="auto"
-        Rows per step. "auto" is a 32nd of the rows, at least 16 and at most 256, which
-        gives small data enough steps.
+        Rows per step. "auto" is a 32nd of the rows, at least 8 and at most 256. Data
+        that make fewer than 16 steps are visited more than once per epoch.
 
     learning_rate_init : float, default=1e-3
         Learning rate of Adam in the last stage. On big data a lower rate, such as 2e-4,
         keeps more of what pretraining found.
 
-    tol : float, default=1e-3
-        The last stage has converged when the ELBO has not risen by `tol` nats per row
-        for `n_iter_no_change` epochs in a row. 0 uses the whole budget.
+    tol : float, default=0.1
+        The last stage has converged when, for `n_iter_no_change` epochs in a row, none
+        raised the best ELBO by `tol` nats per row. 0 uses the whole budget.
 
     n_iter_no_change : int, default=10
         See `tol`.
@@ -263,7 +268,7 @@ class VaDEClusterer(
         hidden_layer_sizes=(128, 64),
         activation="relu",
         likelihood="gaussian",
-        pretrain_max_iter=20,
+        pretrain_max_iter=10,
         pretrain_learning_rate_init=1.0,
         init="kmeans",
         n_init=10,
@@ -271,10 +276,10 @@ class VaDEClusterer(
         responsibilities="expected",
         n_draws=1,
         beta=1.0,
-        max_iter=100,
+        max_iter=200,
         batch_size="auto",
         learning_rate_init=1e-3,
-        tol=1e-3,
+        tol=0.1,
         n_iter_no_change=10,
         early_stopping=False,
         validation_fraction=0.1,
@@ -347,7 +352,7 @@ class VaDEClusterer(
             run = self._warm_run(X) if warm else self._fresh_run(X)
             (continue_training if warm else train)(run)
             self._adopt(run)
-            warn_of_result(self)
+        warn_of_result(self)
         return self
 
     def fit_predict(self, X: ArrayLike, y: object = None) -> NDArray[np.int64]:
@@ -384,14 +389,15 @@ class VaDEClusterer(
         chance = Chance.of(check_random_state(self.random_state), placement.device)
         rows = self._rows(X, placement)
         training, held_out = rows.split(n_held_out(self, X), chance.order)
-        record = Record(init_labels=self.predict(X))
         model = self._model(placement)
+        log_r = log_responsibilities_per_row(model, rows, self.responsibilities)
+        record = Record(init_labels=log_r.argmax(axis=1))
         return Run(model, training, held_out, self._plan(X), chance, record)
 
     def _plan(self, X: NDArray) -> Plan:
         values = {field.name: getattr(self, field.name) for field in fields(Plan)}
         if self.batch_size == "auto":
-            values["batch_size"] = min(256, max(16, len(X) // 32))
+            values["batch_size"] = min(256, max(8, len(X) // 32))
         labels = given_labels(self.init)
         if labels is not None:
             values["init"] = labels
@@ -399,12 +405,12 @@ class VaDEClusterer(
 
     def _adopt(self, run: Run) -> None:
         """Turn what was learned into fitted attributes, all of them NumPy."""
-        model, record, X = run.model, run.record, run.rows.X
-        location, scale = run.rows.standardization
+        model, record, rows = run.model, run.record, run.rows.whole()
+        location, scale = rows.standardization
         # Kept in float64: the model's own copies may have been rounded.
         exact = {"likelihood.location": location, "likelihood.scale": np.array(scale)}
         self._parameters = {**dump_parameters(model), **exact}
-        self._architecture = architecture(self, X.shape[1])
+        self._architecture = architecture(self, rows.X.shape[1])
         self.pretrain_loss_curve_ = record.pretrain_loss_curve
         self.init_labels_ = record.init_labels
         self.loss_curve_ = record.loss_curve
@@ -412,15 +418,17 @@ class VaDEClusterer(
         self.validation_scores_ = record.validation_scores
         self.converged_ = record.converged
         self.n_iter_ = len(record.lower_bounds)
-        mixture = model.prior.double()
+        log_r = log_responsibilities_per_row(model, rows, self.responsibilities)
+        self.labels_ = log_r.argmax(axis=1)
+        bounds = elbo_per_row(model, rows, self.responsibilities)
+        self.lower_bound_ = float(bounds.sum(axis=1).mean())
+        mixture = deepcopy(model.prior).double()
         self.weights_ = mixture.log_weights.exp().numpy(force=True)
         self.means_ = mixture.means.numpy(force=True)
         self.covariances_ = mixture.log_variances.exp().numpy(force=True)
         self.cluster_centers_ = self.inverse_transform(self.means_)
         if model.likelihood.noise_variance is not None:
             self.noise_variance_ = model.likelihood.noise_variance.item()
-        self.labels_ = self.predict(X)
-        self.lower_bound_ = self.score(X)
 
     @property
     def _n_features_out(self) -> int:
