@@ -1,6 +1,7 @@
 """The border of NumPy and torch: rows into batches, parameters into arrays."""
 
 import math
+import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -53,9 +54,10 @@ class Placement:
 
 
 def available_devices() -> list[str]:
-    """Kinds of device that this machine has, the preferred one first."""
-    has = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    return [name for name, present in has.items() if present] + ["cpu"]
+    """The devices of this machine, the preferred one first."""
+    cuda = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    mps = ["mps"] if torch.backends.mps.is_available() else []
+    return [*(["cuda"] if cuda else []), *cuda, *mps, "cpu"]
 
 
 def place(device: str, precision: str, *, strict: bool = True) -> Placement:
@@ -68,16 +70,15 @@ def place(device: str, precision: str, *, strict: bool = True) -> Placement:
         Otherwise a missing device gives way to the CPU with a warning: a model that was
         fitted elsewhere predicts here.
     """
-    kind, _, index = device.partition(":")
-    present = available_devices()
-    if kind not in ("auto", "cpu", "cuda", "mps") or (index and not index.isdigit()):
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
         raise ValueError(
             "The 'device' parameter of VaDEClusterer must be 'auto', 'cpu', 'cuda', "
             f"'cuda:<index>' or 'mps'. Got {device!r} instead."
         )
-    if kind == "auto":
+    present = available_devices()
+    if device == "auto":
         device = present[0]
-    elif kind not in present:
+    elif device not in present:
         message = f"device={device!r} is not available here, only {present} are."
         if strict:
             raise ValueError(f"{message} Use device='auto'.")
@@ -105,12 +106,12 @@ class Standardization(NamedTuple):
         zero is a value of its own, and pretraining separates such data better as is.
         """
         chunks = [slice(i, i + 4096) for i in range(0, len(X), 4096)]
-        location = sum(X[c].sum(0, dtype=np.float64) for c in chunks) / len(X)
+        first = X[0].astype(np.float64)
+        # Measured from the first row, so that constant data deviate by exactly zero.
+        location = first + sum((X[c] - first).sum(0) for c in chunks) / len(X)
         squares = sum(np.square(X[c] - location).sum() for c in chunks)
         deviation = float(np.sqrt(squares / X.size))
-        # Below rounding error of the location the data are constant: any scale will do.
-        rounding = np.finfo(X.dtype).eps * np.abs(location).max(initial=0.0)
-        scale = deviation / UNIT if deviation > rounding else 1.0
+        scale = deviation / UNIT if deviation > 0 else 1.0
         return cls(location if center else np.zeros_like(location), scale)
 
 
@@ -184,4 +185,4 @@ def dump_parameters(module: nn.Module) -> dict[str, NDArray]:
 
 def load_parameters(module: nn.Module, arrays: dict[str, NDArray]) -> None:
     """Fill a module with arrays, cast to the dtype that it already has."""
-    module.load_state_dict({k: torch.from_numpy(v) for k, v in arrays.items()})
+    module.load_state_dict({k: torch.tensor(v) for k, v in arrays.items()})

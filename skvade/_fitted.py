@@ -1,6 +1,7 @@
 """What a fitted estimator answers: clusters, coordinates, scores and new rows."""
 
 import warnings
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -19,9 +20,15 @@ from skvade._batching import (
     make_generator,
     place,
 )
+from skvade._likelihoods import Likelihood
 from skvade._networks import VaDE
 
 __all__ = ["FittedVaDE"]
+
+
+def _is_index(value: object, size: int) -> bool:
+    is_int = isinstance(value, Integral) and not isinstance(value, bool)
+    return is_int and 0 <= value < size
 
 
 class FittedVaDE:
@@ -127,7 +134,7 @@ class FittedVaDE:
             )
         placement = self._placement()
         rows = Rows.of(Z, Standardization(np.zeros(Z.shape[1]), 1.0), placement)
-        decoded = _inference.decode(self._model(placement), rows)
+        decoded = _inference.decode(self._model(placement), rows, self._likelihood())
         return decoded.astype(Z.dtype, copy=False)
 
     def reconstruct(self, X: ArrayLike) -> NDArray:
@@ -144,7 +151,9 @@ class FittedVaDE:
             The same as ``inverse_transform(transform(X))``.
         """
         model, rows = self._model_and_rows(X)
-        return _inference.reconstruct(model, rows).astype(rows.X.dtype, copy=False)
+        return _inference.reconstruct(model, rows, self._likelihood()).astype(
+            rows.X.dtype, copy=False
+        )
 
     # --- Scores ---------------------------------------------------------------------
 
@@ -221,11 +230,11 @@ class FittedVaDE:
         """
         check_is_fitted(self)
         n_clusters = len(self.weights_)
-        if n_samples < 1:
+        if not isinstance(n_samples, Integral) or n_samples < 1:
             raise ValueError(
-                f"n_samples must be at least 1. Got {n_samples!r} instead."
+                f"n_samples must be an int of at least 1. Got {n_samples!r} instead."
             )
-        if label is not None and label not in range(n_clusters):
+        if label is not None and not _is_index(label, n_clusters):
             raise ValueError(
                 f"label must be a cluster, an int from 0 to {n_clusters - 1}, or None. "
                 f"Got {label!r} instead."
@@ -235,7 +244,7 @@ class FittedVaDE:
         weights = self.weights_ if label is None else np.eye(n_clusters)[label]
         c = np.repeat(np.arange(n_clusters), rng.multinomial(n_samples, weights))
         z = rng.normal(self.means_[c], np.sqrt(self.covariances_[c]))
-        model = self._model(Placement(torch.device("cpu"), torch.float64))
+        model = self._exact_model()
         generator = make_generator(rng.randint(np.iinfo(np.int32).max))
         with torch.inference_mode():
             X = model.likelihood.draw(model.decoder(torch.from_numpy(z)), generator)
@@ -270,6 +279,12 @@ class FittedVaDE:
         model.to(placement.device, placement.dtype)
         load_parameters(model, self._parameters)
         return model
+
+    def _exact_model(self) -> VaDE:
+        return self._model(Placement(torch.device("cpu"), torch.float64))
+
+    def _likelihood(self) -> Likelihood:
+        return self._exact_model().likelihood
 
     def _rows(self, X: NDArray, placement: Placement) -> Rows:
         location = self._parameters["likelihood.location"]

@@ -4,6 +4,7 @@ The networks run in the model's own dtype; the latents, the mixture and the sums
 float64 on the CPU.
 """
 
+import math
 from collections.abc import Callable
 from copy import deepcopy
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skvade._batching import Rows, make_generator
+from skvade._likelihoods import Likelihood
 from skvade._mixture import MixturePrior
 from skvade._networks import VaDE
 from skvade._objective import (
@@ -31,20 +33,28 @@ __all__ = [
     "reconstruct",
 ]
 
-# Pairs of opposite draws at which the ELBO of a row is taken.
+# Pairs of opposite draws at which the ELBO of a row is taken, at least.
 N_DRAW_PAIRS = 4
 
 
 def _fixed_noise(model: VaDE) -> Tensor:
-    """The same standard normal table for every row and every call, (S, 1, L).
+    """The same table of draws for every row and every call, (S, 1, L).
 
-    Opposite pairs cancel the odd errors of the average; columns of unit second moment
-    keep the posterior variance what it is.
+    All rows share its error, so it must not have one where it counts: opposite points
+    on the axes of random orthogonal frames have mean zero and covariance one, which
+    makes the average exact for a decoder that is linear where q(z|x) lives.
     """
-    shape = (N_DRAW_PAIRS, 1, model.prior.means.shape[1])
-    table = torch.randn(shape, generator=make_generator(0), dtype=torch.float64)
-    table /= table.square().mean(0, keepdim=True).sqrt()
-    return torch.cat([table, -table])
+    latent_dim = model.prior.means.shape[1]
+    n_frames = math.ceil(N_DRAW_PAIRS / latent_dim)
+    shape = (n_frames, latent_dim, latent_dim)
+    normal = torch.randn(shape, generator=make_generator(0), dtype=torch.float64)
+    axes = torch.linalg.qr(normal).Q.reshape(-1, 1, latent_dim) * math.sqrt(latent_dim)
+    return torch.cat([axes, -axes])
+
+
+def _exact(values: Tensor) -> Tensor:
+    """In float64, which not every device has: on the CPU."""
+    return values.cpu().double()
 
 
 def _exact_prior(model: VaDE) -> MixturePrior:
@@ -52,7 +62,7 @@ def _exact_prior(model: VaDE) -> MixturePrior:
 
 
 def _exact_posterior(model: VaDE, x: Tensor) -> Posterior:
-    return Posterior(*(t.cpu().double() for t in model.encoder(x)))
+    return Posterior(*map(_exact, model.encoder(x)))
 
 
 @torch.inference_mode()
@@ -63,7 +73,7 @@ def _over_chunks(rows: Rows, answer: Callable[[Tensor], Tensor]) -> NDArray:
 
 def embed(model: VaDE, rows: Rows) -> NDArray:
     """Posterior means, (n, L)."""
-    return _over_chunks(rows, lambda x: model.encoder.embed(x).double())
+    return _over_chunks(rows, lambda x: _exact(model.encoder.embed(x)))
 
 
 def mixture_labels(model: VaDE, rows: Rows) -> NDArray:
@@ -101,17 +111,24 @@ def elbo_per_row(model: VaDE, rows: Rows, responsibilities: str) -> NDArray:
         outputs = (model.decoder(z) for z in draws.to(x.device, x.dtype))
         density = torch.stack([model.likelihood.log_density(x, o) for o in outputs])
         sampled = draws if responsibilities == "sampled" else None
-        terms: Elbo = elbo(density.cpu().double(), posterior, prior, sampled)
+        terms: Elbo = elbo(_exact(density), posterior, prior, sampled)
         return torch.stack(terms, dim=1)
 
     return _over_chunks(rows, answer)
 
 
-def decode(model: VaDE, rows: Rows) -> NDArray:
-    """E[x|z] of latent rows: (n, L) to (n, D), in the units of the data."""
-    return _over_chunks(rows, lambda z: model.decode(z).double())
+def decode(model: VaDE, rows: Rows, likelihood: Likelihood) -> NDArray:
+    """E[x|z] of latent rows, (n, L) to (n, D), in the units of the data.
+
+    `likelihood` is the model's own in float64: the data may lie far from the origin.
+    """
+    return _over_chunks(rows, lambda z: likelihood.mean(_exact(model.decoder(z))))
 
 
-def reconstruct(model: VaDE, rows: Rows) -> NDArray:
+def reconstruct(model: VaDE, rows: Rows, likelihood: Likelihood) -> NDArray:
     """E[x|z] at the posterior mean of each row, (n, D), in the units of the data."""
-    return _over_chunks(rows, lambda x: model.decode(model.encoder.embed(x)).double())
+
+    def answer(x: Tensor) -> Tensor:
+        return likelihood.mean(_exact(model.decoder(model.encoder.embed(x))))
+
+    return _over_chunks(rows, answer)

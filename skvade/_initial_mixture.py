@@ -122,4 +122,5 @@ def initial_mixture(
         check_labels(labels, n_clusters, len(embedding), source)
     else:
         labels = np.asarray(init)
+        check_labels(labels, n_clusters, len(embedding), "The array given as init")
     return moments_of_partition(embedding, labels, n_clusters, rng)

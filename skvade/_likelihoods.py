@@ -12,6 +12,7 @@ __all__ = [
     "LIKELIHOODS",
     "Bernoulli",
     "Gaussian",
+    "Likelihood",
     "bernoulli_log_density",
     "gaussian_log_density",
 ]

@@ -24,6 +24,10 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+# Far from the training rows the encoder extrapolates; exp of it must stay finite.
+MOST_LOG_VARIANCE = 30.0
+
+
 def initialize(module: nn.Module, generator: Generator) -> None:
     """Draw the linear layers uniformly from +-1/sqrt(fan_in), as torch does by default.
 
@@ -45,10 +49,10 @@ class MLP(nn.Sequential):
         for n_in, n_out in pairwise(sizes):
             layers += [skip_init(nn.Linear, n_in, n_out), ACTIVATIONS[activation]()]
         super().__init__(*layers)
-        self.bfloat16 = bfloat16
+        self.in_bfloat16 = bfloat16
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.bfloat16:
+        if not self.in_bfloat16:
             return super().forward(x)
         with torch.autocast(x.device.type, torch.bfloat16):
             return super().forward(x).to(x.dtype)
@@ -67,7 +71,8 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> Posterior:
         hidden = self.hidden(x)
-        return Posterior(self.mean(hidden), self.log_variance(hidden))
+        log_variance = self.log_variance(hidden).clamp_max(MOST_LOG_VARIANCE)
+        return Posterior(self.mean(hidden), log_variance)
 
     def embed(self, x: Tensor) -> Tensor:
         """The posterior mean alone, (B, L)."""

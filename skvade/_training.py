@@ -26,9 +26,19 @@ from skvade._initial_mixture import initial_mixture
 from skvade._networks import VaDE, initialize
 from skvade._objective import elbo, reparameterize
 
-__all__ = ["Chance", "Plan", "Record", "Run", "build", "continue_training", "train"]
+__all__ = [
+    "Chance",
+    "Plan",
+    "Record",
+    "Run",
+    "build",
+    "continue_training",
+    "gradients",
+    "train",
+]
 
 MOMENTUM = 0.9
+LEAST_VARIANCE = 1e-10  # of a component at the start, should reg_covar be zero
 MANY_FEATURES = 8  # with fewer, pretraining at the full rate is unstable
 GRADIENT_NORM = 1.0  # cap on the norm of a pretraining gradient
 CATCH_UP_SPEED = 5  # learning rate of the new parts, in learning_rate_init
@@ -113,12 +123,19 @@ class Plateau:
         return self.tol > 0 and self.waited >= self.patience
 
 
+@contextmanager
+def gradients() -> Iterator[None]:
+    """Let gradients flow even where the caller has switched them off."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
 # --- The stages, from first to last -------------------------------------------------
 
 
 def build(architecture: dict[str, Any], rows: Rows, chance: Chance) -> VaDE:
     """A model with fresh weights, tied to the place and the unit of the rows."""
-    model = VaDE(**architecture)
+    model = VaDE(**architecture).float()  # whatever the default dtype is
     initialize(model, chance.order)
     location, scale = rows.standardization
     model.likelihood.location.copy_(torch.from_numpy(location))
@@ -183,7 +200,7 @@ def start_mixture(run: Run) -> None:
         plan.n_init,
         run.chance.numpy,
     )
-    variances = start.variances + model.prior.reg_covar
+    variances = np.maximum(start.variances + model.prior.reg_covar, LEAST_VARIANCE)
     model.prior.assign(place(start.weights), place(start.means), place(variances))
     model.encoder.reset_variance(START_VARIANCE * float(variances.mean()))
     run.record.init_labels = mixture_labels(model, run.rows.whole())

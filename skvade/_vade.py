@@ -30,7 +30,16 @@ from skvade._checks import (
 )
 from skvade._fitted import FittedVaDE
 from skvade._inference import elbo_per_row, log_responsibilities_per_row
-from skvade._training import Chance, Plan, Record, Run, build, continue_training, train
+from skvade._training import (
+    Chance,
+    Plan,
+    Record,
+    Run,
+    build,
+    continue_training,
+    gradients,
+    train,
+)
 
 __all__ = ["VaDEClusterer"]
 
@@ -238,8 +247,7 @@ class VaDEClusterer(
     Notes
     -----
     Predictions are deterministic and, to the last bit, the same whatever rows come
-    along: the posterior mean and variance decide, not a draw, and the chunks of an
-    inference have one shape.
+    along.
 
     References
     ----------
@@ -345,7 +353,7 @@ class VaDEClusterer(
             [0, 1] for the Bernoulli likelihood, an `init` or a fitted state that does
             not match; or if training meets a loss that is not finite.
         """
-        with _unchanged_on_error(self):
+        with _unchanged_on_error(self), gradients():
             warm = self.warm_start and hasattr(self, "_parameters")
             X = validate_data(self, X, reset=not warm, dtype=FLOATS)
             check_rows(self, X)
@@ -390,8 +398,8 @@ class VaDEClusterer(
         rows = self._rows(X, placement)
         training, held_out = rows.split(n_held_out(self, X), chance.order)
         model = self._model(placement)
-        log_r = log_responsibilities_per_row(model, rows, self.responsibilities)
-        record = Record(init_labels=log_r.argmax(axis=1))
+        labels = log_responsibilities_per_row(model, rows, self.responsibilities)
+        record = Record(init_labels=labels.argmax(axis=1))
         return Run(model, training, held_out, self._plan(X), chance, record)
 
     def _plan(self, X: NDArray) -> Plan:
@@ -422,13 +430,15 @@ class VaDEClusterer(
         self.labels_ = log_r.argmax(axis=1)
         bounds = elbo_per_row(model, rows, self.responsibilities)
         self.lower_bound_ = float(bounds.sum(axis=1).mean())
-        mixture = deepcopy(model.prior).double()
+        mixture = deepcopy(model.prior).cpu().double()
         self.weights_ = mixture.log_weights.exp().numpy(force=True)
         self.means_ = mixture.means.numpy(force=True)
         self.covariances_ = mixture.log_variances.exp().numpy(force=True)
         self.cluster_centers_ = self.inverse_transform(self.means_)
-        if model.likelihood.noise_variance is not None:
-            self.noise_variance_ = model.likelihood.noise_variance.item()
+        noise = self._likelihood().noise_variance
+        vars(self).pop("noise_variance_", None)
+        if noise is not None:
+            self.noise_variance_ = noise.item()
 
     @property
     def _n_features_out(self) -> int:
