@@ -1,0 +1,196 @@
+"""skvade as a user of scikit-learn writes it."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn import config_context
+from sklearn.base import clone, is_clusterer
+from sklearn.cluster import KMeans
+from sklearn.compose import make_column_transformer
+from sklearn.frozen import FrozenEstimator
+from sklearn.metrics import adjusted_rand_score, make_scorer
+from sklearn.model_selection import GridSearchCV, cross_val_predict, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import MinMaxScaler, StandardScaler
+from sklearn.utils import estimator_html_repr
+
+from skvade import VaDEClusterer
+
+NAMES = ["height", "width", "depth", "weight", "age"]
+
+
+@pytest.fixture(scope="module")
+def frame(X):
+    return pd.DataFrame(X, columns=NAMES, index=np.arange(1000, 1150))
+
+
+# --- Pipelines and searches ---------------------------------------------------------
+
+
+def test_pipeline_ends_in_clusters(tiny, blobs):
+    X, y = blobs
+    pipeline = make_pipeline(StandardScaler(), tiny(pretrain_max_iter=20))
+    labels = pipeline.fit_predict(X)
+    assert adjusted_rand_score(y, labels) > 0.95
+    assert_array_equal(pipeline.predict(X), labels)
+    assert_allclose(pipeline.predict_proba(X).sum(1), 1)
+    assert pipeline.score(X) == pipeline[-1].lower_bound_
+
+
+def test_pipeline_goes_on_from_the_coordinates(tiny, blobs):
+    X, y = blobs
+    model = tiny(pretrain_max_iter=20)
+    pipeline = make_pipeline(model, KMeans(3, n_init=3, random_state=0))
+    assert adjusted_rand_score(y, pipeline.fit_predict(X)) > 0.95
+
+
+def test_pipeline_there_and_back(tiny, X):
+    scaler = MinMaxScaler()
+    pipeline = make_pipeline(scaler, tiny(likelihood="bernoulli")).fit(X)
+    back = pipeline.inverse_transform(pipeline.transform(X))
+    assert back.shape == X.shape
+    assert (back >= X.min(0)).all()
+    assert (back <= X.max(0)).all()
+
+
+def test_grid_search_over_the_number_of_clusters_needs_no_scoring(tiny, X):
+    model = tiny(pretrain_max_iter=20, max_iter=10)
+    search = GridSearchCV(model, {"n_clusters": [1, 3]}, cv=2, n_jobs=2).fit(X)
+    assert search.best_params_ == {"n_clusters": 3}
+    assert search.best_estimator_.weights_.shape == (3,)
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+    assert search.score(X) == search.best_estimator_.score(X)
+
+
+def test_processes_give_the_result_of_this_one(tiny, X):
+    def search(n_jobs):
+        grid = {"n_clusters": [2, 3]}
+        return GridSearchCV(tiny(), grid, cv=2, n_jobs=n_jobs).fit(X).cv_results_
+
+    one, two = search(1), search(2)
+    assert_array_equal(one["mean_test_score"], two["mean_test_score"])
+
+
+def test_grid_search_with_a_score_against_classes(tiny, blobs):
+    X, y = blobs
+    search = GridSearchCV(
+        tiny(pretrain_max_iter=20),
+        {"n_clusters": [1, 3]},
+        scoring=make_scorer(adjusted_rand_score),
+        cv=2,
+    ).fit(X, y)
+    assert search.best_params_ == {"n_clusters": 3}
+
+
+def test_cross_validation_scores_rows_that_were_not_fitted(tiny, X):
+    scores = cross_val_score(tiny(), X, cv=3)
+    assert len(set(scores)) == 3
+    expected = tiny().fit(X[50:]).score(X[:50])
+    assert scores[0] == pytest.approx(expected, rel=1e-12)
+
+
+def test_cross_validated_probabilities(tiny, X):
+    proba = cross_val_predict(tiny(), X, method="predict_proba", cv=3)
+    assert proba.shape == (150, 3)
+    assert_allclose(proba.sum(1), 1)
+    assert_array_equal(proba[:50], tiny().fit(X[50:]).predict_proba(X[:50]))
+
+
+def test_frozen_estimator_is_not_fitted_again(fitted, X, X_new):
+    frozen = FrozenEstimator(fitted)
+    assert clone(frozen).fit(X_new, None).estimator is fitted
+    pipeline = make_pipeline(frozen, KMeans(2, n_init=1)).fit(X_new)
+    assert_array_equal(pipeline[:-1].transform(X), fitted.transform(X))
+    assert_array_equal(frozen.predict_proba(X), fitted.predict_proba(X))
+
+
+def test_frozen_unfitted_estimator_stays_unfitted(X):
+    with pytest.raises(ValueError, match="is not fitted"):
+        FrozenEstimator(VaDEClusterer()).fit(X, None)
+
+
+# --- pandas -------------------------------------------------------------------------
+
+
+def test_frame_in(tiny, fitted, frame):
+    model = tiny().fit(frame)
+    assert model.feature_names_in_.tolist() == NAMES
+    assert_array_equal(model.means_, fitted.means_)
+    assert_array_equal(model.predict(frame), model.labels_)
+    assert model.score(frame) == model.lower_bound_
+
+
+def test_frame_with_columns_in_another_order_is_an_error(tiny, frame):
+    model = tiny().fit(frame)
+    with pytest.raises(ValueError, match="feature names should match"):
+        model.predict(frame[NAMES[::-1]])
+
+
+def test_array_into_a_model_of_a_frame_warns(tiny, X, frame):
+    model = tiny().fit(frame)
+    with pytest.warns(UserWarning, match="X does not have valid feature names"):
+        labels = model.predict(X)
+    assert_array_equal(labels, model.labels_)
+
+
+def test_warm_start_on_a_frame(tiny, frame):
+    model = tiny(warm_start=True).fit(frame).fit(frame)
+    assert model.feature_names_in_.tolist() == NAMES
+
+
+def test_frame_out(tiny, fitted, X, frame):
+    model = tiny().set_output(transform="pandas")
+    Z = model.fit_transform(frame)
+    assert isinstance(Z, pd.DataFrame)
+    assert Z.columns.tolist() == ["vadeclusterer0", "vadeclusterer1"]
+    assert Z.index.tolist() == frame.index.tolist()
+    assert_array_equal(Z, fitted.transform(X))
+    pd.testing.assert_frame_equal(model.transform(frame), Z)
+    assert isinstance(model.labels_, np.ndarray)
+
+
+def test_frame_out_by_configuration(fitted, X):
+    with config_context(transform_output="pandas"):
+        Z = fitted.transform(X)
+        centers = fitted.inverse_transform(fitted.means_)
+    assert Z.columns.tolist() == ["vadeclusterer0", "vadeclusterer1"]
+    assert isinstance(centers, np.ndarray)
+
+
+def test_fit_under_a_configured_output(tiny, X, fitted):
+    with config_context(transform_output="pandas"):
+        model = tiny().fit(X)
+    assert isinstance(model.cluster_centers_, np.ndarray)
+    assert_array_equal(model.means_, fitted.means_)
+
+
+def test_columns_of_a_table(tiny, frame):
+    table = frame.assign(name=list("abc") * 50)
+    columns = make_column_transformer(
+        (tiny(), NAMES[:3]), ("passthrough", NAMES[3:]), verbose_feature_names_out=False
+    )
+    out = columns.set_output(transform="pandas").fit_transform(table)
+    assert out.columns.tolist() == ["vadeclusterer0", "vadeclusterer1", *NAMES[3:]]
+
+
+# --- The estimator as scikit-learn sees it ------------------------------------------
+
+
+def test_it_is_a_clusterer():
+    assert is_clusterer(VaDEClusterer())
+
+
+def test_notebooks_can_show_it(fitted):
+    assert "VaDEClusterer" in estimator_html_repr(fitted)
+    assert "VaDEClusterer" in estimator_html_repr(VaDEClusterer())
+    assert repr(VaDEClusterer(latent_dim=3)) == "VaDEClusterer(latent_dim=3)"
+
+
+@pytest.mark.parametrize("state", ["unfitted", "fitted"])
+def test_looking_at_any_attribute_raises_nothing_but_attribute_error(fitted, state):
+    model = fitted if state == "fitted" else VaDEClusterer()
+    names = [name for name in dir(model) if not name.startswith("__")]
+    assert "predict" in names
+    for name in names:
+        getattr(model, name, None)

@@ -1,0 +1,182 @@
+"""Data that are legal and unkind."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import adjusted_rand_score
+
+from skvade import VaDEClusterer
+
+RNG = np.random.default_rng(0)
+DISTINCT = RNG.uniform(size=(4, 3))
+
+# Data, and how many clusters are asked of them.
+UNKIND = {
+    "16 rows of 4 kinds": (np.repeat(DISTINCT, 4, axis=0), 8),
+    "all rows equal": (np.tile(DISTINCT[0], (20, 1)), 3),
+    "all zero": (np.zeros((20, 3)), 2),
+    "all one": (np.ones((20, 3)), 2),
+    "all equal, and their sum rounds": (np.full((5000, 3), 0.1), 2),
+    "a constant feature": (np.c_[RNG.uniform(size=(40, 2)), np.full(40, 0.3)], 3),
+    "one feature": (RNG.uniform(size=(40, 1)), 3),
+    "one cluster": (RNG.uniform(size=(40, 3)), 1),
+    "as many clusters as rows": (RNG.uniform(size=(6, 3)), 6),
+    "one row": (DISTINCT[:1], 1),
+    "two rows": (DISTINCT[:2], 2),
+    "30 rows": (RNG.uniform(size=(30, 4)), 3),
+    "more features than rows": (RNG.uniform(size=(20, 200)), 3),
+    "binary": (RNG.integers(2, size=(60, 4)).astype(float), 4),
+    "one outlier": (np.r_[RNG.uniform(size=(50, 3)) * 1e-6, np.ones((1, 3))], 2),
+}
+
+
+def assert_sound(model, X):
+    """Whatever the clusters are, the answers are numbers and agree."""
+    proba = model.predict_proba(X)
+    assert np.isfinite(proba).all()
+    assert_allclose(proba.sum(1), 1)
+    assert_array_equal(model.predict(X), model.labels_)
+    assert set(model.labels_) <= set(range(model.n_clusters))
+    for answer in (model.transform, model.reconstruct, model.score_samples):
+        assert np.isfinite(answer(X)).all()
+    for name in ("weights_", "means_", "covariances_", "cluster_centers_"):
+        assert np.isfinite(getattr(model, name)).all()
+    assert_allclose(model.weights_.sum(), 1)
+    assert (model.covariances_ > 0).all()
+    assert np.isfinite(model.sample(5, random_state=0)[0]).all()
+
+
+# Clusters without rows, in any stage, are what such data have.
+EMPTY_CLUSTERS = pytest.mark.filterwarnings(
+    f"ignore::{ConvergenceWarning.__module__}.{ConvergenceWarning.__name__}",
+    "ignore:The initial partition holds:UserWarning",
+)
+
+
+@EMPTY_CLUSTERS
+@pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
+@pytest.mark.parametrize("kind", UNKIND)
+def test_unkind_data(tiny, kind, likelihood):
+    X, n_clusters = UNKIND[kind]
+    model = tiny(n_clusters=n_clusters, likelihood=likelihood).fit(X)
+    assert_sound(model, X)
+
+
+@EMPTY_CLUSTERS
+@pytest.mark.parametrize("init", ["kmeans", "gmm", "random"])
+@pytest.mark.parametrize("responsibilities", ["expected", "sampled"])
+@pytest.mark.parametrize("kind", ["16 rows of 4 kinds", "all rows equal"])
+def test_duplicates_with_every_start(tiny, kind, init, responsibilities):
+    X, n_clusters = UNKIND[kind]
+    model = tiny(n_clusters=n_clusters, init=init, responsibilities=responsibilities)
+    assert_sound(model.fit(X), X)
+    counts = np.bincount(model.labels_, minlength=n_clusters)
+    assert (np.diff(counts) <= 0).all()
+    for rows in np.split(model.labels_, 4):
+        assert kind == "all rows equal" or len(set(rows)) == 1
+
+
+@EMPTY_CLUSTERS
+@pytest.mark.parametrize("kind", ["16 rows of 4 kinds", "all rows equal", "one row"])
+def test_without_a_least_variance(tiny, kind):
+    X, n_clusters = UNKIND[kind]
+    assert_sound(tiny(n_clusters=n_clusters, reg_covar=0).fit(X), X)
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
+def test_one_latent_dimension(tiny, X_unit, likelihood):
+    model = tiny(latent_dim=1, likelihood=likelihood).fit(X_unit)
+    assert model.transform(X_unit).shape == (150, 1)
+    assert_sound(model, X_unit)
+
+
+# --- The unit of the data -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("offset", [100, -1e4, 1e8])
+def test_the_origin_does_not_matter(tiny, X, fitted, offset):
+    model = tiny().fit(X + offset)
+    assert_sound(model, X + offset)
+    assert_array_equal(model.labels_, fitted.labels_)
+    assert_allclose(model.transform(X + offset), fitted.transform(X), atol=1e-3)
+    assert_allclose(model.lower_bound_, fitted.lower_bound_, atol=1e-3)
+
+
+@pytest.mark.parametrize("offset", [100, -1e4, 1e8])
+def test_rows_come_back_to_their_origin(tiny, X, fitted, offset):
+    model = tiny().fit(X + offset)
+    centers = model.cluster_centers_ - offset
+    assert_allclose(centers, fitted.cluster_centers_, atol=1e-2)
+    reconstructed = model.reconstruct(X + offset) - offset
+    assert_allclose(reconstructed, fitted.reconstruct(X), atol=1e-2)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e-3, 1e6, 1e-25, 1e25])
+def test_the_unit_does_not_matter(tiny, X, fitted, scale):
+    model = tiny().fit(scale * X)
+    assert_sound(model, scale * X)
+    assert_array_equal(model.labels_, fitted.labels_)
+    centers = model.cluster_centers_ / scale
+    assert_allclose(centers, fitted.cluster_centers_, rtol=1e-2, atol=1e-2)
+    noise = model.noise_variance_ / scale**2
+    assert_allclose(noise, fitted.noise_variance_, rtol=1e-2)
+    bound = model.lower_bound_ + X.shape[1] * np.log(scale)
+    assert_allclose(bound, fitted.lower_bound_, atol=1e-2)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float64"])
+def test_defaults_cluster_data_far_from_the_origin(blobs, precision):
+    X, y = blobs
+    parameters = {"max_iter": 20, "tol": 0, "random_state": 0}
+    model = VaDEClusterer(3, precision=precision, **parameters).fit(1e4 + X)
+    assert adjusted_rand_score(y, model.labels_) > 0.95
+
+
+# --- The container of the data ------------------------------------------------------
+
+
+def memory_mapped(X, folder):
+    np.save(folder / "X.npy", X)
+    return np.load(folder / "X.npy", mmap_mode="r")
+
+
+@pytest.mark.parametrize(
+    "contain",
+    [
+        lambda X, _: X.tolist(),
+        lambda X, _: np.asfortranarray(X),
+        lambda X, _: np.repeat(X, 2, axis=0)[::2],
+        lambda X, _: pd.DataFrame(X).astype(object),
+        memory_mapped,
+    ],
+    ids=["list", "Fortran order", "stride", "objects", "read-only memory map"],
+)
+def test_the_container_does_not_matter(tiny, X, fitted, tmp_path, contain):
+    contained = contain(X, tmp_path)
+    model = tiny().fit(contained)
+    assert_array_equal(model.means_, fitted.means_)
+    assert_array_equal(model.predict(contained), fitted.labels_)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int64, np.float16])
+def test_the_type_of_the_numbers_hardly_matters(tiny, X, dtype):
+    rows = (4 * X).round().astype(dtype)
+    model, expected = tiny().fit(rows), tiny().fit(rows.astype(float))
+    assert_array_equal(model.labels_, expected.labels_)
+    assert_allclose(model.means_, expected.means_, atol=1e-3)
+
+
+def test_rows_are_not_copied_to_another_type(tiny, X, monkeypatch):
+    """A float32 matrix of half the memory must not be made one of all of it."""
+    from skvade import _vade
+
+    seen = []
+    adopted = _vade.Rows.of
+    monkeypatch.setattr(
+        _vade.Rows, "of", lambda X, *rest: seen.append(X) or adopted(X, *rest)
+    )
+    rows = X.astype(np.float32)
+    tiny().fit(rows)
+    assert all(np.shares_memory(matrix, rows) for matrix in seen if len(matrix) == 150)

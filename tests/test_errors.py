@@ -1,0 +1,249 @@
+import copy
+import re
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_array_equal
+from sklearn.cluster import AgglomerativeClustering
+from sklearn.utils._param_validation import InvalidParameterError
+
+from skvade import VaDEClusterer
+
+
+@pytest.fixture
+def no_accelerator(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+
+
+# --- Parameters ---------------------------------------------------------------------
+
+OF_POSITIVE_INT = r"an int in the range \[1, inf\)"
+OF_NATURAL = r"an int in the range \[0, inf\)"
+OF_POSITIVE = r"a float in the range \(0(\.0)?, inf\)"
+OF_NON_NEGATIVE = r"a float in the range \[0(\.0)?, inf\)"
+OF_BOOL = "an instance of 'bool'"
+
+# Parameter: what it must be, and values that are not that.
+WRONG = {
+    "n_clusters": (OF_POSITIVE_INT, [0, -1, 2.0, "8", None]),
+    "latent_dim": (OF_POSITIVE_INT, [0, 2.5, (10,)]),
+    "hidden_layer_sizes": ("", [8, "128", None, (), (8, 0), (8, 2.5), [[8, 4]]]),
+    "activation": ("a str among {.*'relu'", ["elu", None, torch.nn.ReLU]),
+    "likelihood": ("a str among {.*'bernoulli'", ["normal", None]),
+    "pretrain_max_iter": (OF_NATURAL, [-1, 2.0, None]),
+    "pretrain_learning_rate_init": (OF_POSITIVE, [0, -1.0, "auto", None]),
+    "init": ("a str among {.*'kmeans'.*array-like", ["k-means++", None, 3]),
+    "n_init": (OF_POSITIVE_INT, [0, "auto"]),
+    "catch_up_max_iter": (OF_NATURAL, [-1, 1.5]),
+    "responsibilities": ("a str among {.*'expected'", ["exact", None]),
+    "n_draws": (OF_POSITIVE_INT, [0, 1.0]),
+    "beta": (OF_POSITIVE, [0, -0.5, None]),
+    "max_iter": (OF_POSITIVE_INT, [0, 10.0, None]),
+    "batch_size": (f"a str among {{'auto'}} or {OF_POSITIVE_INT}", [0, 1.5, "all"]),
+    "learning_rate_init": (OF_POSITIVE, [0.0, "constant"]),
+    "tol": (OF_NON_NEGATIVE, [-1e-3, None]),
+    "n_iter_no_change": (OF_POSITIVE_INT, [0, np.inf]),
+    "early_stopping": (OF_BOOL, ["yes", None, 1]),
+    "validation_fraction": (r"a float in the range \(0(\.0)?, 1(\.0)?\)", [0, 1, 1.5]),
+    "reg_covar": (OF_NON_NEGATIVE, [-1e-6, "auto"]),
+    "warm_start": (OF_BOOL, ["no", None]),
+    "device": ("", ["tpu", "cuda:x", None, torch.device("cpu"), 0]),
+    "precision": ("a str among {.*'bfloat16'", ["float16", torch.float32, 32]),
+    "random_state": ("", [-1, 0.5, "seed"]),
+    "verbose": ("", [-1, "yes", 1.5]),
+}
+
+
+def test_every_parameter_is_in_the_table():
+    assert WRONG.keys() == VaDEClusterer().get_params().keys()
+
+
+@pytest.mark.parametrize(
+    "name, value", [(name, value) for name in WRONG for value in WRONG[name][1]]
+)
+def test_wrong_parameter(tiny, X, name, value):
+    wanted = WRONG[name][0]
+    message = (
+        f"The '{name}' parameter of VaDEClusterer must be .*{wanted}.*"
+        f"Got {re.escape(repr(value))} instead"
+    )
+    model = tiny().set_params(**{name: value})
+    with pytest.raises(ValueError, match=message):
+        model.fit(X)
+    assert not hasattr(model, "n_features_in_")
+
+
+def test_wrong_parameter_is_found_before_the_rows_are_looked_at(tiny):
+    with pytest.raises(InvalidParameterError, match="n_clusters"):
+        tiny(n_clusters=0).fit("no rows")
+
+
+# --- Rows ---------------------------------------------------------------------------
+
+
+def test_fewer_rows_than_clusters(tiny, X):
+    with pytest.raises(ValueError, match=r"n_samples=2 should be >= n_clusters=3"):
+        tiny().fit(X[:2])
+
+
+def test_fewer_rows_than_clusters_once_some_are_held_out(tiny, X):
+    message = r"n_samples=4 with 2 of them held out should be >= n_clusters=3"
+    with pytest.raises(ValueError, match=message):
+        tiny(early_stopping=True, validation_fraction=0.4).fit(X[:4])
+
+
+@pytest.mark.parametrize("scale, low, high", [(1, "-0.25", "0.75"), (1.5, "0", "1.5")])
+def test_bernoulli_rows_outside_of_the_unit_interval(tiny, X_unit, scale, low, high):
+    X = scale * X_unit - 0.25 * (scale == 1)
+    message = (
+        r"likelihood='bernoulli' needs X in \[0, 1\]. "
+        f"Got values from {low} to {high} instead. "
+        "Scale X, for instance with MinMaxScaler, or use likelihood='gaussian'"
+    )
+    with pytest.raises(ValueError, match=message):
+        tiny(likelihood="bernoulli").fit(X)
+
+
+@pytest.mark.parametrize(
+    "method", ["predict", "predict_proba", "transform", "score_samples", "score"]
+)
+def test_wrong_number_of_features(fitted, X, method):
+    message = "X has 4 features, but VaDEClusterer is expecting 5 features as input"
+    with pytest.raises(ValueError, match=message):
+        getattr(fitted, method)(X[:, :4])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("method", ["fit", "predict"])
+def test_rows_that_are_not_finite(fitted, X, bad, method):
+    X = np.where(np.arange(5) == 2, bad, X)
+    with pytest.raises(ValueError, match=r"Input X contains (NaN|infinity)"):
+        getattr(copy.deepcopy(fitted), method)(X)
+
+
+def test_wrong_number_of_coordinates(fitted, X):
+    message = "Z has 5 features, but VaDEClusterer is expecting latent_dim=2 features"
+    with pytest.raises(ValueError, match=message):
+        fitted.inverse_transform(X)
+
+
+@pytest.mark.parametrize("label", [-1, 3, "0", 1.5, 1.0, True, [0]])
+def test_sample_of_no_cluster(fitted, label):
+    message = f"label must be .* from 0 to 2.* Got {re.escape(repr(label))} instead"
+    with pytest.raises(ValueError, match=message):
+        fitted.sample(label=label)
+
+
+@pytest.mark.parametrize("n_samples", [0, -1, 2.5, "3"])
+def test_sample_of_no_size(fitted, n_samples):
+    message = f"n_samples must be .*1.* Got {n_samples!r} instead"
+    with pytest.raises(ValueError, match=message):
+        fitted.sample(n_samples)
+
+
+# --- The start ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "init, message",
+    [
+        (np.arange(150), "array given as init has 150 groups .* fit n_clusters=3"),
+        (np.zeros(149, int), r"one label per row, shape \(150,\). Got shape \(149,\)"),
+        (np.zeros(150), "must give integers. Got float64 instead"),
+        (np.full(150, -1), "has 0 groups"),
+        (AgglomerativeClustering(4), "AgglomerativeClustering.* has 4 groups"),
+    ],
+)
+def test_start_that_does_not_fit(tiny, X, init, message):
+    with pytest.raises(ValueError, match=message):
+        tiny(init=init).fit(X)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_labels_that_only_rows_held_out_have(tiny, X, seed):
+    init = np.where(np.arange(150) == 0, 0, -1)
+    model = tiny(n_clusters=1, init=init, random_state=seed)
+    model.set_params(early_stopping=True, validation_fraction=0.95)
+    with pytest.raises(ValueError, match="init has 0 groups of rows"):
+        model.fit(X)
+
+
+# --- Devices ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:3", "mps"])
+def test_missing_device_is_an_error_in_fit(tiny, X, no_accelerator, device):
+    message = f"device='{device}' is not available here.* Use device='auto'"
+    with pytest.raises(ValueError, match=message):
+        tiny(device=device).fit(X)
+
+
+@pytest.mark.parametrize("method", ["predict", "transform", "score", "reconstruct"])
+def test_missing_device_is_a_warning_later(fitted, X, no_accelerator, method):
+    model = copy.deepcopy(fitted).set_params(device="cuda")
+    with pytest.warns(UserWarning, match="device='cuda' is not available here.* CPU"):
+        answer = getattr(model, method)(X)
+    assert_array_equal(answer, getattr(fitted, method)(X))
+
+
+def test_missing_device_asked_of_the_module_is_an_error(fitted, no_accelerator):
+    with pytest.raises(ValueError, match="device='cuda' is not available here"):
+        fitted.to_torch("cuda")
+    with pytest.warns(UserWarning, match="not available here"):
+        copy.deepcopy(fitted).set_params(device="cuda").to_torch()
+
+
+# --- Training that fails ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "change, blamed",
+    [
+        ({"pretrain_learning_rate_init": 1e30}, "pretrain_learning_rate_init=1e+30"),
+        ({"learning_rate_init": 1e30}, "learning_rate_init=1e+30"),
+        (
+            {"learning_rate_init": 1e30, "catch_up_max_iter": 0},
+            "learning_rate_init=1e+30",
+        ),
+    ],
+)
+def test_loss_that_is_not_finite(tiny, X, change, blamed):
+    message = f"not finite. Lower {re.escape(blamed)}, or rescale X"
+    with pytest.raises(ValueError, match=message):
+        tiny(**change).fit(X)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"pretrain_learning_rate_init": 1e30},
+        {"learning_rate_init": 1e30},
+        {"learning_rate_init": 1e30, "warm_start": True},
+        {"init": np.zeros(3, int)},
+        {"likelihood": "bernoulli"},
+        {"n_clusters": 701},
+    ],
+    ids=str,
+)
+def test_fit_that_fails_leaves_the_fitted_state(tiny, X, X_new, change):
+    model = tiny().fit(X)
+    before, answers = dict(vars(model)), model.predict_proba(X)
+    parameters = model.get_params()
+    with pytest.raises(ValueError):
+        model.set_params(**change).fit(X_new)
+    model.set_params(**parameters)
+    assert vars(model).keys() == before.keys()
+    for name in before.keys() - parameters.keys():
+        assert vars(model)[name] is before[name]
+    assert_array_equal(model.predict_proba(X), answers)
+
+
+def test_fit_that_fails_leaves_an_unfitted_estimator(tiny, X):
+    model = tiny(learning_rate_init=1e30)
+    before = dict(vars(model))
+    with pytest.raises(ValueError, match="not finite"):
+        model.fit(X)
+    assert vars(model) == before

@@ -1,0 +1,35 @@
+"""Mixtures that are known, found again with the default parameters."""
+
+import numpy as np
+import pytest
+from sklearn.datasets import make_blobs
+from sklearn.metrics import adjusted_rand_score
+
+from skvade import VaDEClusterer
+
+# Whether the clusters are found is the question here, not what the last nats cost.
+pytestmark = pytest.mark.filterwarnings("ignore:The ELBO was still rising")
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_separated_blobs_in_20_dimensions(seed):
+    X, y = make_blobs(300, 20, centers=5, random_state=seed)
+    labels = VaDEClusterer(5, random_state=seed).fit_predict(X)
+    assert adjusted_rand_score(y, labels) > 0.95
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_small_clusters_and_their_weights_are_kept(seed):
+    sizes = np.array([200, 200, 20])
+    X, y = make_blobs(sizes, 20, random_state=seed)
+    model = VaDEClusterer(3, random_state=seed).fit(X)
+    assert adjusted_rand_score(y, model.labels_) > 0.95
+    np.testing.assert_allclose(model.weights_, sizes / 420, rtol=0.2)
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
+def test_blobs_in_the_plane(likelihood):
+    centers = [[0.2, 0.2], [0.8, 0.2], [0.5, 0.8]]
+    X, y = make_blobs(300, centers=centers, cluster_std=0.04, random_state=0)
+    model = VaDEClusterer(3, likelihood=likelihood, random_state=0)
+    assert adjusted_rand_score(y, model.fit_predict(X.clip(0, 1))) > 0.95

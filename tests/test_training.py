@@ -1,0 +1,406 @@
+import copy
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from numpy.random import RandomState
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.datasets import make_blobs
+from sklearn.metrics import adjusted_rand_score
+from sklearn.preprocessing import minmax_scale
+
+from skvade import VaDEClusterer, _training
+from skvade._batching import Rows, Standardization, place
+from skvade._inference import (
+    elbo_per_row,
+    embed,
+    log_responsibilities_per_row,
+    mixture_labels,
+)
+from skvade._initial_mixture import moments_of_partition
+from skvade._training import (
+    START_VARIANCE,
+    Chance,
+    Plan,
+    Plateau,
+    Run,
+    build,
+    catch_up,
+    maximize_elbo,
+    number_components,
+    pretrain,
+    start_mixture,
+    train,
+)
+
+PLAN = Plan(
+    init="kmeans",
+    n_init=1,
+    pretrain_max_iter=20,
+    pretrain_learning_rate_init=0.3,
+    catch_up_max_iter=2,
+    max_iter=3,
+    learning_rate_init=1e-3,
+    batch_size=16,
+    n_draws=1,
+    responsibilities="expected",
+    beta=1.0,
+    tol=0.0,
+    n_iter_no_change=10,
+    verbose=0,
+)
+
+
+ARCHITECTURE = {
+    "latent_dim": 2,
+    "n_clusters": 3,
+    "hidden_layer_sizes": (16,),
+    "activation": "relu",
+    "likelihood": "gaussian",
+    "reg_covar": 1e-6,
+}
+
+
+def run_of(X, *, n_held_out=0, **parameters):
+    """A run in float64 that stands before its first stage."""
+    shape = {k: parameters.pop(k, v) for k, v in ARCHITECTURE.items()}
+    placement = place("cpu", "float64")
+    chance = Chance.of(RandomState(0), placement.device)
+    standard = Standardization.of(X, center=shape["likelihood"] == "gaussian")
+    rows = Rows.of(X, standard, placement)
+    model = build({"n_features": X.shape[1], **shape}, rows, chance)
+    training, held_out = rows.split(n_held_out, chance.order)
+    return Run(model, training, held_out, replace(PLAN, **parameters), chance)
+
+
+def after(run, *stages):
+    """The run, taken through some stages."""
+    for stage in stages:
+        stage(run)
+    return run
+
+
+def state_of(module):
+    return copy.deepcopy(module.state_dict())
+
+
+def changed(before, module):
+    """Names of the values that differ from an earlier state."""
+    now = module.state_dict()
+    return {name for name in now if not torch.equal(before[name], now[name])}
+
+
+# --- Plateau ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "scores, n_epochs",
+    [
+        ([5, 5, 5, 5], 3),
+        ([5, 4, 3, 2], 3),
+        ([1, 2, 3, 4], None),
+        ([1, 1, 9, 9, 9, 9], 5),
+        ([1, 1.06, 1.12, 1.18], 3),
+        ([9, 1, 2, 3], 3),
+        ([-math.inf, 1, 1, 1], 4),
+    ],
+    ids=["flat", "falls", "rises", "rises late", "creeps", "below the best", "inf"],
+)
+def test_plateau_is_a_rise_by_less_than_tol_for_some_epochs(scores, n_epochs):
+    plateau = Plateau(tol=0.1, patience=2)
+    reached = [plateau.reached(score) for score in scores]
+    assert n_epochs == (reached.index(True) + 1 if any(reached) else None)
+
+
+def test_plateau_without_tolerance_never_ends():
+    plateau = Plateau(tol=0, patience=1)
+    assert not any(plateau.reached(score) for score in [3, 3, 2, 1, 1])
+
+
+# --- Pretraining --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
+def test_pretraining_learns_to_reconstruct(X, X_unit, likelihood):
+    rows = X if likelihood == "gaussian" else X_unit
+    run = after(run_of(rows, likelihood=likelihood, pretrain_max_iter=30), pretrain)
+    curve = run.record.pretrain_loss_curve
+    assert len(curve) == 30
+    assert curve[-1] < 0.3 < np.mean(curve[:3])
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
+@pytest.mark.parametrize("n_features", [1, 2, 3, 5, 50])
+def test_default_rate_of_pretraining_suits_any_width(n_features, likelihood):
+    X = minmax_scale(make_blobs(150, n_features, centers=3, random_state=0)[0])
+    rate = VaDEClusterer().pretrain_learning_rate_init
+    run = run_of(
+        X,
+        likelihood=likelihood,
+        hidden_layer_sizes=(128, 64),
+        latent_dim=10,
+        pretrain_max_iter=30,
+        pretrain_learning_rate_init=rate,
+    )
+    # 1 is what the mean of the features alone reaches.
+    assert after(run, pretrain).record.pretrain_loss_curve[-1] < 0.6
+
+
+def test_pretraining_loss_is_the_unexplained_fraction_of_the_variance(X):
+    run = run_of(X, pretrain_max_iter=1, pretrain_learning_rate_init=1e-12)
+    after(run, pretrain)
+    x = run.rows.take(np.arange(len(X)))
+    with torch.no_grad():
+        error = (run.model.decoder(run.model.encoder.embed(x)) - x).square().mean()
+    assert_allclose(run.record.pretrain_loss_curve, error / x.square().mean())
+
+
+@pytest.mark.parametrize("scale, offset", [(1e3, 5), (1e-6, 0), (1, -100)])
+def test_pretraining_knows_no_unit(X, scale, offset):
+    expected = after(run_of(X), pretrain).record.pretrain_loss_curve
+    found = after(run_of(scale * X + offset), pretrain).record.pretrain_loss_curve
+    assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_pretraining_touches_neither_the_variances_nor_the_mixture(X):
+    run = run_of(X)
+    before = state_of(run.model)
+    after(run, pretrain)
+    touched = {name.rsplit(".", 2)[0] for name in changed(before, run.model)}
+    untouched = {name for name in before if name.startswith("prior.")}
+    assert not changed(before, run.model) & (untouched | {"encoder.log_variance.bias"})
+    assert touched == {"encoder.hidden", "encoder", "decoder.hidden", "decoder"}
+
+
+# --- The start of the mixture -------------------------------------------------------
+
+
+def test_the_mixture_starts_on_the_embedding(blobs):
+    X, y = blobs
+    run = after(run_of(X, init=y), pretrain, start_mixture)
+    Z = embed(run.model, run.rows)
+    weights, means, variances = moments_of_partition(Z, y, 3, RandomState(0))
+    prior = run.model.prior
+    assert_allclose(prior.log_weights.detach().exp(), weights)
+    assert_allclose(prior.means.detach(), means)
+    assert_allclose(prior.log_variances.detach().exp(), variances + prior.reg_covar)
+
+
+def test_given_labels_follow_the_rows_that_are_not_held_out(blobs):
+    X, y = blobs
+    run = after(run_of(X, init=y, n_held_out=30), pretrain, start_mixture)
+    kept = run.rows.members
+    weights = run.model.prior.log_weights.detach().exp()
+    assert_allclose(weights, np.bincount(y[kept]) / len(kept))
+    assert adjusted_rand_score(y, run.record.init_labels) > 0.9
+
+
+def test_posterior_starts_narrow_whatever_the_row(X):
+    run = after(run_of(X), pretrain, start_mixture)
+    x = run.rows.take(np.arange(len(X)))
+    with torch.no_grad():
+        variance = run.model.encoder(x).log_variance.exp()
+        average = run.model.prior.log_variances.exp().mean()
+    assert_allclose(variance, START_VARIANCE * average.expand_as(variance))
+
+
+# --- Catching up --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
+def test_catch_up_trains_the_new_parts_and_nothing_else(X_unit, likelihood):
+    run = after(run_of(X_unit, likelihood=likelihood), pretrain, start_mixture)
+    before, Z = state_of(run.model), embed(run.model, run.rows)
+    after(run, catch_up)
+    new = {n for n in before if n.startswith(("decoder.", "encoder.log_variance."))}
+    if likelihood == "gaussian":
+        new.add("likelihood.log_excess_noise")
+    assert changed(before, run.model) == new
+    assert_array_equal(embed(run.model, run.rows), Z)
+
+
+def test_catch_up_thaws_what_it_froze(X):
+    run = after(run_of(X), pretrain, start_mixture, catch_up)
+    assert all(p.requires_grad for p in run.model.parameters())
+
+
+def test_an_interrupted_catch_up_thaws_too(X, monkeypatch):
+    run = after(run_of(X), pretrain, start_mixture)
+
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_training, "_epoch", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        catch_up(run)
+    assert all(p.requires_grad for p in run.model.parameters())
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
+def test_catch_up_raises_the_bound(X_unit, likelihood):
+    def bound(n_epochs):
+        run = run_of(X_unit, likelihood=likelihood, catch_up_max_iter=n_epochs)
+        after(run, pretrain, start_mixture, catch_up)
+        return elbo_per_row(run.model, run.rows, "expected").sum(1).mean()
+
+    assert bound(0) < bound(5) < bound(20)
+
+
+# --- Maximizing the bound -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("responsibilities", ["expected", "sampled"])
+def test_the_last_stage_trains_every_parameter(X, responsibilities):
+    run = run_of(X, responsibilities=responsibilities, n_draws=2)
+    after(run, pretrain, start_mixture, catch_up)
+    before = state_of(run.model)
+    after(run, maximize_elbo)
+    assert changed(before, run.model) == {n for n, _ in run.model.named_parameters()}
+
+
+@pytest.mark.parametrize("responsibilities", ["expected", "sampled"])
+def test_the_last_stage_raises_the_bound(X, responsibilities):
+    run = run_of(X, responsibilities=responsibilities, max_iter=15)
+    after(run, pretrain, start_mixture, catch_up, maximize_elbo)
+    bounds = run.record.lower_bounds
+    assert len(bounds) == 15
+    assert np.mean(bounds[-3:]) > np.mean(bounds[:3])
+
+
+def test_recorded_bounds_are_those_of_the_model(X):
+    run = run_of(X, max_iter=1, learning_rate_init=1e-12, n_draws=50)
+    after(run, pretrain, start_mixture, catch_up, maximize_elbo)
+    exact = elbo_per_row(run.model, run.rows, "expected").sum(1).mean()
+    assert_allclose(run.record.lower_bounds, exact, atol=0.05)
+
+
+def test_beta_weighs_the_latent_terms_of_the_loss_and_not_the_bound(X):
+    def first_epoch(beta):
+        run = run_of(X, max_iter=1, learning_rate_init=1e-12, beta=beta)
+        record = after(run, pretrain, start_mixture, catch_up, maximize_elbo).record
+        return record.loss_curve[0], record.lower_bounds[0]
+
+    losses, bounds = zip(*map(first_epoch, [1e-9, 0.5, 1, 2]), strict=True)
+    assert_allclose(bounds, bounds[0])
+    assert_allclose(losses[2], -bounds[2])
+    assert_allclose(losses[1], (losses[0] + losses[2]) / 2)
+    assert_allclose(losses[3], 2 * losses[2] - losses[0])
+    assert losses[0] != pytest.approx(losses[2], rel=1e-3)
+
+
+def test_the_last_stage_stops_on_a_plateau(X):
+    run = run_of(X, max_iter=50, tol=1e9, n_iter_no_change=4)
+    record = after(run, pretrain, start_mixture, maximize_elbo).record
+    assert record.converged
+    assert len(record.lower_bounds) == len(record.loss_curve) == 5
+
+
+@pytest.fixture
+def scripted_scores(monkeypatch):
+    """Let the rows held out score as told; gives the states that they scored."""
+
+    def script(scores):
+        states, remaining = [], iter(scores)
+
+        def validate(run):
+            states.append(state_of(run.model))
+            return next(remaining)
+
+        monkeypatch.setattr(_training, "_validate", validate)
+        return states
+
+    return script
+
+
+def test_rows_held_out_choose_the_model(X, scripted_scores):
+    run = run_of(X, n_held_out=40, max_iter=6)
+    after(run, pretrain, start_mixture)
+    states = scripted_scores([1, 2, 4, 3, 4, 0])
+    after(run, maximize_elbo)
+    assert len(states) == 6
+    assert not changed(states[2], run.model)
+    assert changed(states[4], run.model)
+
+
+def test_rows_held_out_decide_about_convergence(X, scripted_scores):
+    run = run_of(X, n_held_out=40, max_iter=9, tol=0.5, n_iter_no_change=2)
+    after(run, pretrain, start_mixture)
+    states = scripted_scores([1, 2, 2.1, 2.2, 9])
+    record = after(run, maximize_elbo).record
+    assert record.converged
+    assert len(states) == len(record.lower_bounds) == 4
+
+
+def test_scores_of_rows_held_out_are_their_bounds(X):
+    run = run_of(X, n_held_out=40, max_iter=3)
+    after(run, pretrain, start_mixture, maximize_elbo)
+    scores = run.record.validation_scores
+    kept = elbo_per_row(run.model, run.held_out, "expected").sum(1).mean()
+    assert len(run.held_out) == 40
+    assert_allclose(kept, max(scores), rtol=1e-12)
+
+
+# --- Numbering ----------------------------------------------------------------------
+
+
+def test_components_are_numbered_by_size_with_empty_ones_last():
+    X, y = make_blobs([20, 80, 50], 5, random_state=0)
+    run = run_of(X, n_clusters=4, init=y)
+    with pytest.warns(UserWarning, match="3 groups for 4 components"):
+        after(run, pretrain, start_mixture)
+    far_away = torch.full((2,), 1e3, dtype=torch.float64)
+    with torch.no_grad():
+        run.model.prior.means[1] = far_away
+    run.record.init_labels = mixture_labels(run.model, run.rows)
+    after(run, number_components)
+
+    log_r = log_responsibilities_per_row(run.model, run.rows, "expected")
+    counts = np.bincount(log_r.argmax(1), minlength=4)
+    assert (np.diff(counts) <= 0).all()
+    assert counts[-1] == 0
+    assert torch.equal(run.model.prior.means[-1], far_away)
+
+
+def test_labels_of_the_start_are_numbered_alike():
+    X, y = make_blobs([20, 80, 50], 5, random_state=0)
+    run = after(run_of(X, init=y), pretrain, start_mixture)
+    before = run.record.init_labels
+    after(run, number_components)
+    assert not np.array_equal(run.record.init_labels, before)
+    assert_array_equal(run.record.init_labels, mixture_labels(run.model, run.rows))
+
+
+# --- Trouble, and what is said ------------------------------------------------------
+
+
+@pytest.mark.parametrize("stage", [catch_up, maximize_elbo])
+def test_a_loss_that_is_not_finite_ends_training(X, stage):
+    run = run_of(X, learning_rate_init=1e200)
+    after(run, pretrain, start_mixture)
+    with pytest.raises(
+        ValueError, match=r"not finite. Lower learning_rate_init=1e\+200"
+    ):
+        stage(run)
+
+
+def test_a_loss_that_is_not_finite_ends_pretraining(X):
+    message = r"not finite. Lower pretrain_learning_rate_init=1e\+200"
+    with pytest.raises(ValueError, match=message):
+        pretrain(run_of(X, pretrain_learning_rate_init=1e200))
+
+
+def test_progress_is_printed_every_so_many_epochs(X, capsys):
+    after(run_of(X, pretrain_max_iter=4, max_iter=6, verbose=2), train)
+    lines = capsys.readouterr().out.splitlines()
+    epochs = [line.split(",")[0] for line in lines]
+    assert epochs == [
+        *(f"Pretraining epoch {epoch}" for epoch in (2, 4)),
+        *(f"Training epoch {epoch}" for epoch in (2, 4, 6)),
+    ]
+
+
+def test_no_progress_is_printed_by_default(X, capsys):
+    after(run_of(X, verbose=VaDEClusterer().verbose), train)
+    assert capsys.readouterr().out == ""
