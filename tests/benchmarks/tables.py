@@ -3,6 +3,7 @@
 python tests/benchmarks/tables.py
 """
 
+import ast
 import csv
 from collections import defaultdict
 from pathlib import Path
@@ -15,11 +16,12 @@ HEADER = ["Data", "Method", "Seeds", "Accuracy", "Range", "NMI", "ARI", "Start",
 
 
 def grouped(path):
-    """Runs by data set and method, in the order of the file."""
+    """Runs by data set, method and parameters, in the order of the file."""
     groups = defaultdict(list)
     with path.open() as file:
         for row in csv.DictReader(file):
-            groups[row["dataset"], row["n"], row["method"]].append(row)
+            names = ("dataset", "n", "method", "parameters")
+            groups[tuple(row[name] for name in names)].append(row)
     return groups
 
 
@@ -32,7 +34,10 @@ def spread(values):
     return f"{mean} ± {values.std():.3f}" if len(values) > 1 else mean
 
 
-def line(dataset, n, method, runs):
+def line(dataset, n, method, parameters, runs):
+    """A row of the table; beta tells recipes of one data set apart."""
+    beta = ast.literal_eval(parameters).get("beta")
+    method = f"{method}, beta={beta}" if beta else method
     accuracy, start = column(runs, "accuracy"), column(runs, "init_accuracy")
     return [
         f"{dataset}, {n} rows",
