@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.random import RandomState
 from numpy.typing import ArrayLike, NDArray
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -31,12 +32,13 @@ def _is_index(value: object, size: int) -> bool:
     return is_int and 0 <= value < size
 
 
-class FittedVaDE:
+class FittedVaDE(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
     """Methods that read the fitted state and leave it as it is.
 
     The state is `_architecture`, the arguments of the model, and `_parameters`, its
     values as arrays. A model is built from them for each call, which costs less than a
-    millisecond and leaves nothing behind that could not be pickled.
+    millisecond and leaves nothing behind that could not be pickled. The mixins stand
+    here because `set_output` wraps `transform` in the class that defines it.
     """
 
     # --- Clusters -------------------------------------------------------------------

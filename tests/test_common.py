@@ -56,7 +56,8 @@ def test_estimator(estimator, check):
 
 # Fits a frame and transforms an array, to see that the mix does no harm.
 MIXES_FRAMES_AND_ARRAYS = pytest.mark.filterwarnings(
-    "ignore:X does not have valid feature names"
+    "ignore:X does not have valid feature names",
+    "ignore:X has feature names, but",
 )
 
 
