@@ -37,10 +37,6 @@ UNIT = 0.25
 # rows it came with, to the last bit.
 CHUNK_ROWS = 256
 
-# Fewest steps of an epoch: budgets count epochs, and on 30 rows an epoch of a step or
-# two would train nothing.
-LEAST_STEPS = 16
-
 
 @dataclass(frozen=True)
 class Placement:
@@ -159,13 +155,15 @@ class Rows:
         order = torch.randperm(len(self), generator=generator).numpy()
         return self.subset(np.sort(order[n_held_out:])), self.subset(order[:n_held_out])
 
-    def batches(self, batch_size: int, generator: Generator) -> Iterator[Tensor]:
+    def batches(
+        self, batch_size: int, generator: Generator, least: int = 1
+    ) -> Iterator[Tensor]:
         """One epoch: every row, shuffled, in batches whose sizes differ by one.
 
-        Where that makes fewer than `LEAST_STEPS` batches, it is done more than once.
+        Where that makes fewer than `least` batches, it is done more than once.
         """
         n_batches = math.ceil(len(self) / batch_size)
-        for _ in range(math.ceil(LEAST_STEPS / n_batches)):
+        for _ in range(math.ceil(least / n_batches)):
             order = torch.randperm(len(self), generator=generator).numpy()
             for positions in np.array_split(order, n_batches):
                 yield self.take(positions)

@@ -4,6 +4,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 __all__ = [
     "LOG_2PI",
@@ -29,17 +30,19 @@ def expected_log_density(
     .. math:: E_{N(z | m, v)} \log N(z | \mu_c, s^2_c) = -\frac12 \sum_j \left[
         \log 2 \pi s^2_{cj} + \frac{v_j + (m_j - \mu_{cj})^2}{s^2_{cj}} \right]
 
-    Shapes (..., L) and (K, L) give (..., K), in nats. The square is expanded into two
-    matrix products, so no (..., K, L) tensor exists. Both sides are first moved to the
-    center of the components: far from the origin the expansion would cancel badly.
+    Shapes (..., L) and (K, L) give (..., K), in nats. The square is expanded: what is
+    left is linear in (m^2 + v, m), one matrix product, and no (..., K, L) tensor
+    exists. Both sides are first moved to the center of the components: far from the
+    origin the expansion would cancel badly.
     """
     center = means.detach().mean(0)
     mean, means = mean - center, means - center
     precisions = torch.exp(-log_variances)
-    constant = (log_variances + LOG_2PI + means.square() * precisions).sum(1)  # (K,)
-    second_moment = mean.square() + variance
-    quadratic = second_moment @ precisions.T - 2 * mean @ (means * precisions).T
-    return -0.5 * (constant + quadratic)
+    scaled = means * precisions
+    constant = (log_variances + LOG_2PI + means * scaled).sum(1)
+    moments = torch.cat([mean.square() + variance, mean], dim=-1)  # (..., 2L)
+    weights = torch.cat([-0.5 * precisions, scaled], dim=1)  # (K, 2L)
+    return F.linear(moments, weights, -0.5 * constant)
 
 
 def average_log_responsibilities(log_joint: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from numpy.random import RandomState
 from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
-from torch.optim import Adam, Optimizer
+from torch.optim import SGD, Adam, Optimizer
 
 from skvade._batching import UNIT, Rows, make_generator
 from skvade._inference import (
@@ -40,6 +40,7 @@ __all__ = [
 MOMENTUM = 0.9
 LEAST_VARIANCE = 1e-10  # of a component at the start, should reg_covar be zero
 MANY_FEATURES = 8  # with fewer, pretraining at the full rate is unstable
+LEAST_STEPS = 8  # of an epoch in the short stages: on 30 rows two would train nothing
 GRADIENT_NORM = 1.0  # cap on the norm of a pretraining gradient
 CATCH_UP_SPEED = 5  # learning rate of the new parts, in learning_rate_init
 START_VARIANCE = 0.05  # of q(z|x), as a fraction of the average component's
@@ -172,7 +173,8 @@ def pretrain(run: Run) -> None:
     ]
     few_features = min(1.0, run.rows.X.shape[1] / MANY_FEATURES)
     learning_rate = few_features * run.plan.pretrain_learning_rate_init
-    optimizer = torch.optim.SGD(parameters, learning_rate, MOMENTUM)
+    fused = run.rows.placement.device.type != "mps"
+    optimizer = SGD(parameters, learning_rate, MOMENTUM, fused=fused)
 
     def step(x: Tensor) -> Tensor:
         loss = (decoder(encoder.embed(x)) - x).square().mean()
@@ -184,7 +186,7 @@ def pretrain(run: Run) -> None:
 
     curve = run.record.pretrain_loss_curve
     for _ in range(run.plan.pretrain_max_iter):
-        (error,) = _epoch(run, step, _BLAME_PRETRAINING.format(run.plan))
+        (error,) = _epoch(run, step, _BLAME_PRETRAINING, LEAST_STEPS)
         curve.append(error / UNIT**2)
         _report(run, "Pretraining", curve, "unexplained variance")
 
@@ -220,7 +222,7 @@ def catch_up(run: Run) -> None:
     step = _elbo_step(run, _adam(run, new, learning_rate))
     with _frozen(encoder.hidden, encoder.mean, run.model.prior):
         for _ in range(run.plan.catch_up_max_iter):
-            _epoch(run, step, _BLAME_TRAINING.format(run.plan))
+            _epoch(run, step, _BLAME_TRAINING, LEAST_STEPS)
 
 
 def maximize_elbo(run: Run) -> None:
@@ -236,7 +238,7 @@ def maximize_elbo(run: Run) -> None:
     best = None
     try:
         while len(record.lower_bounds) < plan.max_iter and not record.converged:
-            loss, bound = _epoch(run, step, _BLAME_TRAINING.format(plan))
+            loss, bound = _epoch(run, step, _BLAME_TRAINING)
             record.loss_curve.append(loss)
             record.lower_bounds.append(bound)
             _report(run, "Training", record.lower_bounds, "ELBO")
@@ -267,20 +269,23 @@ def number_components(run: Run) -> None:
 # --- What the stages are made of ----------------------------------------------------
 
 
-def _epoch(run: Run, step: Callable[[Tensor], Tensor], blame: str) -> list[float]:
+def _epoch(
+    run: Run, step: Callable[[Tensor], Tensor], blame: str, least_steps: int = 1
+) -> list[float]:
     """Call `step` on every batch; the sums that it returns, per row.
 
     The sums stay on the device until the epoch ends: reading one would wait for it.
     """
     totals, n_visited = 0.0, 0
-    for x in run.rows.batches(run.plan.batch_size, run.chance.order):
+    batches = run.rows.batches(run.plan.batch_size, run.chance.order, least_steps)
+    for x in batches:
         totals = totals + step(x)
         n_visited += len(x)
     means = (totals / n_visited).tolist()
     if not all(map(math.isfinite, means)):
         raise ValueError(
-            f"Training met a loss of {means[0]}, which is not finite. Lower {blame}, "
-            "or rescale X if it holds extreme values."
+            f"Training met a loss of {means[0]}, which is not finite. Lower "
+            f"{blame.format(run.plan)}, or rescale X if it holds extreme values."
         )
     return means
 

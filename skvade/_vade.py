@@ -127,12 +127,13 @@ class VaDEClusterer(FittedVaDE, ClusterMixin, BaseEstimator):
         Weight of the latent terms of the bound in training. Below 1 the reconstruction
         counts more and clusters dissolve less; scores are the true bound in any case.
 
-    max_iter : int, default=200
+    max_iter : int, default=300
         Most epochs of the last stage.
 
     batch_size : int or "auto", default="auto"
-        Rows per step. "auto" is a 32nd of the rows, at least 8 and at most 256. Data
-        that make fewer than 16 steps are visited more than once per epoch.
+        Rows per step. "auto" is a 32nd of the rows, at least 16 and at most 256. In
+        pretraining and catching up, rows that make fewer than 8 steps are visited
+        more than once per epoch.
 
     learning_rate_init : float, default=1e-3
         Learning rate of Adam in the last stage. On big data a lower rate, such as 2e-4,
@@ -272,7 +273,7 @@ class VaDEClusterer(FittedVaDE, ClusterMixin, BaseEstimator):
         responsibilities="expected",
         n_draws=1,
         beta=1.0,
-        max_iter=200,
+        max_iter=300,
         batch_size="auto",
         learning_rate_init=1e-3,
         tol=0.1,
@@ -393,7 +394,7 @@ class VaDEClusterer(FittedVaDE, ClusterMixin, BaseEstimator):
     def _plan(self, X: NDArray) -> Plan:
         values = {field.name: getattr(self, field.name) for field in fields(Plan)}
         if self.batch_size == "auto":
-            values["batch_size"] = min(256, max(8, len(X) // 32))
+            values["batch_size"] = min(256, max(16, len(X) // 32))
         labels = given_labels(self.init)
         if labels is not None:
             values["init"] = labels

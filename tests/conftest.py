@@ -11,11 +11,11 @@ from torch import nn
 from skvade import VaDEClusterer
 from skvade._mixture import MixturePrior
 from skvade._networks import VaDE
+from skvade._objective import Posterior
 
 # The processes of pytest-xdist share the cores: threads of theirs would be in the way.
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
-from skvade._objective import Posterior
 
 
 def read_only(array):

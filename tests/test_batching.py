@@ -9,7 +9,6 @@ from torch import nn
 from skvade import _batching
 from skvade._batching import (
     CHUNK_ROWS,
-    LEAST_STEPS,
     UNIT,
     Rows,
     Standardization,
@@ -137,14 +136,16 @@ def test_chunks_have_one_shape_and_cover_the_rows_in_order(n_rows):
     assert [*chain(*numbers(x[:n] for x, n in chunks))] == list(range(n_rows))
 
 
+@pytest.mark.parametrize("least", [1, 8])
 @pytest.mark.parametrize(
     "n_rows, batch_size", [(100, 8), (64, 8), (10, 3), (7, 7), (5, 100), (1, 1)]
 )
-def test_an_epoch_visits_every_row_equally_often(n_rows, batch_size):
-    batches = numbers(numbered_rows(n_rows).batches(batch_size, make_generator(0)))
+def test_an_epoch_visits_every_row_equally_often(n_rows, batch_size, least):
+    rows = numbered_rows(n_rows)
+    batches = numbers(rows.batches(batch_size, make_generator(0), least))
     n_batches = -(-n_rows // batch_size)
-    n_visits = -(-LEAST_STEPS // n_batches)
-    assert len(batches) == n_visits * n_batches >= LEAST_STEPS
+    n_visits = -(-least // n_batches)
+    assert len(batches) == n_visits * n_batches >= least
     for visit in range(n_visits):
         of_visit = batches[visit * n_batches : (visit + 1) * n_batches]
         assert sorted(chain(*of_visit)) == list(range(n_rows))
@@ -161,10 +162,10 @@ def test_batches_differ_by_one_row_at_most(n_rows, batch_size):
 def test_every_visit_has_an_order_of_its_own_that_the_generator_decides():
     def two_epochs(seed):
         rows, generator = numbered_rows(50), make_generator(seed)
-        return [*chain(*(numbers(rows.batches(50, generator)) for _ in range(2)))]
+        return [*chain(*(numbers(rows.batches(50, generator, 3)) for _ in range(2)))]
 
     orders = two_epochs(0)
-    assert len({tuple(order) for order in orders}) == 2 * LEAST_STEPS
+    assert len({tuple(order) for order in orders}) == 2 * 3
     assert two_epochs(0) == orders
     assert two_epochs(1)[0] != orders[0]
 

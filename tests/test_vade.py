@@ -324,7 +324,7 @@ def test_a_model_of_any_device_answers_on_the_cpu(tiny, X, device):
 # --- Parameters that only training reads --------------------------------------------
 
 
-@pytest.mark.parametrize("n_samples, expected", [(30, 8), (3200, 100), (10**6, 256)])
+@pytest.mark.parametrize("n_samples, expected", [(30, 16), (3200, 100), (10**6, 256)])
 def test_automatic_batch_size_gives_small_data_enough_steps(n_samples, expected):
     X = np.broadcast_to(0.0, (n_samples, 1))
     assert VaDEClusterer()._plan(X).batch_size == expected
