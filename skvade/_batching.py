@@ -40,10 +40,11 @@ CHUNK_ROWS = 256
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the arithmetic happens and in which dtype."""
+    """Where the arithmetic happens, in which dtype, and how the hidden layers do it."""
 
     device: torch.device
     dtype: torch.dtype
+    bfloat16: bool = False
 
     def __call__(self, values: NDArray) -> Tensor:
         return torch.from_numpy(values).to(self.device, self.dtype)
@@ -56,15 +57,33 @@ def available_devices() -> list[str]:
     return [*(["cuda"] if cuda else []), *cuda, *mps, "cpu"]
 
 
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether matrix products in bfloat16 are faster than in float32 there.
+
+    On a CPU they are with AMX, or with AMD's form of AVX-512; Intel's AVX-512 without
+    AMX takes twice as long as for float32. Elsewhere than on CUDA nothing was measured.
+    """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
+        return False
+    # Older versions of torch do not tell.
+    has = getattr(torch.cpu, "get_capabilities", dict)()
+    intel = "Intel" in has.get("cpu_name", "")
+    return bool(has.get("amx_bf16") or (has.get("avx512_bf16") and not intel))
+
+
 def place(device: str, precision: str, *, strict: bool = True) -> Placement:
     """The placement that the parameters `device` and `precision` ask for.
+
+    A model that was fitted elsewhere predicts here: only when `strict` does a missing
+    device raise and missing support for bfloat16 warn. Otherwise the CPU and float32
+    take their place, the CPU with a warning.
 
     Raises
     ------
     ValueError
         If there is no such kind of device, or, when `strict`, none on this machine.
-        Otherwise a missing device gives way to the CPU with a warning: a model that was
-        fitted elsewhere predicts here.
     """
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
         raise ValueError(
@@ -80,8 +99,16 @@ def place(device: str, precision: str, *, strict: bool = True) -> Placement:
             raise ValueError(f"{message} Use device='auto'.")
         warnings.warn(f"{message} Computing on the CPU.", stacklevel=4)
         device = "cpu"
+    where = torch.device(device)
     dtype = torch.float64 if precision == "float64" else torch.float32
-    return Placement(torch.device(device), dtype)
+    bfloat16 = precision == "bfloat16" and has_fast_bfloat16(where)
+    if strict and precision == "bfloat16" and not bfloat16:
+        warnings.warn(
+            f"precision='bfloat16' would be slower than float32 on this {device}, so "
+            "float32 is used. Set precision='float32' to say so yourself.",
+            stacklevel=4,
+        )
+    return Placement(where, dtype, bfloat16)
 
 
 def make_generator(seed: int, device: torch.device | str = "cpu") -> Generator:

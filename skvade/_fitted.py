@@ -277,7 +277,7 @@ class FittedVaDE(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         return place(self.device, self.precision, strict=False)
 
     def _model(self, placement: Placement) -> VaDE:
-        model = VaDE(**self._architecture, bfloat16=self.precision == "bfloat16")
+        model = VaDE(**self._architecture, bfloat16=placement.bfloat16)
         model.to(placement.device, placement.dtype)
         load_parameters(model, self._parameters)
         return model

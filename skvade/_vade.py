@@ -166,8 +166,8 @@ class VaDEClusterer(FittedVaDE, ClusterMixin, BaseEstimator):
         CUDA, MPS and CPU that is there.
 
     precision : {"float32", "bfloat16", "float64"}, default="float32"
-        Arithmetic of the networks. "bfloat16" uses it in the hidden layers only, which
-        is faster where the hardware supports it.
+        Arithmetic of the networks. "bfloat16" uses it in the hidden layers only; where
+        the hardware is no faster in it, float32 takes its place, and `fit` warns.
 
     random_state : int, RandomState instance or None, default=None
         Seed of the initial weights, of the order of the rows, of the draws of z and of
@@ -375,8 +375,7 @@ class VaDEClusterer(FittedVaDE, ClusterMixin, BaseEstimator):
         standard = Standardization.of(X, center=self.likelihood == "gaussian")
         rows = Rows.of(X, standard, placement)
         shape = architecture(self, X.shape[1])
-        bfloat16 = self.precision == "bfloat16"
-        model = build({**shape, "bfloat16": bfloat16}, rows, chance)
+        model = build({**shape, "bfloat16": placement.bfloat16}, rows, chance)
         training, held_out = rows.split(n_held_out(self, X), chance.order)
         return Run(model, training, held_out, self._plan(X), chance)
 

@@ -8,7 +8,7 @@ import torch
 from sklearn.datasets import make_blobs
 from torch import nn
 
-from skvade import VaDEClusterer
+from skvade import VaDEClusterer, _batching
 from skvade._mixture import MixturePrior
 from skvade._networks import VaDE
 from skvade._objective import Posterior
@@ -21,6 +21,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 def read_only(array):
     array.setflags(write=False)
     return array
+
+
+@pytest.fixture(autouse=True)
+def fast_bfloat16(monkeypatch):
+    """Compute in bfloat16 where asked to, on any machine."""
+    monkeypatch.setattr(_batching, "has_fast_bfloat16", lambda device: True)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,6 @@
+from contextlib import nullcontext
 from itertools import chain
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -100,6 +102,33 @@ def test_tensors_have_the_dtype_of_the_precision(precision, dtype):
     rows = Rows.of(np.ones((3, 2), dtype), AS_IS, place("cpu", precision))
     expected = torch.float64 if precision == "float64" else torch.float32
     assert rows.take(np.arange(3)).dtype == expected
+
+
+INTEL = {"cpu_name": "Intel Xeon", "avx512_bf16": True}
+AMD = {"cpu_name": "AMD EPYC", "avx512_bf16": True}
+
+
+@pytest.mark.parametrize(
+    "capabilities, fast",
+    [
+        ({}, False),
+        (INTEL, False),
+        ({**INTEL, "amx_bf16": True}, True),
+        (AMD, True),
+        ({**AMD, "avx512_bf16": False}, False),
+    ],
+)
+def test_bfloat16_gives_way_with_a_warning_where_it_is_slow(
+    monkeypatch, capabilities, fast
+):
+    monkeypatch.undo()  # what conftest says of every machine
+    reports = {"get_capabilities": lambda: capabilities}
+    monkeypatch.setattr(_batching.torch, "cpu", SimpleNamespace(**reports))
+    message = "precision='bfloat16' would be slower than float32 on this cpu"
+    with nullcontext() if fast else pytest.warns(UserWarning, match=message):
+        assert place("cpu", "bfloat16").bfloat16 is fast
+    assert place("cpu", "bfloat16", strict=False).bfloat16 is fast
+    assert not place("cpu", "float32").bfloat16
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
