@@ -47,6 +47,7 @@ PARAMETER_CONSTRAINTS: dict[str, list] = {
     "max_iter": [_POSITIVE_INT],
     "batch_size": [StrOptions({"auto"}), _POSITIVE_INT],
     "learning_rate_init": [_POSITIVE],
+    "mixture_learning_rate_init": [_POSITIVE, None],
     "tol": [_NON_NEGATIVE],
     "n_iter_no_change": [_POSITIVE_INT],
     "early_stopping": ["boolean"],
@@ -117,8 +118,10 @@ def n_held_out(estimator: BaseEstimator, X: NDArray) -> int:
     return math.ceil(estimator.validation_fraction * len(X))
 
 
-def check_rows(estimator: BaseEstimator, X: NDArray) -> None:
+def check_rows(estimator: BaseEstimator, X: NDArray, warm: bool) -> None:
     """Reject rows that the parameters cannot work on, before any work is done.
+
+    A warm start has no use for `init`.
 
     Raises
     ------
@@ -140,7 +143,7 @@ def check_rows(estimator: BaseEstimator, X: NDArray) -> None:
             "MinMaxScaler, or use likelihood='gaussian'."
         )
     labels = given_labels(estimator.init)
-    if labels is not None:
+    if labels is not None and not warm:
         check_labels(labels, estimator.n_clusters, len(X), "The array given as init")
 
 
@@ -152,13 +155,15 @@ def warn_of_result(estimator: BaseEstimator) -> None:
             f"{n_empty} of {estimator.n_clusters} clusters hold no row. Lower "
             "n_clusters, try another random_state or init, or lower beta.",
             ConvergenceWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
     budget_spent = estimator.n_iter_ == estimator.max_iter and estimator.tol > 0
     if budget_spent and not estimator.converged_:
         warnings.warn(
-            f"The ELBO was still rising after max_iter={estimator.max_iter} epochs. "
-            "Raise max_iter or tol, or set tol=0 to train for just as long.",
+            f"Training ended after max_iter={estimator.max_iter} epochs, before the "
+            f"{'held-out ' if estimator.early_stopping else ''}ELBO was level for "
+            f"n_iter_no_change={estimator.n_iter_no_change} of them. Raise max_iter or "
+            "tol, or set tol=0 to train for just as long.",
             ConvergenceWarning,
-            stacklevel=3,
+            stacklevel=4,
         )

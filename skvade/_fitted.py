@@ -252,23 +252,24 @@ class FittedVaDE(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
             X = model.likelihood.draw(model.decoder(torch.from_numpy(z)), generator)
         return X.numpy(), c
 
-    def to_torch(self, device: str | None = None) -> VaDE:
+    def to_torch(self, device: str | torch.device | None = None) -> VaDE:
         """The fitted model as a fresh PyTorch module, to go on with in PyTorch.
 
         Parameters
         ----------
-        device : str, default=None
+        device : str or torch.device, default=None
             Where to put it; None follows the parameter `device`.
 
         Returns
         -------
         model : torch.nn.Module
-            Called on a tensor of rows it gives log q(c|x). Its methods `encode` and
+            Called on a tensor of rows, of float32 unless `precision` is "float64", it
+            gives log q(c|x). Its methods `encode` and
             `decode` give q(z|x) and E[x|z], its modules are `encoder`, `decoder`,
             `prior` and `likelihood`. Changing it does not change the estimator.
         """
         check_is_fitted(self)
-        wanted = self.device if device is None else device
+        wanted = self.device if device is None else str(device)
         return self._model(place(wanted, self.precision, strict=device is not None))
 
     # --- State ----------------------------------------------------------------------

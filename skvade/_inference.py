@@ -33,8 +33,8 @@ __all__ = [
     "reconstruct",
 ]
 
-# Pairs of opposite draws at which the ELBO of a row is taken, at least.
-N_DRAW_PAIRS = 4
+# Pairs of opposite draws at which the ELBO of a row is taken, at least and at most.
+LEAST_PAIRS, MOST_PAIRS = 4, 32
 
 
 def _fixed_noise(model: VaDE) -> Tensor:
@@ -42,13 +42,15 @@ def _fixed_noise(model: VaDE) -> Tensor:
 
     All rows share its error, so it must not have one where it counts: opposite points
     on the axes of random orthogonal frames have mean zero and covariance one, which
-    makes the average exact for a decoder that is linear where q(z|x) lives.
+    makes the average exact for a decoder that is linear where q(z|x) lives. With more
+    than `MOST_PAIRS` latent dimensions the axes are some of a frame, for the time.
     """
     latent_dim = model.prior.means.shape[1]
-    n_frames = math.ceil(N_DRAW_PAIRS / latent_dim)
+    n_frames = math.ceil(LEAST_PAIRS / latent_dim)
     shape = (n_frames, latent_dim, latent_dim)
     normal = torch.randn(shape, generator=make_generator(0), dtype=torch.float64)
     axes = torch.linalg.qr(normal).Q.reshape(-1, 1, latent_dim) * math.sqrt(latent_dim)
+    axes = axes[:MOST_PAIRS]
     return torch.cat([axes, -axes])
 
 

@@ -35,7 +35,10 @@ def check_labels(labels: NDArray, n_clusters: int, n_samples: int, source: str) 
             f"Got shape {labels.shape} instead."
         )
     if not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(f"{source} must give integers. Got {labels.dtype} instead.")
+        raise ValueError(
+            f"{source} must give integers. Got {labels.dtype} instead. LabelEncoder "
+            "turns other labels into integers."
+        )
     n_groups = len(np.unique(labels[labels >= 0]))
     if not 1 <= n_groups <= n_clusters:
         raise ValueError(

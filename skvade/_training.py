@@ -2,7 +2,8 @@
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -44,7 +45,7 @@ LEAST_STEPS = 8  # of an epoch in the short stages: on 30 rows two would train n
 GRADIENT_NORM = 1.0  # cap on the norm of a pretraining gradient
 CATCH_UP_SPEED = 5  # learning rate of the new parts, in learning_rate_init
 START_VARIANCE = 0.05  # of q(z|x), as a fraction of the average component's
-NOISE_LEARNING_RATE = 1e-2  # a step moves the noise variance by a per cent
+NOISE_RATE = 1e-2  # a step moves the noise variance by a per cent
 
 _BLAME_PRETRAINING = "pretrain_learning_rate_init={0.pretrain_learning_rate_init!r}"
 _BLAME_TRAINING = "learning_rate_init={0.learning_rate_init!r}"
@@ -61,6 +62,7 @@ class Plan:
     catch_up_max_iter: int
     max_iter: int
     learning_rate_init: float
+    mixture_learning_rate_init: float | None
     batch_size: int
     n_draws: int
     responsibilities: str
@@ -217,9 +219,9 @@ def catch_up(run: Run) -> None:
     encoder, decoder = run.model.encoder, run.model.decoder
     unexplained = [1.0, *run.record.pretrain_loss_curve][-1]
     run.model.likelihood.adopt(decoder.output, unexplained * UNIT**2)
-    new = [*encoder.log_variance.parameters(), *decoder.parameters()]
     learning_rate = CATCH_UP_SPEED * run.plan.learning_rate_init
-    step = _elbo_step(run, _adam(run, new, learning_rate))
+    new = (encoder.log_variance, decoder)
+    step = _elbo_step(run, _adam(run, {part: learning_rate for part in new}))
     with _frozen(encoder.hidden, encoder.mean, run.model.prior):
         for _ in range(run.plan.catch_up_max_iter):
             _epoch(run, step, _BLAME_TRAINING, LEAST_STEPS)
@@ -231,9 +233,10 @@ def maximize_elbo(run: Run) -> None:
     With rows held out, theirs is the bound that counts, and the best model is kept.
     """
     model, plan, record = run.model, run.plan, run.record
-    parts = [*model.encoder.parameters(), *model.decoder.parameters()]
-    parts += model.prior.parameters()
-    step = _elbo_step(run, _adam(run, parts, plan.learning_rate_init))
+    speed = dict.fromkeys((model.encoder, model.decoder), plan.learning_rate_init)
+    mixture_speed = plan.mixture_learning_rate_init
+    speed[model.prior] = mixture_speed or plan.learning_rate_init
+    step = _elbo_step(run, _adam(run, speed))
     plateau = Plateau(plan.tol, plan.n_iter_no_change)
     best = None
     try:
@@ -311,14 +314,13 @@ def _elbo_step(run: Run, optimizer: Optimizer) -> Callable[[Tensor], Tensor]:
     return step
 
 
-def _adam(run: Run, parameters: Iterable[nn.Parameter], learning_rate: float) -> Adam:
-    """Adam over these parameters, and over the noise variance at its own rate."""
-    noise = {
-        "params": list(run.model.likelihood.parameters()),
-        "lr": NOISE_LEARNING_RATE,
-    }
-    groups = [{"params": list(parameters)}, *([noise] if noise["params"] else [])]
-    return Adam(groups, learning_rate, fused=run.rows.placement.device.type != "mps")
+def _adam(run: Run, speed: dict[nn.Module, float]) -> Adam:
+    """Adam over modules, each at its learning rate; the noise variance has its own."""
+    groups = defaultdict(list)
+    for module, learning_rate in {**speed, run.model.likelihood: NOISE_RATE}.items():
+        groups[learning_rate] += module.parameters()
+    fused = run.rows.placement.device.type != "mps"
+    return Adam([{"params": p, "lr": r} for r, p in groups.items() if p], fused=fused)
 
 
 @contextmanager

@@ -139,6 +139,11 @@ class VaDEClusterer(FittedVaDE, ClusterMixin, BaseEstimator):
         Learning rate of Adam in the last stage. On big data a lower rate, such as 2e-4,
         keeps more of what pretraining found.
 
+    mixture_learning_rate_init : float or None, default=None
+        Learning rate of the mixture in the last stage; None for `learning_rate_init`.
+        Adam's steps do not shrink with `beta`: where the start is good, as on big data,
+        1e-5 keeps the mixture near it.
+
     tol : float, default=0.1
         The last stage has converged when, for `n_iter_no_change` epochs in a row, none
         raised the best ELBO by `tol` nats per row. 0 uses the whole budget.
@@ -159,7 +164,8 @@ class VaDEClusterer(FittedVaDE, ClusterMixin, BaseEstimator):
 
     warm_start : bool, default=False
         Whether `fit` continues the last stage from the fitted state, if there is one,
-        instead of starting afresh.
+        instead of starting afresh. The curves are then of this call alone, and
+        `init_labels_` are the clusters at its start.
 
     device : str, default="auto"
         Where to compute: "cpu", "cuda", "cuda:1", "mps", or "auto" for the first of
@@ -248,7 +254,7 @@ class VaDEClusterer(FittedVaDE, ClusterMixin, BaseEstimator):
     >>> from sklearn.datasets import make_blobs
     >>> from skvade import VaDEClusterer
     >>> X, y = make_blobs(n_samples=300, n_features=5, centers=3, random_state=0)
-    >>> model = VaDEClusterer(n_clusters=3, tol=0, random_state=0).fit(X)
+    >>> model = VaDEClusterer(n_clusters=3, random_state=0).fit(X)
     >>> model.predict_proba(X).shape
     (300, 3)
     >>> model.transform(X).shape
@@ -276,6 +282,7 @@ class VaDEClusterer(FittedVaDE, ClusterMixin, BaseEstimator):
         max_iter=300,
         batch_size="auto",
         learning_rate_init=1e-3,
+        mixture_learning_rate_init=None,
         tol=0.1,
         n_iter_no_change=10,
         early_stopping=False,
@@ -303,6 +310,7 @@ class VaDEClusterer(FittedVaDE, ClusterMixin, BaseEstimator):
         self.max_iter = max_iter
         self.batch_size = batch_size
         self.learning_rate_init = learning_rate_init
+        self.mixture_learning_rate_init = mixture_learning_rate_init
         self.tol = tol
         self.n_iter_no_change = n_iter_no_change
         self.early_stopping = early_stopping
@@ -320,8 +328,9 @@ class VaDEClusterer(FittedVaDE, ClusterMixin, BaseEstimator):
     def fit(self, X: ArrayLike, y: object = None) -> Self:
         """Learn networks and mixture from X.
 
-        An interrupt from the keyboard during the last stage ends it with a warning and
-        keeps what was learned so far. If fit fails, the estimator stays as it was.
+        An interrupt from the keyboard during the last stage ends it with a warning,
+        keeps what was learned so far and does not reach the caller; in an earlier stage
+        it does. If fit fails, the estimator stays as it was.
 
         Parameters
         ----------
@@ -345,7 +354,7 @@ class VaDEClusterer(FittedVaDE, ClusterMixin, BaseEstimator):
         with _unchanged_on_error(self), gradients():
             warm = self.warm_start and hasattr(self, "_parameters")
             X = validate_data(self, X, reset=not warm, dtype=FLOATS)
-            check_rows(self, X)
+            check_rows(self, X, warm)
             run = self._warm_run(X) if warm else self._fresh_run(X)
             (continue_training if warm else train)(run)
             self._adopt(run)

@@ -46,6 +46,11 @@ def test_warm_start_takes_other_rows(tiny, X, X_new):
     assert len(model.labels_) == len(model.init_labels_) == 700
 
 
+def test_warm_start_has_no_use_for_init(tiny, blobs, X_new):
+    X, y = blobs
+    assert len(tiny(warm_start=True, init=y).fit(X).fit(X_new).labels_) == 700
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -44,6 +44,7 @@ WRONG = {
     "max_iter": (OF_POSITIVE_INT, [0, 10.0, None]),
     "batch_size": (f"a str among {{'auto'}} or {OF_POSITIVE_INT}", [0, 1.5, "all"]),
     "learning_rate_init": (OF_POSITIVE, [0.0, "constant"]),
+    "mixture_learning_rate_init": (f"{OF_POSITIVE} or None", [0.0, "constant"]),
     "tol": (OF_NON_NEGATIVE, [-1e-3, None]),
     "n_iter_no_change": (OF_POSITIVE_INT, [0, np.inf]),
     "early_stopping": (OF_BOOL, ["yes", None, 1]),

@@ -281,6 +281,11 @@ def test_the_module_says_what_the_estimator_says(fitted, bernoulli, X, X_unit):
         assert_allclose(decoded, model.reconstruct(rows), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("device", ["cpu", torch.device("cpu")])
+def test_the_module_goes_to_a_device(fitted, device):
+    assert fitted.to_torch(device).prior.means.device.type == "cpu"
+
+
 def test_changing_the_module_does_not_change_the_estimator(fitted, X):
     module = fitted.to_torch()
     before = fitted.transform(X)

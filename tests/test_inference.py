@@ -201,3 +201,12 @@ def test_elbo_is_exact_for_a_linear_decoder(make_model, normal):
     spread = 0.3 * columns.square().sum() / model.likelihood.log_noise.exp()
     actual = torch.from_numpy(ANSWERS["elbo"](model, rows_of(x.numpy()))[:, 0])
     torch.testing.assert_close(actual, at_mean - spread / 2)
+
+
+@pytest.mark.parametrize("latent_dim, n_draws", [(1, 8), (3, 12), (10, 20), (500, 64)])
+def test_draws_are_centered_and_as_wide_as_a_normal(make_model, latent_dim, n_draws):
+    draws = _inference._fixed_noise(make_model(latent_dim=latent_dim))
+    assert draws.shape == (n_draws, 1, latent_dim)
+    torch.testing.assert_close(draws.sum(0), torch.zeros(1, latent_dim).double())
+    norms = draws.square().sum(-1)
+    torch.testing.assert_close(norms, torch.full_like(norms, latent_dim))

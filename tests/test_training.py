@@ -43,6 +43,7 @@ PLAN = Plan(
     catch_up_max_iter=2,
     max_iter=3,
     learning_rate_init=1e-3,
+    mixture_learning_rate_init=None,
     batch_size=16,
     n_draws=1,
     responsibilities="expected",
@@ -258,6 +259,20 @@ def test_the_last_stage_trains_every_parameter(X, responsibilities):
     before = state_of(run.model)
     after(run, maximize_elbo)
     assert changed(before, run.model) == {n for n, _ in run.model.named_parameters()}
+
+
+def test_the_mixture_moves_at_a_rate_of_its_own(X):
+    def moved(rate, name):
+        run = run_of(X, max_iter=1, mixture_learning_rate_init=rate)
+        after(run, pretrain, start_mixture, catch_up)
+        before = state_of(run.model)[name]
+        after(run, maximize_elbo)
+        return (state_of(run.model)[name] - before).abs().max()
+
+    n_steps = math.ceil(len(X) / PLAN.batch_size)
+    assert 0 < moved(1e-6, "prior.means") < 1e-6 * n_steps * 1.1
+    assert moved(1e-6, "encoder.mean.bias") > 1e-4
+    assert moved(None, "prior.means") == moved(1e-3, "prior.means") > 1e-4
 
 
 @pytest.mark.parametrize("responsibilities", ["expected", "sampled"])

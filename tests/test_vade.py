@@ -262,9 +262,16 @@ def test_pretraining_can_be_skipped(tiny, X):
 
 
 def test_budget_that_ends_first_warns(tiny, X):
-    with pytest.warns(ConvergenceWarning, match="after max_iter=3 epochs. Raise"):
+    with pytest.warns(
+        ConvergenceWarning, match="after max_iter=3 epochs, before the ELBO"
+    ):
         model = tiny(tol=1e-3).fit(X)
     assert not model.converged_
+
+
+def test_budget_that_ends_first_with_rows_held_out_warns(tiny, X):
+    with pytest.warns(ConvergenceWarning, match="before the held-out ELBO was level"):
+        tiny(tol=1e-3, early_stopping=True).fit(X)
 
 
 def test_without_tolerance_the_budget_is_used_in_silence(tiny, X):
@@ -338,6 +345,7 @@ def test_automatic_batch_size_gives_small_data_enough_steps(n_samples, expected)
         {"beta": 0.1},
         {"batch_size": 50},
         {"learning_rate_init": 1e-2},
+        {"mixture_learning_rate_init": 1e-5},
         {"pretrain_learning_rate_init": 0.05},
         {"catch_up_max_iter": 0},
         {"activation": "tanh"},

@@ -2,12 +2,14 @@
 
     python tests/benchmarks/accuracy.py digits mnist --data FOLDER --seeds 0 1 2
 
-Runs that the CSV already holds are skipped, so an interrupted study resumes. Labels
-judge a result and select nothing. `mnist` is read from FOLDER/mnist.npz with the arrays
-X (70000, 784) of uint8 and y; `digits` comes with scikit-learn.
+Runs that the CSV already holds are skipped, so an interrupted study resumes. `--change`
+overrides parameters of the recipe. Labels judge a result and select nothing.
+`mnist` is read from FOLDER/mnist.npz with the arrays X (70000, 784) of uint8 and y;
+`digits` comes with scikit-learn.
 """
 
 import argparse
+import ast
 import csv
 import resource
 import time
@@ -36,11 +38,12 @@ RECIPES = {
     "mnist": {
         "likelihood": "bernoulli",
         "hidden_layer_sizes": (500, 500, 2000),
-        "pretrain_max_iter": 60,
+        "pretrain_max_iter": 120,
         "pretrain_learning_rate_init": 1.0,
         "learning_rate_init": 2e-4,
+        "mixture_learning_rate_init": 1e-5,
         "beta": 0.1,
-        "max_iter": 30,
+        "max_iter": 20,
         "tol": 0,
         "verbose": 1,
     },
@@ -56,20 +59,20 @@ def load(dataset, folder):
         return (arrays["X"] / 255).astype(np.float32), arrays["y"]
 
 
-def method(name, dataset, n_clusters, seed):
+def method(name, dataset, n_clusters, seed, change):
     """An estimator, and those of its parameters that the table should show."""
     if name == "k-means":
         return KMeans(n_clusters, n_init=10, random_state=seed), {"n_init": 10}
     if name == "GaussianMixture":
         shown = {"covariance_type": "diag"} if dataset == "mnist" else {}
         return GaussianMixture(n_clusters, random_state=seed, **shown), shown
-    recipe = RECIPES[dataset]
+    recipe = {**RECIPES[dataset], **change}
     return VaDEClusterer(n_clusters, random_state=seed, **recipe), recipe
 
 
-def run(name, dataset, X, y, seed, pictures):
+def run(name, dataset, X, y, seed, options):
     """Fit once; the row of the CSV."""
-    estimator, shown = method(name, dataset, len(np.unique(y)), seed)
+    estimator, shown = method(name, dataset, len(np.unique(y)), seed, options.change)
     start = time.perf_counter()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -95,8 +98,9 @@ def run(name, dataset, X, y, seed, pictures):
         row["init_accuracy"] = f"{clustering_accuracy(y, estimator.init_labels_):.4f}"
         row["elbo"] = f"{estimator.lower_bound_:.4f}"
         row["n_iter"] = estimator.n_iter_
-        if pictures:
-            draw(estimator, Path(pictures) / f"{dataset}_generated.png", seed)
+        if options.pictures:
+            path = Path(options.pictures) / f"{dataset}_generated.png"
+            draw(estimator, path, seed)
     return row
 
 
@@ -140,6 +144,12 @@ def main():
     parser.add_argument(
         "--methods", nargs="+", default=["k-means", "GaussianMixture", "skvade"]
     )
+    parser.add_argument(
+        "--change",
+        type=ast.literal_eval,
+        default={},
+        help="parameters of skvade that differ from the recipe, as a dict",
+    )
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--pictures", help="folder for a picture of generated rows")
     options = parser.parse_args()
@@ -147,10 +157,10 @@ def main():
         X, y = load(dataset, options.data)
         for seed in options.seeds:
             for name in options.methods:
-                _, shown = method(name, dataset, len(np.unique(y)), seed)
+                _, shown = method(name, dataset, 1, seed, options.change)
                 key = (dataset, name, repr(shown), str(seed))
                 if key not in finished(options.results):
-                    row = run(name, dataset, X, y, seed, options.pictures)
+                    row = run(name, dataset, X, y, seed, options)
                     append(options.results, row)
                     print(row)
 
