@@ -1,4 +1,4 @@
-"""Write the tables of docs/benchmarks.rst from the CSV files that the runs left.
+"""Write the tables of the documentation from the CSV files that the runs left.
 
 python tests/benchmarks/tables.py
 """
@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 DOCS = Path(__file__).parents[2] / "docs"
-BEGIN, END = ".. begin accuracy", ".. end accuracy"
-HEADER = ["Data", "Method", "Seeds", "Accuracy", "Range", "NMI", "ARI", "Start", "Time"]
+ACCURACY = ["Data", "Method", "Seeds", "Accuracy", "Range", "NMI", "ARI", "Start"]
+ACCURACY += ["Time"]
+SPEED = ["Measure", "Setting", "Ours", "Reference", "Ratio", "Threads"]
 
 
 def grouped(path):
@@ -34,10 +35,20 @@ def spread(values):
     return f"{mean} ± {values.std():.3f}" if len(values) > 1 else mean
 
 
+def recipe(parameters):
+    """What tells the recipes of one data set apart."""
+    given = ast.literal_eval(parameters)
+    if "pretrain_max_iter" not in given:
+        return ""
+    epochs = f", {given['pretrain_max_iter']} + {given['max_iter']} epochs"
+    rate = given.get("mixture_learning_rate_init")
+    beta = f", beta {given['beta']}" if "beta" in given else ""
+    return epochs + beta + (f", mixture at {rate:g}" if rate else "")
+
+
 def line(dataset, n, method, parameters, runs):
-    """A row of the table; beta tells recipes of one data set apart."""
-    beta = ast.literal_eval(parameters).get("beta")
-    method = f"{method}, beta={beta}" if beta else method
+    """A row of the table."""
+    method += recipe(parameters)
     accuracy, start = column(runs, "accuracy"), column(runs, "init_accuracy")
     return [
         f"{dataset}, {n} rows",
@@ -64,14 +75,41 @@ def table(lines):
     return "\n".join([rule, text[0].rstrip(), rule, *map(str.rstrip, text[1:]), rule])
 
 
-def main():
+def accuracy_table():
     runs = grouped(DOCS / "benchmarks" / "accuracy.csv")
-    lines = [HEADER, *(line(*key, group) for key, group in runs.items())]
-    page = DOCS / "benchmarks.rst"
-    text = page.read_text()
-    before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
-    page.write_text(f"{before}{BEGIN}\n\n{table(lines)}\n\n{END}{after}")
+    return table([ACCURACY, *(line(*key, group) for key, group in runs.items())])
+
+
+def speed_table():
+    """The latest row of each measurement."""
+    with (DOCS / "benchmarks" / "speed.csv").open() as file:
+        rows = {(row["measure"], row["setting"]): row for row in csv.DictReader(file)}
+    lines = [
+        [
+            row["measure"],
+            row["setting"],
+            f"{row['ours']} {row['unit']}",
+            f"{row['reference']} {row['unit']}",
+            row["ratio"],
+            row["threads"],
+        ]
+        for row in rows.values()
+    ]
+    return table([SPEED, *lines])
+
+
+def fill(page, name, text):
+    """Replace what stands between the two comments of that name."""
+    path = DOCS / page
+    begin, end = f".. begin {name}", f".. end {name}"
+    before, rest = path.read_text().split(begin)
+    after = rest.split(end)[1]
+    path.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}")
+
+
+def main():
+    fill("benchmarks.rst", "accuracy", accuracy_table())
+    fill("performance.rst", "speed", speed_table())
 
 
 if __name__ == "__main__":

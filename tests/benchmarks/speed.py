@@ -1,0 +1,421 @@
+"""Speed and memory, each figure a ratio within one run; a CSV row per measurement.
+
+    python tests/benchmarks/speed.py step mixture growth --threads 2
+    python tests/benchmarks/speed.py digits mnist --data FOLDER --peer PYTHON
+
+A row is written as soon as it is measured, so a study goes on with the measures that
+are missing; of two rows for one measurement the later counts. Machines are shared and
+noisy: what is compared runs in turns, and the least time of each counts. `--peer` is
+the interpreter of an environment that holds ClustPy 0.0.3 and the same torch.
+"""
+
+import argparse
+import csv
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.random import RandomState
+from sklearn.datasets import load_digits, make_blobs
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import GridSearchCV
+from torch import nn
+from torch.nn import functional as F
+
+from skvade import VaDEClusterer, __version__, _training
+from skvade._batching import Rows, Standardization, place
+from skvade._objective import Posterior, mixture_term
+from skvade.metrics import clustering_accuracy
+
+HERE = Path(__file__).parent
+RESULTS = HERE.parents[1] / "docs" / "benchmarks" / "speed.csv"
+COLUMNS = ["measure", "setting", "ours", "reference", "unit", "ratio", "threads"]
+COLUMNS += ["torch", "version"]
+PAPER = (500, 500, 2000)
+N_STEPS = 12  # steps per turn
+N_TURNS = 12
+
+
+def least_times(*functions, n_turns=N_TURNS):
+    """Least seconds of each function, run in turns after a warm-up."""
+    for function in functions:
+        function()
+    times = [[] for _ in functions]
+    for _ in range(n_turns):
+        for function, seconds in zip(functions, times, strict=True):
+            start = time.perf_counter()
+            function()
+            seconds.append(time.perf_counter() - start)
+    return [min(seconds) for seconds in times]
+
+
+# --- A step, beside a loop written for nothing else ---------------------------------
+
+
+def run_of(X, n_clusters=10, hidden_layer_sizes=PAPER, batch_size=256, **plan):
+    """A run of ours on which the stages can be called."""
+    placement = place("cpu", "float32")
+    standard = Standardization.of(X, center=False)
+    rows = Rows.of(X, standard, placement)
+    chance = _training.Chance.of(RandomState(0), placement.device)
+    shape = {
+        "n_features": X.shape[1],
+        "latent_dim": 10,
+        "n_clusters": n_clusters,
+        "hidden_layer_sizes": hidden_layer_sizes,
+        "activation": "relu",
+        "likelihood": "bernoulli",
+        "reg_covar": 1e-6,
+    }
+    model = _training.build(shape, rows, chance)
+    defaults = VaDEClusterer(batch_size=batch_size, tol=0, init="random", **plan)
+    fields = {name: getattr(defaults, name) for name in _training.Plan.__annotations__}
+    run = _training.Run(model, rows, None, _training.Plan(**fields), chance)
+    _training.start_mixture(run)
+    return run
+
+
+def our_epoch(run):
+    """A function that trains for an epoch, with the optimizer kept."""
+    model = run.model
+    parts = dict.fromkeys((model.encoder, model.decoder, model.prior), 1e-3)
+    step = _training._elbo_step(run, _training._adam(run, parts))
+    return lambda: _training._epoch(run, step, "{}")
+
+
+def minimal_epoch(X, n_clusters=10, hidden_layer_sizes=PAPER, batch_size=256):
+    """The same arithmetic with nothing around it."""
+    sizes = [X.shape[1], *hidden_layer_sizes]
+
+    def layers(sizes):
+        pairs = ([nn.Linear(*pair), nn.ReLU()] for pair in pairwise(sizes))
+        return nn.Sequential(*(layer for pair in pairs for layer in pair))
+
+    hidden, heads = layers(sizes), nn.Linear(sizes[-1], 20)
+    decoder = layers([10, *sizes[:0:-1]]).append(nn.Linear(sizes[1], sizes[0]))
+    logits = torch.zeros(n_clusters, requires_grad=True)
+    means = torch.randn(n_clusters, 10).requires_grad_()
+    log_variances = torch.zeros(n_clusters, 10, requires_grad=True)
+    mixture = [logits, means, log_variances]
+    networks = [p for part in (hidden, heads, decoder) for p in part.parameters()]
+    optimizer = torch.optim.Adam([*networks, *mixture], 1e-3, fused=True)
+    rows = torch.from_numpy(X)
+
+    def step(x):
+        mean, log_variance = heads(hidden(x)).chunk(2, dim=1)
+        variance = log_variance.exp()
+        z = mean + variance.sqrt() * torch.randn_like(mean)
+        loss = F.binary_cross_entropy_with_logits(decoder(z), x, reduction="sum")
+        precisions = torch.exp(-log_variances)
+        constant = (log_variances + means.square() * precisions).sum(1)
+        moments = torch.cat([mean.square() + variance, mean], 1)
+        weights = torch.cat([-0.5 * precisions, means * precisions], 1)
+        log_joint = F.linear(moments, weights, logits.log_softmax(0) - 0.5 * constant)
+        loss = loss - log_joint.logsumexp(1).sum() - 0.5 * log_variance.sum()
+        optimizer.zero_grad()
+        (loss / len(x)).backward()
+        optimizer.step()
+
+    def epoch():
+        for positions in torch.randperm(len(rows)).split(batch_size):
+            step(rows.index_select(0, positions))
+
+    return epoch
+
+
+def flops_of_a_row(n_features, hidden_layer_sizes):
+    """Matrix products of a training step: forward, and twice as many backward.
+
+    The gradient of the rows themselves is not needed.
+    """
+    sizes = [n_features, *hidden_layer_sizes]
+    products = 2 * sum(a * b for a, b in pairwise(sizes)) + 30 * sizes[-1]
+    return 6 * products - 2 * sizes[0] * sizes[1]
+
+
+def measure_step(options):
+    """Ours against the minimal loop, and against the bare matrix products."""
+    a, b = torch.randn(2, 2048, 2048)
+    for batch_size in (256, 1024):
+        X = np.random.default_rng(0).random((N_STEPS * batch_size, 784), np.float32)
+        ours, loop, products = least_times(
+            our_epoch(run_of(X, batch_size=batch_size)),
+            minimal_epoch(X, batch_size=batch_size),
+            lambda: [torch.mm(a, b) for _ in range(N_STEPS)],
+        )
+        setting = f"784-500-500-2000-10, batch {batch_size}, float32"
+        yield "step / minimal loop", setting, ours / N_STEPS, loop / N_STEPS, "s"
+        floor = 2 * 2048**3 * N_STEPS / products / 1e9
+        rate = flops_of_a_row(784, PAPER) * len(X) / ours / 1e9
+        yield "rate of a step / matrix product", setting, rate, floor, "GFLOP/s"
+    X = np.random.default_rng(0).random((1792, 64), np.float32)
+    small = {"hidden_layer_sizes": (128, 64), "batch_size": 56}
+    ours, loop = least_times(our_epoch(run_of(X, **small)), minimal_epoch(X, **small))
+    setting = "64-128-64-10, batch 56, float32"
+    yield "step / minimal loop", setting, ours / 32, loop / 32, "s"
+
+
+def measure_mixture(options):
+    """The part of the mixture, forward and backward, in a step."""
+    X = np.random.default_rng(0).random((N_STEPS * 256, 784), np.float32)
+    for n_clusters in (10, 100, 1000):
+        run = run_of(X, n_clusters)
+
+        def mixture(run=run):
+            shape = (256, 10)
+            for _ in range(N_STEPS):
+                posterior = Posterior(
+                    torch.randn(shape, requires_grad=True),
+                    torch.zeros(shape, requires_grad=True),
+                )
+                mixture_term(run.model.prior, posterior).mean().backward()
+
+        ours, step = least_times(mixture, our_epoch(run))
+        setting = f"784-500-500-2000-10, batch 256, K = {n_clusters}"
+        yield "mixture / step", setting, ours / N_STEPS, step / N_STEPS, "s"
+
+
+# --- Whole fits, beside ClustPy -----------------------------------------------------
+
+
+def peer(options, X, **settings):
+    """What ClustPy's VaDE took and found."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "rows.npy"
+        np.save(path, X)
+        settings = {"rows": str(path), "threads": options.threads, **settings}
+        script = str(HERE / "clustpy_vade.py")
+        command = [options.peer, script, json.dumps(settings)]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def our_fit(
+    X, hidden_layer_sizes, seed, n_clusters, batch_size, pretrain_epochs, epochs
+):
+    """The same as `peer`, of ours."""
+    model = VaDEClusterer(
+        n_clusters,
+        hidden_layer_sizes=hidden_layer_sizes,
+        likelihood="bernoulli",
+        pretrain_max_iter=pretrain_epochs,
+        catch_up_max_iter=0,
+        max_iter=epochs,
+        batch_size=batch_size,
+        n_init=1,
+        tol=0,
+        random_state=seed,
+    )
+    stamps, epoch = {}, _training._epoch
+
+    def timed(run, step, blame, *rest):
+        start = time.perf_counter()
+        answer = epoch(run, step, blame, *rest)
+        stamps.setdefault(blame, []).append(time.perf_counter() - start)
+        return answer
+
+    _training._epoch = timed
+    try:
+        start = time.perf_counter()
+        model.fit(X)
+        seconds = time.perf_counter() - start
+    finally:
+        _training._epoch = epoch
+    start = time.perf_counter()
+    model.predict(X)
+    return {
+        "fit": seconds,
+        "predict": time.perf_counter() - start,
+        "pretrain_epoch": np.median(stamps[_training._BLAME_PRETRAINING]),
+        "epoch": np.median(stamps[_training._BLAME_TRAINING]),
+        "labels": model.labels_,
+    }
+
+
+def beside_peer(options, name, X, y, n_seeds, **settings):
+    """Ours and ClustPy's in turns; the least times over the seeds."""
+    runs = {"ours": [], "clustpy": []}
+    for seed in range(n_seeds):
+        runs["ours"].append(our_fit(X, seed=seed, **settings))
+        runs["clustpy"].append(peer(options, X, seed=seed, **settings))
+    epochs = f"{settings['pretrain_epochs']} + {settings['epochs']} epochs"
+    setting = f"{name}, {epochs}, batch {settings['batch_size']}"
+    for part in ("pretrain_epoch", "epoch", "fit", "predict"):
+        ours, theirs = (min(run[part] for run in runs[who]) for who in runs)
+        yield f"ClustPy: {part.replace('_', ' ')}", setting, ours, theirs, "s"
+    ours, theirs = (
+        np.mean([clustering_accuracy(y, np.array(run["labels"])) for run in runs[who]])
+        for who in runs
+    )
+    yield "ClustPy: accuracy", f"{setting}, {n_seeds} seeds", ours, theirs, "accuracy"
+
+
+def measure_digits(options):
+    X, y = load_digits(return_X_y=True)
+    settings = {"hidden_layer_sizes": (128, 64), "batch_size": 56, "n_clusters": 10}
+    X = (X / 16).astype(np.float32)
+    yield from beside_peer(
+        options, "digits", X, y, 5, pretrain_epochs=20, epochs=30, **settings
+    )
+
+
+def measure_mnist(options):
+    with np.load(Path(options.data) / "mnist.npz") as arrays:
+        X, y = (arrays["X"] / 255).astype(np.float32), arrays["y"]
+    settings = {"hidden_layer_sizes": PAPER, "batch_size": 256, "n_clusters": 10}
+    yield from beside_peer(
+        options, "mnist", X, y, 1, pretrain_epochs=3, epochs=3, **settings
+    )
+
+
+# --- Imports, memory, growth, searches ----------------------------------------------
+
+
+def in_fresh_process(code, options):
+    """Standard output of Python code, run with the threads of this study."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(
+        command, check=True, stdout=subprocess.PIPE, text=True, env=environment
+    )
+    return done.stdout
+
+
+def measure_imports(options):
+    floor = "import torch, sklearn.cluster, sklearn.mixture"
+    ours, theirs = least_times(
+        lambda: in_fresh_process("import skvade", options),
+        lambda: in_fresh_process(floor, options),
+    )
+    yield "import", floor, ours, theirs, "s"
+
+
+MEMORY = """
+import resource, sys
+import numpy as np
+from skvade import VaDEClusterer
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+X = np.random.default_rng(0).random(({n}, 500), np.float32)
+small = VaDEClusterer(n_init=1, max_iter=1, pretrain_max_iter=1, random_state=0)
+small.fit(X[:500])
+before = peak()
+if {predict}:
+    small.predict(X)
+else:
+    small.fit(X)
+print(peak() - before, X.nbytes / 2**20)
+"""
+
+
+def measure_memory(options):
+    """What a fit and a prediction add to the peak of the process, in MiB."""
+    for n_samples in (50_000, 200_000):
+        for predict in (False, True):
+            code = MEMORY.format(n=n_samples, predict=predict)
+            added, size = map(float, in_fresh_process(code, options).split())
+            name = "predict" if predict else "fit"
+            setting = f"{n_samples} x 500, float32"
+            yield f"memory that {name} adds / X", setting, added, size, "MiB"
+
+
+def measure_growth(options):
+    """Time of an epoch as one size grows fourfold; the reference is the quarter."""
+    base = {"n": 4096, "D": 200, "K": 25, "L": 10}
+    for name in base:
+        times = []
+        for factor in (1, 4, 16):
+            size = {**base, name: base[name] * factor}
+            X, _ = make_blobs(size["n"], size["D"], random_state=0)
+            model = VaDEClusterer(
+                size["K"],
+                latent_dim=size["L"],
+                batch_size=256,
+                init="random",
+                pretrain_max_iter=0,
+                catch_up_max_iter=0,
+                max_iter=2,
+                tol=0,
+                random_state=0,
+            )
+            times += least_times(lambda m=model, X=X: m.fit(X.astype(np.float32)))
+            if len(times) > 1:
+                setting = f"{name} from {size[name] // 4} to {size[name]}"
+                yield "growth", setting, times[-1], times[-2], "s"
+
+
+def measure_search(options):
+    """GridSearchCV over eight candidates with two processes, against one."""
+    X, _ = make_blobs(600, 10, centers=5, random_state=0)
+
+    def search(n_jobs):
+        model = VaDEClusterer(max_iter=30, tol=0, random_state=0)
+        grid = {"n_clusters": list(range(2, 10))}
+        GridSearchCV(model, grid, cv=3, n_jobs=n_jobs).fit(X)
+
+    ours, theirs = least_times(lambda: search(2), lambda: search(1), n_turns=2)
+    yield "GridSearchCV, n_jobs 2 / 1", "8 candidates, 3 folds", ours, theirs, "s"
+
+
+def measure_checks(options):
+    """check_estimator on the default estimator."""
+    code = (
+        "import time; from skvade import VaDEClusterer\n"
+        "from sklearn.utils.estimator_checks import check_estimator\n"
+        "start = time.perf_counter()\n"
+        "check_estimator(VaDEClusterer(), on_skip=None)\n"
+        "print(time.perf_counter() - start)"
+    )
+    seconds = float(in_fresh_process(code, options))
+    yield "check_estimator", "the default estimator, against 10 s", seconds, 10.0, "s"
+
+
+MEASURES = {
+    "step": measure_step,
+    "mixture": measure_mixture,
+    "digits": measure_digits,
+    "mnist": measure_mnist,
+    "imports": measure_imports,
+    "memory": measure_memory,
+    "growth": measure_growth,
+    "search": measure_search,
+    "checks": measure_checks,
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("measures", nargs="+", choices=sorted(MEASURES))
+    parser.add_argument("--data", help="folder of the .npz files")
+    parser.add_argument("--peer", help="Python of an environment with ClustPy")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    warnings.simplefilter("ignore", ConvergenceWarning)
+    for measure in options.measures:
+        for name, setting, ours, reference, unit in MEASURES[measure](options):
+            values = [f"{ours:.4g}", f"{reference:.4g}", unit]
+            row = [name, setting, *values, f"{ours / reference:.3f}", options.threads]
+            append(options.results, [*row, torch.__version__, __version__])
+            print(*row, sep=", ", flush=True)
+
+
+def append(path, row):
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        if new:
+            writer.writerow(COLUMNS)
+        writer.writerow(row)
+
+
+if __name__ == "__main__":
+    main()
