@@ -46,6 +46,10 @@ class Placement:
     dtype: torch.dtype
     bfloat16: bool = False
 
+    @property
+    def fuses_optimizers(self) -> bool:
+        return self.device.type != "mps"
+
     def __call__(self, values: NDArray) -> Tensor:
         return torch.from_numpy(values).to(self.device, self.dtype)
 

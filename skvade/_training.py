@@ -175,7 +175,7 @@ def pretrain(run: Run) -> None:
     ]
     few_features = min(1.0, run.rows.X.shape[1] / MANY_FEATURES)
     learning_rate = few_features * run.plan.pretrain_learning_rate_init
-    fused = run.rows.placement.device.type != "mps"
+    fused = run.rows.placement.fuses_optimizers
     optimizer = SGD(parameters, learning_rate, MOMENTUM, fused=fused)
 
     def step(x: Tensor) -> Tensor:
@@ -220,8 +220,8 @@ def catch_up(run: Run) -> None:
     unexplained = [1.0, *run.record.pretrain_loss_curve][-1]
     run.model.likelihood.adopt(decoder.output, unexplained * UNIT**2)
     learning_rate = CATCH_UP_SPEED * run.plan.learning_rate_init
-    new = (encoder.log_variance, decoder)
-    step = _elbo_step(run, _adam(run, {part: learning_rate for part in new}))
+    speed = dict.fromkeys((encoder.log_variance, decoder), learning_rate)
+    step = _elbo_step(run, _adam(run, speed))
     with _frozen(encoder.hidden, encoder.mean, run.model.prior):
         for _ in range(run.plan.catch_up_max_iter):
             _epoch(run, step, _BLAME_TRAINING, LEAST_STEPS)
@@ -280,15 +280,15 @@ def _epoch(
     The sums stay on the device until the epoch ends: reading one would wait for it.
     """
     totals, n_visited = 0.0, 0
-    batches = run.rows.batches(run.plan.batch_size, run.chance.order, least_steps)
-    for x in batches:
+    plan = run.plan
+    for x in run.rows.batches(plan.batch_size, run.chance.order, least_steps):
         totals = totals + step(x)
         n_visited += len(x)
     means = (totals / n_visited).tolist()
     if not all(map(math.isfinite, means)):
         raise ValueError(
             f"Training met a loss of {means[0]}, which is not finite. Lower "
-            f"{blame.format(run.plan)}, or rescale X if it holds extreme values."
+            f"{blame.format(plan)}, or rescale X if it holds extreme values."
         )
     return means
 
@@ -319,7 +319,7 @@ def _adam(run: Run, speed: dict[nn.Module, float]) -> Adam:
     groups = defaultdict(list)
     for module, learning_rate in {**speed, run.model.likelihood: NOISE_RATE}.items():
         groups[learning_rate] += module.parameters()
-    fused = run.rows.placement.device.type != "mps"
+    fused = run.rows.placement.fuses_optimizers
     return Adam([{"params": p, "lr": r} for r, p in groups.items() if p], fused=fused)
 
 
