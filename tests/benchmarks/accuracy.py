@@ -126,11 +126,12 @@ def finished(path):
         return {tuple(row[name] for name in key) for row in csv.DictReader(file)}
 
 
-def append(path, row):
+def append(path, columns, row):
+    """Add a row to a CSV, below a line of names if it is new."""
     new = not path.exists()
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
         if new:
             writer.writeheader()
         writer.writerow(row)
@@ -161,7 +162,7 @@ def main():
                 key = (dataset, name, repr(shown), str(seed))
                 if key not in finished(options.results):
                     row = run(name, dataset, X, y, seed, options)
-                    append(options.results, row)
+                    append(options.results, COLUMNS, row)
                     print(row)
 
 

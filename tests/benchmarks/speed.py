@@ -10,7 +10,6 @@ the interpreter of an environment that holds ClustPy 0.0.3 and the same torch.
 """
 
 import argparse
-import csv
 import json
 import os
 import subprocess
@@ -23,15 +22,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.random import RandomState
-from sklearn.datasets import load_digits, make_blobs
+from accuracy import append, load
+from sklearn.datasets import make_blobs
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
 from torch import nn
 from torch.nn import functional as F
 
 from skvade import VaDEClusterer, __version__, _training
-from skvade._batching import Rows, Standardization, place
 from skvade._objective import Posterior, mixture_term
 from skvade.metrics import clustering_accuracy
 
@@ -60,25 +58,18 @@ def least_times(*functions, n_turns=N_TURNS):
 # --- A step, beside a loop written for nothing else ---------------------------------
 
 
-def run_of(X, n_clusters=10, hidden_layer_sizes=PAPER, batch_size=256, **plan):
+def run_of(X, n_clusters=10, hidden_layer_sizes=PAPER, batch_size=256):
     """A run of ours on which the stages can be called."""
-    placement = place("cpu", "float32")
-    standard = Standardization.of(X, center=False)
-    rows = Rows.of(X, standard, placement)
-    chance = _training.Chance.of(RandomState(0), placement.device)
-    shape = {
-        "n_features": X.shape[1],
-        "latent_dim": 10,
-        "n_clusters": n_clusters,
-        "hidden_layer_sizes": hidden_layer_sizes,
-        "activation": "relu",
-        "likelihood": "bernoulli",
-        "reg_covar": 1e-6,
-    }
-    model = _training.build(shape, rows, chance)
-    defaults = VaDEClusterer(batch_size=batch_size, tol=0, init="random", **plan)
-    fields = {name: getattr(defaults, name) for name in _training.Plan.__annotations__}
-    run = _training.Run(model, rows, None, _training.Plan(**fields), chance)
+    model = VaDEClusterer(
+        n_clusters,
+        hidden_layer_sizes=hidden_layer_sizes,
+        likelihood="bernoulli",
+        init="random",
+        batch_size=batch_size,
+        device="cpu",
+        random_state=0,
+    )
+    run = model._fresh_run(X)
     _training.start_mixture(run)
     return run
 
@@ -161,6 +152,14 @@ def measure_step(options):
     ours, loop = least_times(our_epoch(run_of(X, **small)), minimal_epoch(X, **small))
     setting = "64-128-64-10, batch 56, float32"
     yield "step / minimal loop", setting, ours / 32, loop / 32, "s"
+
+
+def measure_bfloat16(options):
+    """A large matrix product in bfloat16, against float32."""
+    a, b = torch.randn(2, 2048, 2048)
+    low, high = a.bfloat16(), b.bfloat16()
+    rounded, exact = least_times(lambda: low @ high, lambda: a @ b)
+    yield "bfloat16 / float32 product", "2048 x 2048 x 2048", rounded, exact, "s"
 
 
 def measure_mixture(options):
@@ -259,17 +258,15 @@ def beside_peer(options, name, X, y, n_seeds, **settings):
 
 
 def measure_digits(options):
-    X, y = load_digits(return_X_y=True)
+    X, y = load("digits", options.data)
     settings = {"hidden_layer_sizes": (128, 64), "batch_size": 56, "n_clusters": 10}
-    X = (X / 16).astype(np.float32)
     yield from beside_peer(
         options, "digits", X, y, 5, pretrain_epochs=20, epochs=30, **settings
     )
 
 
 def measure_mnist(options):
-    with np.load(Path(options.data) / "mnist.npz") as arrays:
-        X, y = (arrays["X"] / 255).astype(np.float32), arrays["y"]
+    X, y = load("mnist", options.data)
     settings = {"hidden_layer_sizes": PAPER, "batch_size": 256, "n_clusters": 10}
     yield from beside_peer(
         options, "mnist", X, y, 1, pretrain_epochs=3, epochs=3, **settings
@@ -299,7 +296,7 @@ def measure_imports(options):
 
 
 MEMORY = """
-import resource, sys
+import resource
 import numpy as np
 from skvade import VaDEClusterer
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -379,6 +376,7 @@ def measure_checks(options):
 
 MEASURES = {
     "step": measure_step,
+    "bfloat16": measure_bfloat16,
     "mixture": measure_mixture,
     "digits": measure_digits,
     "mnist": measure_mnist,
@@ -404,17 +402,9 @@ def main():
         for name, setting, ours, reference, unit in MEASURES[measure](options):
             values = [f"{ours:.4g}", f"{reference:.4g}", unit]
             row = [name, setting, *values, f"{ours / reference:.3f}", options.threads]
-            append(options.results, [*row, torch.__version__, __version__])
+            row += [torch.__version__, __version__]
+            append(options.results, COLUMNS, dict(zip(COLUMNS, row, strict=True)))
             print(*row, sep=", ", flush=True)
-
-
-def append(path, row):
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if new:
-            writer.writerow(COLUMNS)
-        writer.writerow(row)
 
 
 if __name__ == "__main__":
