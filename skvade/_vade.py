@@ -1,39 +1,24 @@
-"""The door: VaDEClusterer, its parameters, their validation and how it is fitted."""
+"""The door: VaDEClusterer, what its parameters and attributes mean, and fit."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from copy import deepcopy
-from dataclasses import fields
 from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClusterMixin, _fit_context
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 
-from skvade._batching import FLOATS, Rows, Standardization, dump_parameters, place
+from skvade._batching import FLOATS
 from skvade._checks import (
     PARAMETER_CONSTRAINTS,
-    architecture,
     check_rows,
-    check_same_architecture,
-    given_labels,
-    n_held_out,
     warn_of_result,
 )
 from skvade._fitted import FittedVaDE
-from skvade._inference import elbo_per_row, log_responsibilities_per_row
-from skvade._training import (
-    Chance,
-    Plan,
-    Record,
-    Run,
-    build,
-    continue_training,
-    gradients,
-    train,
-)
+from skvade._fitting import adopt, fresh_run, warm_run
+from skvade._run import gradients
+from skvade._training import continue_training, train
 
 __all__ = ["VaDEClusterer"]
 
@@ -355,9 +340,9 @@ class VaDEClusterer(FittedVaDE, ClusterMixin, BaseEstimator):
             warm = self.warm_start and hasattr(self, "_parameters")
             X = validate_data(self, X, reset=not warm, dtype=FLOATS)
             check_rows(self, X, warm)
-            run = self._warm_run(X) if warm else self._fresh_run(X)
+            run = warm_run(self, X) if warm else fresh_run(self, X)
             (continue_training if warm else train)(run)
-            self._adopt(run)
+            adopt(self, run)
         warn_of_result(self)
         return self
 
@@ -377,65 +362,6 @@ class VaDEClusterer(FittedVaDE, ClusterMixin, BaseEstimator):
             The attribute `labels_`.
         """
         return self.fit(X).labels_
-
-    def _fresh_run(self, X: NDArray) -> Run:
-        placement = place(self.device, self.precision)
-        chance = Chance.of(check_random_state(self.random_state), placement.device)
-        standard = Standardization.of(X, center=self.likelihood == "gaussian")
-        rows = Rows.of(X, standard, placement)
-        shape = architecture(self, X.shape[1])
-        model = build({**shape, "bfloat16": placement.bfloat16}, rows, chance)
-        training, held_out = rows.split(n_held_out(self, X), chance.order)
-        return Run(model, training, held_out, self._plan(X), chance)
-
-    def _warm_run(self, X: NDArray) -> Run:
-        check_same_architecture(self, self._architecture)
-        placement = place(self.device, self.precision)
-        chance = Chance.of(check_random_state(self.random_state), placement.device)
-        rows = self._rows(X, placement)
-        training, held_out = rows.split(n_held_out(self, X), chance.order)
-        model = self._model(placement)
-        labels = log_responsibilities_per_row(model, rows, self.responsibilities)
-        record = Record(init_labels=labels.argmax(axis=1))
-        return Run(model, training, held_out, self._plan(X), chance, record)
-
-    def _plan(self, X: NDArray) -> Plan:
-        values = {field.name: getattr(self, field.name) for field in fields(Plan)}
-        if self.batch_size == "auto":
-            values["batch_size"] = min(256, max(16, len(X) // 32))
-        labels = given_labels(self.init)
-        if labels is not None:
-            values["init"] = labels
-        return Plan(**values)
-
-    def _adopt(self, run: Run) -> None:
-        """Turn what was learned into fitted attributes, all of them NumPy."""
-        model, record, rows = run.model, run.record, run.rows.whole()
-        location, scale = rows.standardization
-        # Kept in float64: the model's own copies may have been rounded.
-        exact = {"likelihood.location": location, "likelihood.scale": np.array(scale)}
-        self._parameters = {**dump_parameters(model), **exact}
-        self._architecture = architecture(self, rows.X.shape[1])
-        self.pretrain_loss_curve_ = record.pretrain_loss_curve
-        self.init_labels_ = record.init_labels
-        self.loss_curve_ = record.loss_curve
-        self.lower_bounds_ = record.lower_bounds
-        self.validation_scores_ = record.validation_scores
-        self.converged_ = record.converged
-        self.n_iter_ = len(record.lower_bounds)
-        log_r = log_responsibilities_per_row(model, rows, self.responsibilities)
-        self.labels_ = log_r.argmax(axis=1)
-        bounds = elbo_per_row(model, rows, self.responsibilities)
-        self.lower_bound_ = float(bounds.sum(axis=1).mean())
-        mixture = deepcopy(model.prior).cpu().double()
-        self.weights_ = mixture.log_weights.exp().numpy(force=True)
-        self.means_ = mixture.means.numpy(force=True)
-        self.covariances_ = mixture.log_variances.exp().numpy(force=True)
-        self.cluster_centers_ = self.inverse_transform(self.means_)
-        noise = self._likelihood().noise_variance
-        vars(self).pop("noise_variance_", None)
-        if noise is not None:
-            self.noise_variance_ = noise.item()
 
     @property
     def _n_features_out(self) -> int:

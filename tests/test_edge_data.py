@@ -8,6 +8,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import adjusted_rand_score
 
 from skvade import VaDEClusterer
+from skvade._batching import Rows
 
 RNG = np.random.default_rng(0)
 DISTINCT = RNG.uniform(size=(4, 3))
@@ -170,12 +171,10 @@ def test_the_type_of_the_numbers_hardly_matters(tiny, X, dtype):
 
 def test_rows_are_not_copied_to_another_type(tiny, X, monkeypatch):
     """A float32 matrix of half the memory must not be made one of all of it."""
-    from skvade import _vade
-
     seen = []
-    adopted = _vade.Rows.of
+    adopted = Rows.of
     monkeypatch.setattr(
-        _vade.Rows, "of", lambda X, *rest: seen.append(X) or adopted(X, *rest)
+        Rows, "of", lambda X, *rest: seen.append(X) or adopted(X, *rest)
     )
     rows = X.astype(np.float32)
     tiny().fit(rows)

@@ -20,17 +20,14 @@ from skvade._inference import (
     mixture_labels,
 )
 from skvade._initial_mixture import moments_of_partition
+from skvade._pretraining import pretrain
+from skvade._run import Chance, Plan, Run, build
 from skvade._training import (
     START_VARIANCE,
-    Chance,
-    Plan,
     Plateau,
-    Run,
-    build,
     catch_up,
     maximize_elbo,
     number_components,
-    pretrain,
     start_mixture,
     train,
 )
@@ -233,7 +230,7 @@ def test_an_interrupted_catch_up_thaws_too(X, monkeypatch):
     def interrupt(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_training, "_epoch", interrupt)
+    monkeypatch.setattr(_training, "epoch", interrupt)
     with pytest.raises(KeyboardInterrupt):
         catch_up(run)
     assert all(p.requires_grad for p in run.model.parameters())

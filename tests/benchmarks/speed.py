@@ -29,8 +29,10 @@ from sklearn.model_selection import GridSearchCV
 from torch import nn
 from torch.nn import functional as F
 
-from skvade import VaDEClusterer, __version__, _training
+from skvade import VaDEClusterer, __version__, _pretraining, _training
+from skvade._fitting import fresh_run
 from skvade._objective import Posterior, mixture_term
+from skvade._run import adam, epoch
 from skvade.metrics import clustering_accuracy
 
 HERE = Path(__file__).parent
@@ -69,7 +71,7 @@ def run_of(X, n_clusters=10, hidden_layer_sizes=PAPER, batch_size=256):
         device="cpu",
         random_state=0,
     )
-    run = model._fresh_run(X)
+    run = fresh_run(model, X)
     _training.start_mixture(run)
     return run
 
@@ -78,8 +80,8 @@ def our_epoch(run):
     """A function that trains for an epoch, with the optimizer kept."""
     model = run.model
     parts = dict.fromkeys((model.encoder, model.decoder, model.prior), 1e-3)
-    step = _training._elbo_step(run, _training._adam(run, parts))
-    return lambda: _training._epoch(run, step, "{}")
+    step = _training._elbo_step(run, adam(run, parts))
+    return lambda: epoch(run, step, "{}")
 
 
 def minimal_epoch(X, n_clusters=10, hidden_layer_sizes=PAPER, batch_size=256):
@@ -213,7 +215,7 @@ def our_fit(
         tol=0,
         random_state=seed,
     )
-    stamps, epoch = {}, _training._epoch
+    stamps = {}
 
     def timed(run, step, blame, *rest):
         start = time.perf_counter()
@@ -221,20 +223,20 @@ def our_fit(
         stamps.setdefault(blame, []).append(time.perf_counter() - start)
         return answer
 
-    _training._epoch = timed
+    _pretraining.epoch = _training.epoch = timed
     try:
         start = time.perf_counter()
         model.fit(X)
         seconds = time.perf_counter() - start
     finally:
-        _training._epoch = epoch
+        _pretraining.epoch = _training.epoch = epoch
     start = time.perf_counter()
     model.predict(X)
     return {
         "fit": seconds,
         "predict": time.perf_counter() - start,
-        "pretrain_epoch": np.median(stamps[_training._BLAME_PRETRAINING]),
-        "epoch": np.median(stamps[_training._BLAME_TRAINING]),
+        "pretrain_epoch": np.median(stamps[_pretraining._BLAME]),
+        "epoch": np.median(stamps[_training._BLAME]),
         "labels": model.labels_,
     }
 

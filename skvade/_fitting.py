@@ -1,0 +1,87 @@
+"""From parameters and rows to a run, and from a finished run to fitted attributes."""
+
+from copy import deepcopy
+from dataclasses import fields
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.utils import check_random_state
+
+from skvade._batching import Rows, Standardization, dump_parameters, place
+from skvade._checks import (
+    architecture,
+    check_same_architecture,
+    given_labels,
+    n_held_out,
+)
+from skvade._fitted import FittedVaDE
+from skvade._inference import elbo_per_row, log_responsibilities_per_row
+from skvade._run import Chance, Plan, Record, Run, build
+
+__all__ = ["adopt", "fresh_run", "plan_of", "warm_run"]
+
+
+def plan_of(estimator: FittedVaDE, X: NDArray) -> Plan:
+    """How to train, with what "auto" stands for."""
+    values = {field.name: getattr(estimator, field.name) for field in fields(Plan)}
+    if estimator.batch_size == "auto":
+        values["batch_size"] = min(256, max(16, len(X) // 32))
+    labels = given_labels(estimator.init)
+    if labels is not None:
+        values["init"] = labels
+    return Plan(**values)
+
+
+def fresh_run(estimator: FittedVaDE, X: NDArray) -> Run:
+    """A model with fresh weights, at the start of all stages."""
+    placement = place(estimator.device, estimator.precision)
+    chance = Chance.of(check_random_state(estimator.random_state), placement.device)
+    standard = Standardization.of(X, center=estimator.likelihood == "gaussian")
+    rows = Rows.of(X, standard, placement)
+    shape = architecture(estimator, X.shape[1])
+    model = build({**shape, "bfloat16": placement.bfloat16}, rows, chance)
+    training, held_out = rows.split(n_held_out(estimator, X), chance.order)
+    return Run(model, training, held_out, plan_of(estimator, X), chance)
+
+
+def warm_run(estimator: FittedVaDE, X: NDArray) -> Run:
+    """The fitted model, before the last stage goes on."""
+    check_same_architecture(estimator, estimator._architecture)
+    placement = place(estimator.device, estimator.precision)
+    chance = Chance.of(check_random_state(estimator.random_state), placement.device)
+    rows = estimator._rows(X, placement)
+    training, held_out = rows.split(n_held_out(estimator, X), chance.order)
+    model = estimator._model(placement)
+    labels = log_responsibilities_per_row(model, rows, estimator.responsibilities)
+    record = Record(init_labels=labels.argmax(axis=1))
+    return Run(model, training, held_out, plan_of(estimator, X), chance, record)
+
+
+def adopt(estimator: FittedVaDE, run: Run) -> None:
+    """Turn what was learned into fitted attributes, all of them NumPy."""
+    model, record, rows = run.model, run.record, run.rows.whole()
+    location, scale = rows.standardization
+    # Kept in float64: the model's own copies may have been rounded.
+    exact = {"likelihood.location": location, "likelihood.scale": np.array(scale)}
+    estimator._parameters = {**dump_parameters(model), **exact}
+    estimator._architecture = architecture(estimator, rows.X.shape[1])
+    estimator.pretrain_loss_curve_ = record.pretrain_loss_curve
+    estimator.init_labels_ = record.init_labels
+    estimator.loss_curve_ = record.loss_curve
+    estimator.lower_bounds_ = record.lower_bounds
+    estimator.validation_scores_ = record.validation_scores
+    estimator.converged_ = record.converged
+    estimator.n_iter_ = len(record.lower_bounds)
+    log_r = log_responsibilities_per_row(model, rows, estimator.responsibilities)
+    estimator.labels_ = log_r.argmax(axis=1)
+    bounds = elbo_per_row(model, rows, estimator.responsibilities)
+    estimator.lower_bound_ = float(bounds.sum(axis=1).mean())
+    mixture = deepcopy(model.prior).cpu().double()
+    estimator.weights_ = mixture.log_weights.exp().numpy(force=True)
+    estimator.means_ = mixture.means.numpy(force=True)
+    estimator.covariances_ = mixture.log_variances.exp().numpy(force=True)
+    estimator.cluster_centers_ = estimator.inverse_transform(estimator.means_)
+    noise = estimator._likelihood().noise_variance
+    vars(estimator).pop("noise_variance_", None)
+    if noise is not None:
+        estimator.noise_variance_ = noise.item()

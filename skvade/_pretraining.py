@@ -1,0 +1,48 @@
+"""The stage before there is a mixture: networks that reconstruct the rows."""
+
+from torch import Tensor, nn
+from torch.optim import SGD
+
+from skvade._batching import UNIT
+from skvade._run import LEAST_STEPS, Run, epoch, report
+
+__all__ = ["pretrain"]
+
+MOMENTUM = 0.9
+MANY_FEATURES = 8  # with fewer, pretraining at the full rate is unstable
+GRADIENT_NORM = 1.0  # cap on the norm of a pretraining gradient
+
+_BLAME = "pretrain_learning_rate_init={0.pretrain_learning_rate_init!r}"
+
+
+def pretrain(run: Run) -> None:
+    """Train encoder and decoder to reconstruct, by plain stochastic gradient descent.
+
+    From small weights this learns simple features first and keeps the groups of the
+    data apart; adaptive steps reach the same error with a tangled embedding. The curve
+    holds the squared error as a fraction of the variance of the data.
+    """
+    encoder, decoder = run.model.encoder, run.model.decoder
+    parameters = [
+        *encoder.hidden.parameters(),
+        *encoder.mean.parameters(),
+        *decoder.parameters(),
+    ]
+    few_features = min(1.0, run.rows.X.shape[1] / MANY_FEATURES)
+    learning_rate = few_features * run.plan.pretrain_learning_rate_init
+    fused = run.rows.placement.fuses_optimizers
+    optimizer = SGD(parameters, learning_rate, MOMENTUM, fused=fused)
+
+    def step(x: Tensor) -> Tensor:
+        loss = (decoder(encoder.embed(x)) - x).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, GRADIENT_NORM)
+        optimizer.step()
+        return loss.detach().expand(1) * len(x)
+
+    curve = run.record.pretrain_loss_curve
+    for _ in range(run.plan.pretrain_max_iter):
+        (error,) = epoch(run, step, _BLAME, LEAST_STEPS)
+        curve.append(error / UNIT**2)
+        report(run, "Pretraining", curve, "unexplained variance")

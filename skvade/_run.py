@@ -1,0 +1,146 @@
+"""Time: a model on its way through the stages, and the epochs of any of them."""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import torch
+from numpy.random import RandomState
+from numpy.typing import NDArray
+from torch import Generator, Tensor, nn
+from torch.optim import Adam
+
+from skvade._batching import Rows, make_generator
+from skvade._networks import VaDE, initialize
+
+__all__ = [
+    "LEAST_STEPS",
+    "Chance",
+    "Plan",
+    "Record",
+    "Run",
+    "adam",
+    "build",
+    "epoch",
+    "gradients",
+    "report",
+]
+
+LEAST_STEPS = 8  # of an epoch in the short stages: on 30 rows two would train nothing
+NOISE_RATE = 1e-2  # a step moves the noise variance by a per cent
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to train; the fields are parameters of the estimator."""
+
+    init: Any
+    n_init: int
+    pretrain_max_iter: int
+    pretrain_learning_rate_init: float
+    catch_up_max_iter: int
+    max_iter: int
+    learning_rate_init: float
+    mixture_learning_rate_init: float | None
+    batch_size: int
+    n_draws: int
+    responsibilities: str
+    beta: float
+    tol: float
+    n_iter_no_change: int
+    verbose: int
+
+
+class Chance(NamedTuple):
+    """Every source of randomness of a fit, all from one seed."""
+
+    numpy: RandomState
+    order: Generator  # on the CPU: initial weights, order of the rows
+    noise: Generator  # on the device: draws of z
+
+    @classmethod
+    def of(cls, rng: RandomState, device: torch.device) -> Self:
+        seeds = rng.randint(np.iinfo(np.int32).max, size=3).tolist()
+        order, noise = make_generator(seeds[1]), make_generator(seeds[2], device)
+        return cls(RandomState(seeds[0]), order, noise)
+
+
+@dataclass
+class Record:
+    """What happened during training, epoch by epoch."""
+
+    pretrain_loss_curve: list[float] = field(default_factory=list)
+    init_labels: NDArray | None = None
+    loss_curve: list[float] = field(default_factory=list)
+    lower_bounds: list[float] = field(default_factory=list)
+    validation_scores: list[float] = field(default_factory=list)
+    converged: bool = False
+
+
+@dataclass
+class Run:
+    """A model on its way through the stages, and all that goes with it."""
+
+    model: VaDE
+    rows: Rows
+    held_out: Rows | None
+    plan: Plan
+    chance: Chance
+    record: Record = field(default_factory=Record)
+
+
+@contextmanager
+def gradients() -> Iterator[None]:
+    """Let gradients flow even where the caller has switched them off."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+def build(architecture: dict[str, Any], rows: Rows, chance: Chance) -> VaDE:
+    """A model with fresh weights, tied to the place and the unit of the rows."""
+    model = VaDE(**architecture).float()  # whatever the default dtype is
+    initialize(model, chance.order)
+    location, scale = rows.standardization
+    model.likelihood.location.copy_(torch.from_numpy(location))
+    model.likelihood.scale.fill_(scale)
+    return model.to(rows.placement.device, rows.placement.dtype)
+
+
+def epoch(
+    run: Run, step: Callable[[Tensor], Tensor], blame: str, least_steps: int = 1
+) -> list[float]:
+    """Call `step` on every batch; the sums that it returns, per row.
+
+    The sums stay on the device until the epoch ends: reading one would wait for it.
+    """
+    totals, n_visited = 0.0, 0
+    plan = run.plan
+    for x in run.rows.batches(plan.batch_size, run.chance.order, least_steps):
+        totals = totals + step(x)
+        n_visited += len(x)
+    means = (totals / n_visited).tolist()
+    if not all(map(math.isfinite, means)):
+        raise ValueError(
+            f"Training met a loss of {means[0]}, which is not finite. Lower "
+            f"{blame.format(plan)}, or rescale X if it holds extreme values."
+        )
+    return means
+
+
+def adam(run: Run, speed: dict[nn.Module, float]) -> Adam:
+    """Adam over modules, each at its learning rate; the noise variance has its own."""
+    groups = defaultdict(list)
+    for module, learning_rate in {**speed, run.model.likelihood: NOISE_RATE}.items():
+        groups[learning_rate] += module.parameters()
+    fused = run.rows.placement.fuses_optimizers
+    return Adam([{"params": p, "lr": r} for r, p in groups.items() if p], fused=fused)
+
+
+def report(run: Run, stage: str, curve: list[float], name: str) -> None:
+    every = run.plan.verbose
+    if every and len(curve) % every == 0:
+        print(f"{stage} epoch {len(curve)}, {name} = {curve[-1]:.6g}")
