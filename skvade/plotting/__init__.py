@@ -1,0 +1,15 @@
+"""Pictures of a fitted estimator, as scikit-learn Displays; they need matplotlib."""
+
+from skvade.plotting._clusters import ClusterSamplesDisplay
+from skvade.plotting._curves import TrainingCurveDisplay
+from skvade.plotting._latent_space import LatentSpaceDisplay
+from skvade.plotting._reconstruction import ReconstructionDisplay
+from skvade.plotting._responsibility import ResponsibilityDisplay
+
+__all__ = [
+    "ClusterSamplesDisplay",
+    "LatentSpaceDisplay",
+    "ReconstructionDisplay",
+    "ResponsibilityDisplay",
+    "TrainingCurveDisplay",
+]

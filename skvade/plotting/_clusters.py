@@ -1,0 +1,241 @@
+"""What the clusters look like in the space of the data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+from numpy.random import RandomState
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator
+from sklearn.utils import _safe_indexing, check_random_state
+
+from skvade.plotting._checks import check_has, check_image_shape, check_n_samples
+from skvade.plotting._drawing import (
+    draw_images,
+    draw_profile,
+    mark,
+    panels,
+    profile_panels,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["ClusterSamplesDisplay"]
+
+_READ = ["cluster_centers_", "means_", "covariances_", "labels_", "inverse_transform"]
+
+
+def _generated(estimator, n_samples, rng):
+    """Expected rows at points drawn from each component: (n_samples, D) per cluster."""
+    deviations = np.sqrt(estimator.covariances_)
+    return [
+        np.asarray(
+            estimator.inverse_transform(
+                rng.normal(mean, deviation, size=(n_samples, len(mean)))
+            )
+        )
+        for mean, deviation in zip(estimator.means_, deviations, strict=True)
+    ]
+
+
+def _chosen(estimator, X, n_samples, rng):
+    """Rows of X drawn from each cluster: at most (n_samples, D) per cluster."""
+    labels = estimator.predict(X)
+    chosen = []
+    for cluster in range(len(estimator.means_)):
+        members = rng.permutation(np.flatnonzero(labels == cluster))[:n_samples]
+        chosen.append(np.asarray(_safe_indexing(X, members)))
+    return chosen
+
+
+class ClusterSamplesDisplay:
+    """The center of each cluster and rows of it, as images or as profiles.
+
+    Create it with :meth:`from_estimator`. The centers are the decoded means of the
+    components. The rows are generated, each the expected row at a point drawn from the
+    component, or they are rows of X that belong to the cluster.
+
+    Parameters
+    ----------
+    centers : ndarray of shape (n_clusters, n_features)
+        Decoded means.
+
+    samples : list of ndarray of shape (n_samples, n_features)
+        Rows of each cluster, perhaps fewer of some.
+
+    sizes : ndarray of shape (n_clusters,)
+        Training rows that each cluster holds.
+
+    image_shape : tuple of int, default=None
+        Shape of a row as an image, (height, width) or (height, width, 3); None draws
+        lines over the features.
+
+    feature_names : array-like of str of shape (n_features,), default=None
+        Names for the profiles.
+
+    samples_name : str, default="generated"
+        What the rows are, for the title.
+
+    Attributes
+    ----------
+    ax_ : ndarray of matplotlib Axes of shape (1,) or (n_clusters,)
+        One Axes for images, one per cluster for profiles.
+
+    figure_ : matplotlib Figure
+        The figure that holds them.
+
+    See Also
+    --------
+    VaDEClusterer.sample : Rows with the noise of the likelihood.
+    ReconstructionDisplay : Rows beside their reconstructions.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_blobs
+    >>> from skvade import VaDEClusterer
+    >>> from skvade.plotting import ClusterSamplesDisplay
+    >>> X, _ = make_blobs(n_samples=300, n_features=5, centers=3, random_state=0)
+    >>> model = VaDEClusterer(n_clusters=3, max_iter=5, tol=0, random_state=0).fit(X)
+    >>> ClusterSamplesDisplay.from_estimator(model, n_samples=20).ax_.shape
+    (3,)
+    """
+
+    def __init__(
+        self,
+        *,
+        centers: NDArray,
+        samples: Sequence[NDArray],
+        sizes: NDArray,
+        image_shape: Sequence[int] | None = None,
+        feature_names: ArrayLike | None = None,
+        samples_name: str = "generated",
+    ):
+        self.centers = centers
+        self.samples = samples
+        self.sizes = sizes
+        self.image_shape = image_shape
+        self.feature_names = feature_names
+        self.samples_name = samples_name
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator: BaseEstimator,
+        X: ArrayLike | None = None,
+        *,
+        n_samples: int = 10,
+        image_shape: Sequence[int] | None = None,
+        random_state: int | RandomState | None = 0,
+        ax: Axes | Sequence[Axes] | None = None,
+    ) -> Self:
+        """Draw the clusters of a fitted estimator.
+
+        Parameters
+        ----------
+        estimator : VaDEClusterer
+            Fitted.
+        X : array-like of shape (n_rows, n_features), default=None
+            Rows to choose from; None generates them.
+        n_samples : int, default=10
+            How many rows to show of each cluster.
+        image_shape : tuple of int, default=None
+            Shape of a row as an image, (height, width) or (height, width, 3); None
+            draws lines over the features.
+        random_state : int, RandomState instance or None, default=0
+            Seed of the rows.
+        ax : matplotlib Axes or sequence of them, default=None
+            As in :meth:`plot`.
+
+        Returns
+        -------
+        display : ClusterSamplesDisplay
+            The display, drawn.
+
+        Raises
+        ------
+        TypeError
+            If the estimator has no decoded centers.
+        ValueError
+            If `n_samples` is below 1 or `image_shape` does not fit the features.
+        """
+        check_has(estimator, _READ, cls.__name__)
+        check_n_samples(n_samples)
+        check_image_shape(image_shape, estimator.n_features_in_)
+        rng = check_random_state(random_state)
+        if X is None:
+            samples = _generated(estimator, n_samples, rng)
+        else:
+            samples = _chosen(estimator, X, n_samples, rng)
+        return cls(
+            centers=np.asarray(estimator.cluster_centers_),
+            samples=samples,
+            sizes=np.bincount(estimator.labels_, minlength=len(samples)),
+            image_shape=image_shape,
+            feature_names=getattr(estimator, "feature_names_in_", None),
+            samples_name="generated" if X is None else "rows of X",
+        ).plot(ax=ax)
+
+    def plot(self, *, ax: Axes | Sequence[Axes] | None = None) -> Self:
+        """Draw the centers and the rows.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes or sequence of them, default=None
+            As many Axes as there are panels, or a single one, whose place is divided;
+            None makes a new figure.
+
+        Returns
+        -------
+        display : ClusterSamplesDisplay
+            This display.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        ValueError
+            If the number of Axes does not suit.
+        """
+        draw = self._draw_profiles if self.image_shape is None else self._draw_images
+        draw(ax)
+        self.figure_ = self.ax_[0].figure
+        return self
+
+    def _draw_images(self, ax: Axes | Sequence[Axes] | None) -> None:
+        n_clusters, n_features = self.centers.shape
+        n_samples = max(len(rows) for rows in self.samples)
+        figsize = (0.5 * n_samples + 2.5, min(0.5 * n_clusters + 1, 30))
+        self.ax_ = panels(ax, type(self).__name__, 1, n_columns=1, figsize=figsize)
+        grid = np.full((n_clusters, 1 + n_samples, n_features), np.nan)
+        grid[:, 0] = self.centers
+        for cluster, rows in enumerate(self.samples):
+            grid[cluster, 1 : 1 + len(rows)] = rows
+        # A few wild pixels of what is generated must not grey all the rest.
+        limits = tuple(np.percentile(self.centers, [1, 99]))
+        images = grid.reshape(*grid.shape[:2], *self.image_shape)
+        panel = self.ax_[0]
+        columns, rows = draw_images(panel, images, limits)
+        panel.axvline(columns[:2].mean(), color="black", linewidth=1)
+        panel.set_yticks(rows, map(self._name, range(n_clusters)))
+        panel.set_xticks(
+            [columns[0], columns[1:].mean()], ["center", self.samples_name]
+        )
+        panel.xaxis.tick_top()
+        panel.set_ylabel("cluster")
+
+    def _draw_profiles(self, ax: Axes | Sequence[Axes] | None) -> None:
+        name = type(self).__name__
+        self.ax_ = profile_panels(ax, name, *self.centers.shape, self.feature_names)
+        thin = {"color": "0.6", "linewidth": 0.7}
+        for cluster, panel in enumerate(self.ax_):
+            color, _ = mark(cluster)
+            draw_profile(panel, self.samples[cluster], self.feature_names, **thin)
+            thick = {"color": color, "linewidth": 2.5}
+            draw_profile(panel, self.centers[cluster], self.feature_names, **thick)
+            panel.set_title(self._name(cluster), fontsize="medium")
+
+    def _name(self, cluster: int) -> str:
+        return f"{cluster} ({self.sizes[cluster]} rows)"

@@ -1,0 +1,148 @@
+"""The curves of training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Self
+
+from sklearn.base import BaseEstimator
+
+from skvade.plotting._checks import check_has
+from skvade.plotting._drawing import BLUE, ORANGE, draw_curve, panels
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["TrainingCurveDisplay"]
+
+
+class TrainingCurveDisplay:
+    """Curves of pretraining and of the evidence lower bound (ELBO), side by side.
+
+    Create it with :meth:`from_estimator`. The left panel shows which fraction of the
+    variance of X the autoencoder left unexplained in pretraining, the right panel the
+    mean ELBO of each epoch of the last stage. A stage that has no epochs, such as
+    pretraining under ``warm_start=True``, has no panel.
+
+    Parameters
+    ----------
+    pretrain_loss_curve : sequence of float
+        Unexplained fraction of the variance, each epoch of pretraining.
+
+    lower_bounds : sequence of float
+        Mean ELBO of the training rows, each epoch of the last stage.
+
+    validation_scores : sequence of float, default=()
+        Mean ELBO of the rows held out, each epoch of the last stage.
+
+    Attributes
+    ----------
+    ax_ : ndarray of matplotlib Axes of shape (n_panels,)
+        The panels.
+
+    figure_ : matplotlib Figure
+        The figure that holds them.
+
+    See Also
+    --------
+    VaDEClusterer : What the curves are of.
+    ReconstructionDisplay : What pretraining and the decoder achieve, row by row.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_blobs
+    >>> from skvade import VaDEClusterer
+    >>> from skvade.plotting import TrainingCurveDisplay
+    >>> X, _ = make_blobs(n_samples=300, n_features=5, centers=3, random_state=0)
+    >>> model = VaDEClusterer(n_clusters=3, max_iter=5, tol=0, random_state=0).fit(X)
+    >>> TrainingCurveDisplay.from_estimator(model).ax_.shape
+    (2,)
+    """
+
+    def __init__(
+        self,
+        *,
+        pretrain_loss_curve: Sequence[float],
+        lower_bounds: Sequence[float],
+        validation_scores: Sequence[float] = (),
+    ):
+        self.pretrain_loss_curve = pretrain_loss_curve
+        self.lower_bounds = lower_bounds
+        self.validation_scores = validation_scores
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator: BaseEstimator,
+        *,
+        ax: Axes | Sequence[Axes] | None = None,
+    ) -> Self:
+        """Draw the curves of a fitted estimator.
+
+        Parameters
+        ----------
+        estimator : VaDEClusterer
+            Fitted.
+        ax : matplotlib Axes or sequence of them, default=None
+            As in :meth:`plot`.
+
+        Returns
+        -------
+        display : TrainingCurveDisplay
+            The display, drawn.
+
+        Raises
+        ------
+        TypeError
+            If the estimator has no such curves.
+        """
+        names = ["pretrain_loss_curve_", "lower_bounds_", "validation_scores_"]
+        check_has(estimator, names, cls.__name__)
+        display = cls(**{name[:-1]: getattr(estimator, name) for name in names})
+        return display.plot(ax=ax)
+
+    def plot(self, *, ax: Axes | Sequence[Axes] | None = None) -> Self:
+        """Draw the curves.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes or sequence of them, default=None
+            One Axes per panel, or a single one whose place is divided; None makes a
+            new figure.
+
+        Returns
+        -------
+        display : TrainingCurveDisplay
+            This display.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        ValueError
+            If the number of Axes does not suit.
+        """
+        drawings = [
+            (self._draw_pretraining, self.pretrain_loss_curve),
+            (self._draw_bound, self.lower_bounds),
+        ]
+        drawn = [draw for draw, curve in drawings if len(curve)]
+        n = len(drawn)
+        self.ax_ = panels(ax, type(self).__name__, n, n_columns=n, figsize=(4 * n, 3.2))
+        for draw, panel in zip(drawn, self.ax_, strict=True):
+            draw(panel)
+        self.figure_ = self.ax_[0].figure
+        return self
+
+    def _draw_pretraining(self, ax: Axes) -> None:
+        draw_curve(ax, self.pretrain_loss_curve, color=BLUE)
+        ax.set(title="Pretraining", ylabel="unexplained fraction of variance")
+        ax.set_ylim(bottom=0)
+
+    def _draw_bound(self, ax: Axes) -> None:
+        draw_curve(ax, self.lower_bounds, color=BLUE, label="training rows")
+        ax.set(title="Evidence lower bound", ylabel="nats per row")
+        if len(self.validation_scores):
+            style = {"color": ORANGE, "linestyle": "--", "label": "held-out rows"}
+            draw_curve(ax, self.validation_scores, **style)
+            ax.legend()

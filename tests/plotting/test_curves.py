@@ -1,0 +1,33 @@
+import numpy as np
+from numpy.testing import assert_array_equal
+
+from skvade.plotting import (
+    TrainingCurveDisplay,
+)
+
+
+def test_curves_are_those_of_the_estimator(fitted_3d, plt):
+    _, axes = plt.subplots(1, 2)
+    display = TrainingCurveDisplay.from_estimator(fitted_3d, ax=axes)
+    assert list(display.ax_) == list(axes)
+    pretraining, bound = ([line.get_data() for line in ax.lines] for ax in axes)
+    for (epochs, values), expected in zip(
+        [*pretraining, *bound],
+        [
+            fitted_3d.pretrain_loss_curve_,
+            fitted_3d.lower_bounds_,
+            fitted_3d.validation_scores_,
+        ],
+        strict=True,
+    ):
+        assert_array_equal(epochs, np.arange(1, len(expected) + 1))
+        assert_array_equal(values, expected)
+    legend = [text.get_text() for text in axes[1].get_legend().get_texts()]
+    assert legend == ["training rows", "held-out rows"]
+
+
+def test_a_stage_without_epochs_has_no_panel(tiny, X):
+    model = tiny(pretrain_max_iter=0, early_stopping=False).fit(X)
+    (ax,) = TrainingCurveDisplay.from_estimator(model).ax_
+    assert_array_equal(ax.lines[0].get_ydata(), model.lower_bounds_)
+    assert ax.get_legend() is None

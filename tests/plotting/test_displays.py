@@ -1,0 +1,125 @@
+import sys
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from sklearn.cluster import KMeans
+from sklearn.exceptions import NotFittedError
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from skvade import VaDEClusterer
+from skvade.plotting import (
+    ClusterSamplesDisplay,
+    LatentSpaceDisplay,
+    ReconstructionDisplay,
+    ResponsibilityDisplay,
+    TrainingCurveDisplay,
+)
+
+DISPLAYS = {
+    TrainingCurveDisplay: lambda model, X: (model,),
+    LatentSpaceDisplay: lambda model, X: (model, X),
+    ClusterSamplesDisplay: lambda model, X: (model,),
+    ReconstructionDisplay: lambda model, X: (model, X),
+    ResponsibilityDisplay: lambda model, X: (model, X),
+}
+all_displays = pytest.mark.parametrize("display", DISPLAYS)
+
+
+@all_displays
+def test_draws_into_a_new_figure_and_renders(display, fitted, X, plt):
+    drawn = display.from_estimator(*DISPLAYS[display](fitted, X))
+    assert plt.get_fignums() == [drawn.figure_.number]
+    assert all(ax.figure is drawn.figure_ for ax in np.ravel(drawn.ax_))
+    drawn.figure_.canvas.draw()
+
+
+@all_displays
+def test_draws_where_told_to(display, fitted, X, plt):
+    figure, (left, right) = plt.subplots(1, 2)
+    drawn = display.from_estimator(*DISPLAYS[display](fitted, X), ax=right)
+    figure.canvas.draw()
+
+    assert plt.get_fignums() == [figure.number]
+    assert drawn.figure_ is figure
+    assert not left.has_data()
+    # Panels in the place of one lie within it.
+    place = right.get_subplotspec().get_position(figure)
+    for ax in np.ravel(drawn.ax_):
+        assert place.x0 - 1e-6 <= ax.get_position().x0
+        assert ax.get_position().x1 <= place.x1 + 1e-6
+
+
+@all_displays
+def test_draws_again(display, fitted, X, plt):
+    drawn = display.from_estimator(*DISPLAYS[display](fitted, X))
+    first = drawn.figure_
+    assert drawn.plot() is drawn
+    assert drawn.figure_ is not first
+
+
+@all_displays
+def test_needs_a_fitted_estimator(display, X):
+    with pytest.raises(NotFittedError, match="not fitted yet"):
+        display.from_estimator(*DISPLAYS[display](VaDEClusterer(), X))
+
+
+@all_displays
+def test_needs_an_estimator_with_what_it_shows(display, X):
+    model = make_pipeline(StandardScaler(), KMeans(3, n_init=1)).fit(X)
+    message = f"{display.__name__} reads '.*' .* Got a Pipeline, .* give its last step"
+    with pytest.raises(TypeError, match=message):
+        display.from_estimator(*DISPLAYS[display](model, X))
+
+
+@all_displays
+def test_names_the_extra_where_matplotlib_is_missing(display, fitted, X, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    message = rf"{display.__name__} needs matplotlib.*pip install 'skvade\[plot\]'"
+    with pytest.raises(ImportError, match=message):
+        display.from_estimator(*DISPLAYS[display](fitted, X))
+
+
+@pytest.mark.parametrize("n_axes", [1, 3])
+def test_wrong_axes(fitted, plt, n_axes):
+    figure = plt.figure()
+    axes = [figure.add_axes([0.1, 0.1, 0.2, 0.2]) for _ in range(n_axes)]
+    message = f"TrainingCurveDisplay draws 2 panels. .* Got {n_axes} Axes .*instead"
+    with pytest.raises(ValueError, match=message):
+        TrainingCurveDisplay.from_estimator(fitted, ax=axes)
+
+
+@all_displays
+def test_leaves_settings_and_backend(display, fitted, X):
+    before = mpl.rcParams.copy()
+    display.from_estimator(*DISPLAYS[display](fitted, X))
+    assert mpl.rcParams == before
+
+
+rows_displays = pytest.mark.parametrize(
+    "display", [ClusterSamplesDisplay, ReconstructionDisplay]
+)
+
+
+@rows_displays
+@pytest.mark.parametrize("n_samples", [0, -1, 2.5, "3"])
+def test_wrong_number_of_rows(display, fitted, X, n_samples):
+    message = f"n_samples must be an int of at least 1. Got {n_samples!r} instead"
+    with pytest.raises(ValueError, match=message):
+        display.from_estimator(fitted, X, n_samples=n_samples)
+
+
+@rows_displays
+@pytest.mark.parametrize(
+    "image_shape, message",
+    [
+        ((2, 3), r"image_shape=\(2, 3\) holds 6 values, .* n_features=5. Give"),
+        (5, r"image_shape must be .* Got 5 instead"),
+        ((5,), r"image_shape must be \(height, width\).* Got \(5,\) instead"),
+        ((1, 5, 2), r"\(height, width, 3\) .* Got \(1, 5, 2\) instead"),
+    ],
+)
+def test_wrong_image_shape(display, fitted, X, image_shape, message):
+    with pytest.raises(ValueError, match=message):
+        display.from_estimator(fitted, X, image_shape=image_shape)
