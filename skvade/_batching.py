@@ -15,11 +15,13 @@ from torch import Generator, Tensor, nn
 __all__ = [
     "FLOATS",
     "UNIT",
+    "Batch",
     "Placement",
     "Rows",
     "Standardization",
     "available_devices",
     "dump_parameters",
+    "equal_weights",
     "load_parameters",
     "make_generator",
     "place",
@@ -36,6 +38,9 @@ UNIT = 0.25
 # pick their kernel by shape: one shape makes the answer for a row independent of the
 # rows it came with, to the last bit.
 CHUNK_ROWS = 256
+
+# Values that are measured at a time, few enough for the cache.
+CHUNK_VALUES = 2**16
 
 
 @dataclass(frozen=True)
@@ -119,6 +124,27 @@ def make_generator(seed: int, device: torch.device | str = "cpu") -> Generator:
     return torch.Generator(device=device).manual_seed(seed)
 
 
+def equal_weights(n_rows: int) -> NDArray[np.float64]:
+    """A one for each row, in the memory of a single one."""
+    return np.broadcast_to(np.float64(1), n_rows)
+
+
+class Batch(NamedTuple):
+    """Rows of a step (B, D), and what each of them counts (B,), one on average."""
+
+    x: Tensor
+    weight: Tensor
+
+
+def _chunks(X: NDArray, weight: NDArray) -> Iterator[tuple[NDArray, NDArray]]:
+    """The rows that count at all and their weights, some at a time."""
+    members = np.flatnonzero(weight)
+    n_rows = max(1, CHUNK_VALUES // X.shape[1])
+    for start in range(0, len(members), n_rows):
+        chunk = members[start : start + n_rows]
+        yield X[chunk], weight[chunk]
+
+
 class Standardization(NamedTuple):
     """An offset per feature and one scale for all: their relative scales remain."""
 
@@ -126,25 +152,27 @@ class Standardization(NamedTuple):
     scale: float
 
     @classmethod
-    def of(cls, X: NDArray, center: bool) -> Self:
+    def of(cls, X: NDArray, center: bool, weight: NDArray | None = None) -> Self:
         """Measure X by chunks: the mean of each feature, the average variance of all.
 
-        Without `center` the rows keep their origin: in an image or a table of [0, 1]
-        zero is a value of its own, and pretraining separates such data better as is.
+        Each row counts by its weight; without weights all count alike. Without `center`
+        the rows keep their origin: in an image or a table of [0, 1] zero is a value of
+        its own, and pretraining separates such data better as is.
         """
-        chunks = [slice(i, i + 4096) for i in range(0, len(X), 4096)]
-        first = X[0].astype(np.float64)
-        # Measured from the first row, so that constant data deviate by exactly zero.
-        location = first + sum((X[c] - first).sum(0) for c in chunks) / len(X)
-        squares = sum(np.square(X[c] - location).sum() for c in chunks)
-        deviation = float(np.sqrt(squares / X.size))
+        weight = equal_weights(len(X)) if weight is None else weight
+        first = X[weight.argmax()].astype(np.float64)
+        # Measured from one of the rows, so that constant data deviate by exactly zero.
+        moments = [w @ (x - first) for x, w in _chunks(X, weight)]
+        location = first + sum(moments) / weight.sum()
+        squares = [w @ np.square(x - location).sum(1) for x, w in _chunks(X, weight)]
+        deviation = float(np.sqrt(sum(squares) / (weight.sum() * X.shape[1])))
         scale = deviation / UNIT if deviation > 0 else 1.0
         return cls(location if center else np.zeros_like(location), scale)
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of a matrix as standardized tensors.
+    """Rows of a matrix as standardized tensors, and their weights.
 
     Rows are gathered with NumPy and centered in the dtype of X, before they are cast:
     X may be read-only, memory-mapped or far from the origin.
@@ -154,17 +182,33 @@ class Rows:
     standardization: Standardization
     placement: Placement
     members: NDArray[np.intp]
+    weight_of_all: NDArray[np.float64]
 
     @classmethod
-    def of(cls, X: NDArray, standard: Standardization, placement: Placement) -> Self:
-        return cls(X, standard, placement, np.arange(len(X)))
+    def of(
+        cls,
+        X: NDArray,
+        standard: Standardization,
+        placement: Placement,
+        weight: NDArray | None = None,
+    ) -> Self:
+        weight = equal_weights(len(X)) if weight is None else weight
+        return cls(X, standard, placement, np.arange(len(X)), weight)
 
     def __len__(self) -> int:
         return len(self.members)
 
+    @property
+    def weight(self) -> NDArray[np.float64]:
+        return self.weight_of_all[self.members]
+
     def whole(self) -> "Rows":
         """All rows of the matrix that these were taken from."""
-        return Rows.of(self.X, self.standardization, self.placement)
+        return replace(self, members=np.arange(len(self.weight_of_all)))
+
+    def weighty(self) -> "Rows":
+        """The rows that count at all."""
+        return self.subset(np.flatnonzero(self.weight))
 
     def subset(self, positions: NDArray) -> "Rows":
         return replace(self, members=self.members[positions])
@@ -188,7 +232,7 @@ class Rows:
 
     def batches(
         self, batch_size: int, generator: Generator, least: int = 1
-    ) -> Iterator[Tensor]:
+    ) -> Iterator[Batch]:
         """One epoch: every row, shuffled, in batches whose sizes differ by one.
 
         Where that makes fewer than `least` batches, it is done more than once.
@@ -197,7 +241,8 @@ class Rows:
         for _ in range(math.ceil(least / n_batches)):
             order = torch.randperm(len(self), generator=generator).numpy()
             for positions in np.array_split(order, n_batches):
-                yield self.take(positions)
+                weight = self.weight_of_all[self.members[positions]]
+                yield Batch(self.take(positions), self.placement(weight))
 
     def chunks(self) -> Iterator[tuple[Tensor, int]]:
         """The rows in order, `CHUNK_ROWS` at a time, with how many are not padding."""

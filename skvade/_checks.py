@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils.validation import _check_sample_weight
 
-from skvade._initial_mixture import METHODS, check_labels
+from skvade._initial_mixture import METHODS, check_labels, check_weights
 from skvade._likelihoods import LIKELIHOODS
 from skvade._networks import ACTIVATIONS
 
@@ -20,6 +21,7 @@ __all__ = [
     "architecture",
     "check_rows",
     "check_same_architecture",
+    "checked_weight",
     "given_labels",
     "n_held_out",
     "warn_of_result",
@@ -111,14 +113,33 @@ def given_labels(init: Any) -> NDArray | None:
     return np.asarray(init) if is_labels else None
 
 
-def n_held_out(estimator: BaseEstimator, X: NDArray) -> int:
+def checked_weight(sample_weight: Any, X: NDArray) -> NDArray[np.float64] | None:
+    """Weights of the rows, of which those above zero are one on average.
+
+    Raises
+    ------
+    ValueError
+        If they are not one finite, non-negative number per row, or all zero.
+    """
+    if sample_weight is None:
+        return None
+    weight = _check_sample_weight(
+        sample_weight, X, dtype=np.float64, ensure_non_negative=True
+    )
+    weight = weight / weight.max()  # their sum could overflow
+    return weight / weight[weight > 0].mean()
+
+
+def n_held_out(estimator: BaseEstimator, n_samples: int) -> int:
     """Number of rows that `early_stopping` keeps from training."""
     if not estimator.early_stopping:
         return 0
-    return math.ceil(estimator.validation_fraction * len(X))
+    return math.ceil(estimator.validation_fraction * n_samples)
 
 
-def check_rows(estimator: BaseEstimator, X: NDArray, warm: bool) -> None:
+def check_rows(
+    estimator: BaseEstimator, X: NDArray, weight: NDArray | None, warm: bool
+) -> None:
     """Reject rows that the parameters cannot work on, before any work is done.
 
     A warm start has no use for `init`.
@@ -127,13 +148,15 @@ def check_rows(estimator: BaseEstimator, X: NDArray, warm: bool) -> None:
     ------
     ValueError
         If there are fewer rows than clusters, values outside [0, 1] for the Bernoulli
-        likelihood, or labels in `init` that do not fit the rows.
+        likelihood, labels in `init` that do not fit the rows, or weights that `init`
+        can not heed.
     """
-    n_out = n_held_out(estimator, X)
-    if len(X) - n_out < estimator.n_clusters:
+    n_samples = len(X) if weight is None else np.count_nonzero(weight)
+    n_out = n_held_out(estimator, n_samples)
+    if n_samples - n_out < estimator.n_clusters:
         held_out = f" with {n_out} of them held out" if n_out else ""
         raise ValueError(
-            f"n_samples={len(X)}{held_out} should be >= n_clusters="
+            f"n_samples={n_samples}{held_out} should be >= n_clusters="
             f"{estimator.n_clusters}. Lower n_clusters or give more rows."
         )
     if estimator.likelihood == "bernoulli" and not (X.min() >= 0 and X.max() <= 1):
@@ -142,8 +165,12 @@ def check_rows(estimator: BaseEstimator, X: NDArray, warm: bool) -> None:
             f"{X.min():.6g} to {X.max():.6g} instead. Scale X, for instance with "
             "MinMaxScaler, or use likelihood='gaussian'."
         )
+    if warm:
+        return
+    if weight is not None:
+        check_weights(weight, estimator.init)
     labels = given_labels(estimator.init)
-    if labels is not None and not warm:
+    if labels is not None:
         check_labels(labels, estimator.n_clusters, len(X), "The array given as init")
 
 

@@ -9,7 +9,11 @@ from numpy.random import RandomState
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import check_array, check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import (
+    _check_sample_weight,
+    check_is_fitted,
+    validate_data,
+)
 
 from skvade import _inference
 from skvade._batching import (
@@ -177,7 +181,9 @@ class FittedVaDE(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         self._warn_outside_of_support(rows.X)
         return _inference.elbo_per_row(model, rows, self.responsibilities).sum(axis=1)
 
-    def score(self, X: ArrayLike, y: object = None) -> float:
+    def score(
+        self, X: ArrayLike, y: object = None, sample_weight: ArrayLike | None = None
+    ) -> float:
         """Mean evidence lower bound, for model selection on held-out rows.
 
         Parameters
@@ -186,13 +192,17 @@ class FittedVaDE(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
             Rows.
         y : object, default=None
             Ignored, present for the interface.
+        sample_weight : array-like of shape (n_samples,), default=None
+            What each row counts in the mean; None for all alike.
 
         Returns
         -------
         bound : float
             In nats per row; higher is better.
         """
-        return float(self.score_samples(X).mean())
+        bounds = self.score_samples(X)
+        weight = _check_sample_weight(sample_weight, bounds, ensure_non_negative=True)
+        return float(np.average(bounds, weights=weight))
 
     # --- New rows -------------------------------------------------------------------
 
@@ -289,10 +299,12 @@ class FittedVaDE(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
     def _likelihood(self) -> Likelihood:
         return self._exact_model().likelihood
 
-    def _rows(self, X: NDArray, placement: Placement) -> Rows:
+    def _rows(
+        self, X: NDArray, placement: Placement, weight: NDArray | None = None
+    ) -> Rows:
         location = self._parameters["likelihood.location"]
         scale = self._parameters["likelihood.scale"].item()
-        return Rows.of(X, Standardization(location, scale), placement)
+        return Rows.of(X, Standardization(location, scale), placement, weight)
 
     def _model_and_rows(self, X: ArrayLike) -> tuple[VaDE, Rows]:
         check_is_fitted(self)

@@ -21,40 +21,43 @@ from skvade._run import Chance, Plan, Record, Run, build
 __all__ = ["adopt", "fresh_run", "plan_of", "warm_run"]
 
 
-def plan_of(estimator: FittedVaDE, X: NDArray) -> Plan:
+def plan_of(estimator: FittedVaDE, n_samples: int) -> Plan:
     """How to train, with what "auto" stands for."""
     values = {field.name: getattr(estimator, field.name) for field in fields(Plan)}
     if estimator.batch_size == "auto":
-        values["batch_size"] = min(256, max(16, len(X) // 32))
+        values["batch_size"] = min(256, max(16, n_samples // 32))
     labels = given_labels(estimator.init)
     if labels is not None:
         values["init"] = labels
     return Plan(**values)
 
 
-def fresh_run(estimator: FittedVaDE, X: NDArray) -> Run:
+def fresh_run(estimator: FittedVaDE, X: NDArray, weight: NDArray | None) -> Run:
     """A model with fresh weights, at the start of all stages."""
     placement = place(estimator.device, estimator.precision)
     chance = Chance.of(check_random_state(estimator.random_state), placement.device)
-    standard = Standardization.of(X, center=estimator.likelihood == "gaussian")
-    rows = Rows.of(X, standard, placement)
+    center = estimator.likelihood == "gaussian"
+    standard = Standardization.of(X, center, weight)
+    rows = Rows.of(X, standard, placement, weight).weighty()
     shape = architecture(estimator, X.shape[1])
     model = build({**shape, "bfloat16": placement.bfloat16}, rows, chance)
-    training, held_out = rows.split(n_held_out(estimator, X), chance.order)
-    return Run(model, training, held_out, plan_of(estimator, X), chance)
+    n_out = n_held_out(estimator, len(rows))
+    training, held_out = rows.split(n_out, chance.order)
+    return Run(model, training, held_out, plan_of(estimator, len(rows)), chance)
 
 
-def warm_run(estimator: FittedVaDE, X: NDArray) -> Run:
+def warm_run(estimator: FittedVaDE, X: NDArray, weight: NDArray | None) -> Run:
     """The fitted model, before the last stage goes on."""
     check_same_architecture(estimator, estimator._architecture)
     placement = place(estimator.device, estimator.precision)
     chance = Chance.of(check_random_state(estimator.random_state), placement.device)
-    rows = estimator._rows(X, placement)
-    training, held_out = rows.split(n_held_out(estimator, X), chance.order)
+    rows = estimator._rows(X, placement, weight)
     model = estimator._model(placement)
     labels = log_responsibilities_per_row(model, rows, estimator.responsibilities)
     record = Record(init_labels=labels.argmax(axis=1))
-    return Run(model, training, held_out, plan_of(estimator, X), chance, record)
+    rows = rows.weighty()
+    training, held_out = rows.split(n_held_out(estimator, len(rows)), chance.order)
+    return Run(model, training, held_out, plan_of(estimator, len(rows)), chance, record)
 
 
 def adopt(estimator: FittedVaDE, run: Run) -> None:
@@ -75,7 +78,8 @@ def adopt(estimator: FittedVaDE, run: Run) -> None:
     log_r = log_responsibilities_per_row(model, rows, estimator.responsibilities)
     estimator.labels_ = log_r.argmax(axis=1)
     bounds = elbo_per_row(model, rows, estimator.responsibilities)
-    estimator.lower_bound_ = float(bounds.sum(axis=1).mean())
+    bound = np.average(bounds.sum(axis=1), weights=rows.weight)
+    estimator.lower_bound_ = float(bound)
     mixture = deepcopy(model.prior).cpu().double()
     estimator.weights_ = mixture.log_weights.exp().numpy(force=True)
     estimator.means_ = mixture.means.numpy(force=True)

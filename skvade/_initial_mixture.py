@@ -9,8 +9,17 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, clone
 from sklearn.cluster import KMeans
 from sklearn.mixture import GaussianMixture
+from sklearn.utils.validation import has_fit_parameter
 
-__all__ = ["InitialMixture", "check_labels", "initial_mixture", "moments_of_partition"]
+from skvade._batching import equal_weights
+
+__all__ = [
+    "InitialMixture",
+    "check_labels",
+    "check_weights",
+    "initial_mixture",
+    "moments_of_partition",
+]
 
 
 class InitialMixture(NamedTuple):
@@ -47,20 +56,38 @@ def check_labels(labels: NDArray, n_clusters: int, n_samples: int, source: str) 
         )
 
 
+def _moments(Z: NDArray, weight: NDArray) -> tuple[NDArray, NDArray]:
+    """Weighted mean and variance of each column."""
+    mean = np.average(Z, axis=0, weights=weight)
+    return mean, np.average(np.square(Z - mean), axis=0, weights=weight)
+
+
+def _draw(n_rows: int, weight: NDArray, rng: RandomState) -> NDArray:
+    """Random rows by their weight, distinct where there are enough."""
+    p = weight / weight.sum()
+    return rng.choice(len(weight), n_rows, replace=n_rows > len(weight), p=p)
+
+
 def moments_of_partition(
-    embedding: NDArray, labels: NDArray, n_clusters: int, rng: RandomState
+    embedding: NDArray,
+    labels: NDArray,
+    n_clusters: int,
+    rng: RandomState,
+    weight: NDArray | None = None,
 ) -> InitialMixture:
     """Weights, means and variances of the groups of rows with one label.
 
-    Negative labels mean noise: such rows belong to no group. Every group counts one
-    row more, spread as the average group is, so that a group of equal rows keeps a
-    width. Components without a group start at random rows.
+    Rows count by their weight, or all alike. Negative labels mean noise: such rows
+    belong to no group. Every group counts one row more, spread as the average group is,
+    so that a group of equal rows keeps a width. Components without a group start at
+    random rows.
     """
+    weight = equal_weights(len(labels)) if weight is None else weight
     groups = np.unique(labels[labels >= 0])
     members = [np.flatnonzero(labels == group) for group in groups]
-    counts = np.array([len(rows) for rows in members], dtype=float)
-    means = np.array([embedding[rows].mean(0) for rows in members])
-    spread = np.array([embedding[rows].var(0) for rows in members])
+    counts = np.array([weight[rows].sum() for rows in members])
+    moments = [_moments(embedding[rows], weight[rows]) for rows in members]
+    means, spread = map(np.array, zip(*moments, strict=True))
     pooled = np.average(spread, axis=0, weights=counts)
     variances = (counts[:, None] * spread + pooled) / (counts[:, None] + 1)
 
@@ -72,32 +99,55 @@ def moments_of_partition(
             "Lower n_clusters if the data hold fewer clusters.",
             stacklevel=2,
         )
-        rows = rng.choice(len(embedding), n_missing, replace=n_missing > len(embedding))
-        means = np.vstack([means, embedding[rows]])
+        means = np.vstack([means, embedding[_draw(n_missing, weight, rng)]])
         variances = np.vstack([variances, np.tile(pooled, (n_missing, 1))])
         counts = np.append(counts, np.ones(n_missing))
     return InitialMixture(counts / counts.sum(), means, variances)
 
 
-def _by_kmeans(Z: NDArray, n_clusters: int, n_init: int, rng: RandomState) -> Any:
+def _by_kmeans(
+    Z: NDArray, weight: NDArray, n_clusters: int, n_init: int, rng: RandomState
+) -> InitialMixture:
     kmeans = KMeans(n_clusters, n_init=n_init, random_state=rng)
-    return moments_of_partition(Z, kmeans.fit_predict(Z), n_clusters, rng)
+    labels = kmeans.fit_predict(Z, sample_weight=weight)
+    return moments_of_partition(Z, labels, n_clusters, rng, weight)
 
 
-def _by_em(Z: NDArray, n_clusters: int, n_init: int, rng: RandomState) -> Any:
+def _by_em(
+    Z: NDArray, weight: NDArray, n_clusters: int, n_init: int, rng: RandomState
+) -> InitialMixture:
     mixture = GaussianMixture(
         n_clusters, covariance_type="diag", n_init=n_init, random_state=rng
     ).fit(Z)
     return InitialMixture(mixture.weights_, mixture.means_, mixture.covariances_)
 
 
-def _at_random(Z: NDArray, n_clusters: int, n_init: int, rng: RandomState) -> Any:
-    rows = rng.choice(len(Z), n_clusters, replace=False)
-    weights = np.full(n_clusters, 1 / n_clusters)
-    return InitialMixture(weights, Z[rows], np.tile(Z.var(0), (n_clusters, 1)))
+def _at_random(
+    Z: NDArray, weight: NDArray, n_clusters: int, n_init: int, rng: RandomState
+) -> InitialMixture:
+    means = Z[_draw(n_clusters, weight, rng)]
+    variances = np.tile(_moments(Z, weight)[1], (n_clusters, 1))
+    return InitialMixture(np.full(n_clusters, 1 / n_clusters), means, variances)
 
 
 METHODS = {"kmeans": _by_kmeans, "gmm": _by_em, "random": _at_random}
+
+
+def check_weights(weight: NDArray, init: Any) -> None:
+    """Reject weights that the start can not heed.
+
+    Raises
+    ------
+    ValueError
+        If rows that count differ in weight, and `init` is "gmm".
+    """
+    counting = weight[weight > 0]
+    if isinstance(init, str) and init == "gmm" and np.ptp(counting) > 0:
+        raise ValueError(
+            "init='gmm' can not heed sample_weight: scikit-learn's GaussianMixture "
+            "takes no weights. Use init='kmeans', or give the mixture as a clusterer, "
+            "init=GaussianMixture(...), if the partition need not heed them."
+        )
 
 
 def _seeded_clone(clusterer: BaseEstimator, rng: RandomState) -> BaseEstimator:
@@ -109,21 +159,37 @@ def _seeded_clone(clusterer: BaseEstimator, rng: RandomState) -> BaseEstimator:
     return clusterer.set_params(**{name: rng.randint(largest) for name in seeds})
 
 
+def _partition(
+    clusterer: BaseEstimator, Z: NDArray, weight: NDArray, rng: RandomState
+) -> NDArray:
+    """What a clone of the clusterer finds, with the weights if it takes any."""
+    heeds = has_fit_parameter(clusterer, "sample_weight")
+    weights = {"sample_weight": weight} if heeds else {}
+    return np.asarray(_seeded_clone(clusterer, rng).fit_predict(Z, **weights))
+
+
 def initial_mixture(
-    embedding: NDArray, init: Any, n_clusters: int, n_init: int, rng: RandomState
+    embedding: NDArray,
+    init: Any,
+    n_clusters: int,
+    n_init: int,
+    rng: RandomState,
+    weight: NDArray | None = None,
 ) -> InitialMixture:
     """Mixture on the embedding (n, L).
 
     `init` is a key of `METHODS`, an array of labels (n,), or a clusterer, of which a
-    clone is fitted.
+    clone is fitted. Rows count by their `weight`, (n,), which is positive and one on
+    average, or all alike.
     """
+    weight = equal_weights(len(embedding)) if weight is None else weight
     if isinstance(init, str):
-        return METHODS[init](embedding, n_clusters, n_init, rng)
+        return METHODS[init](embedding, weight, n_clusters, n_init, rng)
     if hasattr(init, "fit_predict"):
-        labels = np.asarray(_seeded_clone(init, rng).fit_predict(embedding))
+        labels = _partition(init, embedding, weight, rng)
         source = f"The clusterer given as init, {init!r},"
         check_labels(labels, n_clusters, len(embedding), source)
     else:
         labels = np.asarray(init)
         check_labels(labels, n_clusters, len(embedding), "The array given as init")
-    return moments_of_partition(embedding, labels, n_clusters, rng)
+    return moments_of_partition(embedding, labels, n_clusters, rng, weight)

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from torch.optim import SGD
 
-from skvade._batching import UNIT
+from skvade._batching import UNIT, Batch
 from skvade._run import LEAST_STEPS, Run, epoch, report
 
 __all__ = ["pretrain"]
@@ -33,8 +33,10 @@ def pretrain(run: Run) -> None:
     fused = run.rows.placement.fuses_optimizers
     optimizer = SGD(parameters, learning_rate, MOMENTUM, fused=fused)
 
-    def step(x: Tensor) -> Tensor:
-        loss = (decoder(encoder.embed(x)) - x).square().mean()
+    def step(batch: Batch) -> Tensor:
+        x, weight = batch
+        errors = (decoder(encoder.embed(x)) - x).square().mean(1)
+        loss = (weight * errors).mean()
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, GRADIENT_NORM)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
 from torch.optim import Adam
 
-from skvade._batching import Rows, make_generator
+from skvade._batching import Batch, Rows, make_generator
 from skvade._networks import VaDE, initialize
 
 __all__ = [
@@ -111,18 +111,19 @@ def build(architecture: dict[str, Any], rows: Rows, chance: Chance) -> VaDE:
 
 
 def epoch(
-    run: Run, step: Callable[[Tensor], Tensor], blame: str, least_steps: int = 1
+    run: Run, step: Callable[[Batch], Tensor], blame: str, least_steps: int = 1
 ) -> list[float]:
-    """Call `step` on every batch; the sums that it returns, per row.
+    """Call `step` on every batch; the weighted sums that it returns, per row.
 
     The sums stay on the device until the epoch ends: reading one would wait for it.
     """
     totals, n_visited = 0.0, 0
     plan = run.plan
-    for x in run.rows.batches(plan.batch_size, run.chance.order, least_steps):
-        totals = totals + step(x)
-        n_visited += len(x)
-    means = (totals / n_visited).tolist()
+    for batch in run.rows.batches(plan.batch_size, run.chance.order, least_steps):
+        totals = totals + step(batch)
+        n_visited += len(batch.x)
+    # Of all rows the mean weight is one, but some may be held out.
+    means = (totals / (n_visited * run.rows.weight.mean())).tolist()
     if not all(map(math.isfinite, means)):
         raise ValueError(
             f"Training met a loss of {means[0]}, which is not finite. Lower "

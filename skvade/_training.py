@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from skvade._batching import UNIT
+from skvade._batching import UNIT, Batch
 from skvade._inference import (
     elbo_per_row,
     embed,
@@ -75,6 +75,7 @@ def start_mixture(run: Run) -> None:
         len(model.prior.logits),
         plan.n_init,
         run.chance.numpy,
+        run.rows.weight,
     )
     variances = np.maximum(start.variances + model.prior.reg_covar, LEAST_VARIANCE)
     model.prior.assign(place(start.weights), place(start.means), place(variances))
@@ -132,11 +133,13 @@ def maximize_elbo(run: Run) -> None:
 
 
 def number_components(run: Run) -> None:
-    """Sort the components by the rows they hold; empty ones come last."""
+    """Sort the components by the weight of their rows; empty ones come last."""
     model, rows, record = run.model, run.rows.whole(), run.record
     log_r = log_responsibilities_per_row(model, rows, run.plan.responsibilities)
-    counts = np.bincount(log_r.argmax(1), minlength=log_r.shape[1])
-    order = np.argsort(-counts, kind="stable")
+    labels, n_components = log_r.argmax(1), log_r.shape[1]
+    weights = np.bincount(labels, rows.weight, minlength=n_components)
+    # A component may hold rows that all weigh nothing: it comes before empty ones.
+    order = np.lexsort((-np.bincount(labels, minlength=n_components), -weights))
     model.prior.permute(torch.from_numpy(order).to(rows.placement.device))
     record.init_labels = np.argsort(order)[record.init_labels]
 
@@ -144,23 +147,26 @@ def number_components(run: Run) -> None:
 # --- What the stages are made of ----------------------------------------------------
 
 
-def _elbo_step(run: Run, optimizer: Optimizer) -> Callable[[Tensor], Tensor]:
+def _elbo_step(run: Run, optimizer: Optimizer) -> Callable[[Batch], Tensor]:
     """A step up the bound, its latent terms weighed by beta; gives loss and ELBO."""
     model, plan = run.model, run.plan
     sampled = plan.responsibilities == "sampled"
 
-    def step(x: Tensor) -> Tensor:
+    def step(batch: Batch) -> Tensor:
+        x, weight = batch
         posterior = model.encoder(x)
         shape = (plan.n_draws, *posterior.mean.shape)
         noise = torch.empty(shape, dtype=x.dtype, device=x.device)
         draws = reparameterize(posterior, noise.normal_(generator=run.chance.noise))
         density = model.likelihood.log_density(x, model.decoder(draws))
         terms = elbo(density, posterior, model.prior, draws if sampled else None)
-        loss = -(terms.reconstruction + plan.beta * terms.latent).mean()
+        losses = -(terms.reconstruction + plan.beta * terms.latent)
+        loss = (weight * losses).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        return torch.stack([loss.detach() * len(x), terms.total.detach().sum()])
+        bound = weight @ terms.total.detach()
+        return torch.stack([loss.detach() * len(x), bound])
 
     return step
 
@@ -178,6 +184,6 @@ def _frozen(*modules: nn.Module) -> Iterator[None]:
 
 def _validate(run: Run) -> float:
     terms = elbo_per_row(run.model, run.held_out, run.plan.responsibilities)
-    score = float(terms.sum(1).mean())
+    score = float(np.average(terms.sum(1), weights=run.held_out.weight))
     run.record.validation_scores.append(score)
     return score

@@ -13,6 +13,7 @@ from skvade._batching import FLOATS
 from skvade._checks import (
     PARAMETER_CONSTRAINTS,
     check_rows,
+    checked_weight,
     warn_of_result,
 )
 from skvade._fitted import FittedVaDE
@@ -170,7 +171,8 @@ class VaDEClusterer(FittedVaDE, ClusterMixin, BaseEstimator):
     Attributes
     ----------
     labels_ : ndarray of shape (n_samples,)
-        Cluster of each row. Components are numbered by the rows they hold, most first.
+        Cluster of each row. Components are numbered by the weight of the rows they
+        hold, most first.
 
     weights_ : ndarray of shape (n_clusters,)
         Mixture weights; they sum to one.
@@ -310,7 +312,9 @@ class VaDEClusterer(FittedVaDE, ClusterMixin, BaseEstimator):
     # --- Fitting --------------------------------------------------------------------
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X: ArrayLike, y: object = None) -> Self:
+    def fit(
+        self, X: ArrayLike, y: object = None, sample_weight: ArrayLike | None = None
+    ) -> Self:
         """Learn networks and mixture from X.
 
         An interrupt from the keyboard during the last stage ends it with a warning,
@@ -323,6 +327,10 @@ class VaDEClusterer(FittedVaDE, ClusterMixin, BaseEstimator):
             Training rows.
         y : object, default=None
             Ignored, present for the interface.
+        sample_weight : array-like of shape (n_samples,), default=None
+            What each row counts, in all that is averaged or summed over rows; None for
+            all alike. Only the ratios matter. Rows of weight zero are as if they were
+            not there, except that they get a label.
 
         Returns
         -------
@@ -332,21 +340,24 @@ class VaDEClusterer(FittedVaDE, ClusterMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If X does not suit a parameter: fewer rows than clusters, values outside
-            [0, 1] for the Bernoulli likelihood, an `init` or a fitted state that does
-            not match; or if training meets a loss that is not finite.
+            If X or its weights do not suit a parameter: fewer rows than clusters,
+            values outside [0, 1] for the Bernoulli likelihood, an `init` or a fitted
+            state that does not match; or if training meets a loss that is not finite.
         """
         with _unchanged_on_error(self), gradients():
             warm = self.warm_start and hasattr(self, "_parameters")
             X = validate_data(self, X, reset=not warm, dtype=FLOATS)
-            check_rows(self, X, warm)
-            run = warm_run(self, X) if warm else fresh_run(self, X)
+            weight = checked_weight(sample_weight, X)
+            check_rows(self, X, weight, warm)
+            run = (warm_run if warm else fresh_run)(self, X, weight)
             (continue_training if warm else train)(run)
             adopt(self, run)
         warn_of_result(self)
         return self
 
-    def fit_predict(self, X: ArrayLike, y: object = None) -> NDArray[np.int64]:
+    def fit_predict(
+        self, X: ArrayLike, y: object = None, sample_weight: ArrayLike | None = None
+    ) -> NDArray[np.int64]:
         """Fit to X and return the cluster of each row, the same as `predict` of X.
 
         Parameters
@@ -355,13 +366,15 @@ class VaDEClusterer(FittedVaDE, ClusterMixin, BaseEstimator):
             Training rows.
         y : object, default=None
             Ignored, present for the interface.
+        sample_weight : array-like of shape (n_samples,), default=None
+            What each row counts, as in `fit`.
 
         Returns
         -------
         labels : ndarray of shape (n_samples,)
             The attribute `labels_`.
         """
-        return self.fit(X).labels_
+        return self.fit(X, sample_weight=sample_weight).labels_
 
     @property
     def _n_features_out(self) -> int:

@@ -23,7 +23,8 @@ from skvade import VaDEClusterer
 # The checks fit noise, and eight clusters to ten rows: clusters that stay empty and
 # budgets that end first are expected there, and the warnings are right to say so.
 pytestmark = pytest.mark.filterwarnings(
-    f"ignore::{ConvergenceWarning.__module__}.{ConvergenceWarning.__name__}"
+    f"ignore::{ConvergenceWarning.__module__}.{ConvergenceWarning.__name__}",
+    "ignore:The initial partition holds:UserWarning",
 )
 
 DEFAULT = VaDEClusterer()
@@ -35,9 +36,13 @@ BERNOULLI = make_pipeline(
 
 
 def expected_failures(estimator):
-    """None of ours; scikit-learn expects these two of its own Pipeline."""
+    """One of ours; scikit-learn expects the two others of its own Pipeline."""
     if not isinstance(estimator, Pipeline):
-        return {}
+        reason = (
+            "Weighted rows come in another order than repeated ones, so the models "
+            "agree in distribution only: test_weights.py tests that."
+        )
+        return {"check_sample_weight_equivalence_on_dense_data": reason}
     reason = "Pipeline.fit replaces its parameter `steps`, whatever they hold."
     return {
         "check_dont_overwrite_parameters": reason,
