@@ -10,37 +10,26 @@ from typing import NamedTuple, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 from torch import Generator, Tensor, nn
 
+from skvade._matrix import Standardization, equal_weights, gather
+
 __all__ = [
-    "FLOATS",
-    "UNIT",
     "Batch",
     "Placement",
     "Rows",
-    "Standardization",
     "available_devices",
     "dump_parameters",
-    "equal_weights",
     "load_parameters",
     "make_generator",
     "place",
 ]
 
-# What X may hold; the first is what everything else is converted to.
-FLOATS = (np.float64, np.float32)
-
-# Standard deviation, in the networks' unit, of the average feature. Grey images in
-# [0, 1] have about this one, and on them the pretraining recipe was found.
-UNIT = 0.25
-
 # Every chunk of an inference has this many rows, the last one padded. Matrix products
 # pick their kernel by shape: one shape makes the answer for a row independent of the
 # rows it came with, to the last bit.
 CHUNK_ROWS = 256
-
-# Values that are measured at a time, few enough for the cache.
-CHUNK_VALUES = 2**16
 
 
 @dataclass(frozen=True)
@@ -124,11 +113,6 @@ def make_generator(seed: int, device: torch.device | str = "cpu") -> Generator:
     return torch.Generator(device=device).manual_seed(seed)
 
 
-def equal_weights(n_rows: int) -> NDArray[np.float64]:
-    """A one for each row, in the memory of a single one."""
-    return np.broadcast_to(np.float64(1), n_rows)
-
-
 class Batch(NamedTuple):
     """Rows of a step (B, D), and what each of them counts (B,), one on average."""
 
@@ -136,49 +120,15 @@ class Batch(NamedTuple):
     weight: Tensor
 
 
-def _chunks(X: NDArray, weight: NDArray) -> Iterator[tuple[NDArray, NDArray]]:
-    """The rows that count at all and their weights, some at a time."""
-    members = np.flatnonzero(weight)
-    n_rows = max(1, CHUNK_VALUES // X.shape[1])
-    for start in range(0, len(members), n_rows):
-        chunk = members[start : start + n_rows]
-        yield X[chunk], weight[chunk]
-
-
-class Standardization(NamedTuple):
-    """An offset per feature and one scale for all: their relative scales remain."""
-
-    location: NDArray[np.float64]
-    scale: float
-
-    @classmethod
-    def of(cls, X: NDArray, center: bool, weight: NDArray | None = None) -> Self:
-        """Measure X by chunks: the mean of each feature, the average variance of all.
-
-        Each row counts by its weight; without weights all count alike. Without `center`
-        the rows keep their origin: in an image or a table of [0, 1] zero is a value of
-        its own, and pretraining separates such data better as is.
-        """
-        weight = equal_weights(len(X)) if weight is None else weight
-        first = X[weight.argmax()].astype(np.float64)
-        # Measured from one of the rows, so that constant data deviate by exactly zero.
-        moments = [w @ (x - first) for x, w in _chunks(X, weight)]
-        location = first + sum(moments) / weight.sum()
-        squares = [w @ np.square(x - location).sum(1) for x, w in _chunks(X, weight)]
-        deviation = float(np.sqrt(sum(squares) / (weight.sum() * X.shape[1])))
-        scale = deviation / UNIT if deviation > 0 else 1.0
-        return cls(location if center else np.zeros_like(location), scale)
-
-
 @dataclass(frozen=True)
 class Rows:
     """Rows of a matrix as standardized tensors, and their weights.
 
-    Rows are gathered with NumPy and centered in the dtype of X, before they are cast:
-    X may be read-only, memory-mapped or far from the origin.
+    Rows are gathered with NumPy, made dense and centered in the dtype of X, before they
+    are cast: X may be read-only, memory-mapped, sparse or far from the origin.
     """
 
-    X: NDArray
+    X: NDArray | csr_array
     standardization: Standardization
     placement: Placement
     members: NDArray[np.intp]
@@ -187,13 +137,13 @@ class Rows:
     @classmethod
     def of(
         cls,
-        X: NDArray,
+        X: NDArray | csr_array,
         standard: Standardization,
         placement: Placement,
         weight: NDArray | None = None,
     ) -> Self:
-        weight = equal_weights(len(X)) if weight is None else weight
-        return cls(X, standard, placement, np.arange(len(X)), weight)
+        weight = equal_weights(X.shape[0]) if weight is None else weight
+        return cls(X, standard, placement, np.arange(X.shape[0]), weight)
 
     def __len__(self) -> int:
         return len(self.members)
@@ -215,7 +165,7 @@ class Rows:
 
     def take(self, positions: NDArray) -> Tensor:
         """The rows at these positions, (B, D)."""
-        gathered = np.take(self.X, self.members[positions], axis=0)
+        gathered = gather(self.X, self.members[positions])
         location, scale = self.standardization
         gathered -= location.astype(gathered.dtype)
         gathered /= gathered.dtype.type(scale)

@@ -151,7 +151,7 @@ def check_rows(
         likelihood, labels in `init` that do not fit the rows, or weights that `init`
         can not heed.
     """
-    n_samples = len(X) if weight is None else np.count_nonzero(weight)
+    n_samples = X.shape[0] if weight is None else np.count_nonzero(weight)
     n_out = n_held_out(estimator, n_samples)
     if n_samples - n_out < estimator.n_clusters:
         held_out = f" with {n_out} of them held out" if n_out else ""
@@ -171,7 +171,9 @@ def check_rows(
         check_weights(weight, estimator.init)
     labels = given_labels(estimator.init)
     if labels is not None:
-        check_labels(labels, estimator.n_clusters, len(X), "The array given as init")
+        check_labels(
+            labels, estimator.n_clusters, X.shape[0], "The array given as init"
+        )
 
 
 def warn_of_result(estimator: BaseEstimator) -> None:

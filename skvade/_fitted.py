@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.random import RandomState
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import csr_array, issparse
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import (
@@ -16,16 +17,9 @@ from sklearn.utils.validation import (
 )
 
 from skvade import _inference
-from skvade._batching import (
-    FLOATS,
-    Placement,
-    Rows,
-    Standardization,
-    load_parameters,
-    make_generator,
-    place,
-)
+from skvade._batching import Placement, Rows, load_parameters, make_generator, place
 from skvade._likelihoods import Likelihood
+from skvade._matrix import FLOATS, Standardization, check_indices
 from skvade._networks import VaDE
 
 __all__ = ["FittedVaDE"]
@@ -52,7 +46,7 @@ class FittedVaDE(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
             Rows.
 
         Returns
@@ -67,7 +61,7 @@ class FittedVaDE(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
             Rows.
 
         Returns
@@ -82,7 +76,7 @@ class FittedVaDE(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
             Rows.
 
         Returns
@@ -102,7 +96,7 @@ class FittedVaDE(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
             Rows.
 
         Returns
@@ -148,7 +142,7 @@ class FittedVaDE(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
             Rows.
 
         Returns
@@ -168,7 +162,7 @@ class FittedVaDE(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
             Rows.
 
         Returns
@@ -188,7 +182,7 @@ class FittedVaDE(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
             Rows.
         y : object, default=None
             Ignored, present for the interface.
@@ -306,9 +300,19 @@ class FittedVaDE(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         scale = self._parameters["likelihood.scale"].item()
         return Rows.of(X, Standardization(location, scale), placement, weight)
 
+    def _validated(self, X: ArrayLike, *, reset: bool = False) -> NDArray | csr_array:
+        X = validate_data(self, X, reset=reset, accept_sparse="csr", dtype=FLOATS)
+        if not issparse(X):
+            return X
+        check_indices(X)
+        if not X.has_canonical_format:
+            X = X.copy()  # the user's own stays as it is
+            X.sum_duplicates()
+        return X
+
     def _model_and_rows(self, X: ArrayLike) -> tuple[VaDE, Rows]:
         check_is_fitted(self)
-        X = validate_data(self, X, reset=False, dtype=FLOATS)
+        X = self._validated(X)
         placement = self._placement()
         return self._model(placement), self._rows(X, placement)
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils import check_random_state
 
-from skvade._batching import Rows, Standardization, dump_parameters, place
+from skvade._batching import Rows, dump_parameters, place
 from skvade._checks import (
     architecture,
     check_same_architecture,
@@ -16,6 +16,7 @@ from skvade._checks import (
 )
 from skvade._fitted import FittedVaDE
 from skvade._inference import elbo_per_row, log_responsibilities_per_row
+from skvade._matrix import Standardization
 from skvade._run import Chance, Plan, Record, Run, build
 
 __all__ = ["adopt", "fresh_run", "plan_of", "warm_run"]

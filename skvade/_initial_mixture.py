@@ -11,7 +11,7 @@ from sklearn.cluster import KMeans
 from sklearn.mixture import GaussianMixture
 from sklearn.utils.validation import has_fit_parameter
 
-from skvade._batching import equal_weights
+from skvade._matrix import equal_weights
 
 __all__ = [
     "InitialMixture",

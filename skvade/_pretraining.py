@@ -3,7 +3,8 @@
 from torch import Tensor, nn
 from torch.optim import SGD
 
-from skvade._batching import UNIT, Batch
+from skvade._batching import Batch
+from skvade._matrix import UNIT
 from skvade._run import LEAST_STEPS, Run, epoch, report
 
 __all__ = ["pretrain"]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from skvade._batching import UNIT, Batch
+from skvade._batching import Batch
 from skvade._inference import (
     elbo_per_row,
     embed,
@@ -19,6 +19,7 @@ from skvade._inference import (
     mixture_labels,
 )
 from skvade._initial_mixture import initial_mixture
+from skvade._matrix import UNIT
 from skvade._objective import elbo, reparameterize
 from skvade._pretraining import pretrain
 from skvade._run import LEAST_STEPS, Run, adam, epoch, report

@@ -7,9 +7,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClusterMixin, _fit_context
-from sklearn.utils.validation import validate_data
 
-from skvade._batching import FLOATS
 from skvade._checks import (
     PARAMETER_CONSTRAINTS,
     check_rows,
@@ -323,8 +321,8 @@ class VaDEClusterer(FittedVaDE, ClusterMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
-            Training rows.
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Training rows. Sparse ones are made dense batch by batch, never as a whole.
         y : object, default=None
             Ignored, present for the interface.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -346,7 +344,7 @@ class VaDEClusterer(FittedVaDE, ClusterMixin, BaseEstimator):
         """
         with _unchanged_on_error(self), gradients():
             warm = self.warm_start and hasattr(self, "_parameters")
-            X = validate_data(self, X, reset=not warm, dtype=FLOATS)
+            X = self._validated(X, reset=not warm)
             weight = checked_weight(sample_weight, X)
             check_rows(self, X, weight, warm)
             run = (warm_run if warm else fresh_run)(self, X, weight)
@@ -362,7 +360,7 @@ class VaDEClusterer(FittedVaDE, ClusterMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
             Training rows.
         y : object, default=None
             Ignored, present for the interface.
@@ -382,5 +380,6 @@ class VaDEClusterer(FittedVaDE, ClusterMixin, BaseEstimator):
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags

@@ -11,14 +11,13 @@ from torch import nn
 from skvade import _batching
 from skvade._batching import (
     CHUNK_ROWS,
-    UNIT,
     Rows,
-    Standardization,
     dump_parameters,
     load_parameters,
     make_generator,
     place,
 )
+from skvade._matrix import UNIT, Standardization
 
 CPU = place("cpu", "float64")
 AS_IS = Standardization(np.zeros(2), 1.0)
@@ -38,42 +37,7 @@ def batches_of(rows, *arguments):
     return [batch.x for batch in rows.batches(*arguments)]
 
 
-# --- Standardization ----------------------------------------------------------------
-
-
-@pytest.mark.parametrize("offset, scale", [(0, 1), (100, 1e-3), (-5, 1e6)])
-@pytest.mark.parametrize("n_samples", [1, 30, 50_000])
-def test_standardization_is_numpys(n_samples, offset, scale):
-    X = offset + scale * np.random.default_rng(0).normal(size=(n_samples, 4))
-    location, one_scale = Standardization.of(X, center=True)
-    assert_allclose(location, X.mean(0), rtol=1e-12, atol=1e-12 * scale)
-    expected = np.sqrt(X.var(0).mean()) / UNIT if n_samples > 1 else 1
-    assert_allclose(one_scale, expected, rtol=1e-9)
-
-
-def test_standardization_without_center_keeps_the_scale():
-    X = np.random.default_rng(0).uniform(size=(50, 3))
-    centered = Standardization.of(X, center=True)
-    uncentered = Standardization.of(X, center=False)
-    assert_array_equal(uncentered.location, np.zeros(3))
-    assert uncentered.scale == centered.scale
-
-
-def test_standardization_of_float32_is_measured_in_float64():
-    X = (1e4 + np.random.default_rng(0).normal(size=(50_000, 3))).astype(np.float32)
-    location, scale = Standardization.of(X, center=True)
-    assert location.dtype == np.float64
-    exact = X.astype(np.float64)
-    assert_allclose(location, exact.mean(0), rtol=1e-12)
-    assert_allclose(scale, np.sqrt(exact.var(0).mean()) / UNIT, rtol=1e-6)
-
-
-# 0.1 and the like: values whose sums round.
-@pytest.mark.parametrize("value", [0, 3, 0.1, 1e8, -1e-8])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_constant_data_have_scale_one(value, dtype):
-    X = np.full((50_000, 3), value, dtype)
-    assert Standardization.of(X, center=True).scale == 1.0
+# --- Rows ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("offset", [0, 100, 1e8])
@@ -87,9 +51,6 @@ def test_rows_are_centered_before_they_lose_digits(offset):
     assert_allclose(x.var(0).mean(), UNIT**2, rtol=1e-5)
     expected = Rows.of(X, Standardization.of(X, center=True), CPU)
     assert_allclose(x, expected.take(np.arange(100)), atol=1e-6)
-
-
-# --- Rows ---------------------------------------------------------------------------
 
 
 def test_take_standardizes_the_rows_that_are_asked_for():

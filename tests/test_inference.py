@@ -6,7 +6,8 @@ import torch
 from sklearn.mixture import GaussianMixture
 
 from skvade import _inference
-from skvade._batching import Placement, Rows, Standardization
+from skvade._batching import Placement, Rows
+from skvade._matrix import Standardization
 from skvade._objective import elbo, log_responsibilities, mixture_term, reparameterize
 
 LOCATION, SCALE = 3.0, 1.7

@@ -12,7 +12,7 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.preprocessing import minmax_scale
 
 from skvade import VaDEClusterer, _training
-from skvade._batching import Rows, Standardization, place
+from skvade._batching import Rows, place
 from skvade._inference import (
     elbo_per_row,
     embed,
@@ -20,6 +20,7 @@ from skvade._inference import (
     mixture_labels,
 )
 from skvade._initial_mixture import moments_of_partition
+from skvade._matrix import Standardization
 from skvade._pretraining import pretrain
 from skvade._run import Chance, Plan, Run, build
 from skvade._training import (

@@ -13,8 +13,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
 
 from skvade import VaDEClusterer
-from skvade._batching import Rows, Standardization, make_generator, place
+from skvade._batching import Rows, make_generator, place
 from skvade._initial_mixture import initial_mixture, moments_of_partition
+from skvade._matrix import Standardization
 
 
 @pytest.fixture(scope="module")
@@ -109,18 +110,6 @@ def test_components_are_numbered_by_the_weight_of_their_rows(tiny, blobs):
 
 
 # --- Weights are repetitions --------------------------------------------------------
-
-
-@pytest.mark.parametrize("n_rows", [150, 90_000])
-def test_the_unit_of_weighted_rows_is_that_of_repeated_ones(n_rows):
-    rng = np.random.default_rng(0)
-    X = 1e4 + rng.normal(size=(n_rows, 3)) * [1, 5, 9]
-    weight = rng.integers(4, size=n_rows) + 9 * (np.abs(X[:, 2] - 1e4) > 9)
-    location, scale = Standardization.of(X, True, weight / weight.mean())
-    repeated = Standardization.of(np.repeat(X, weight, axis=0), True)
-    assert_allclose(location, repeated.location, rtol=1e-12)
-    assert_allclose(scale, repeated.scale, rtol=1e-9)
-    assert abs(scale - Standardization.of(X, True).scale) > 1e-3 * scale
 
 
 def test_moments_of_weighted_rows_are_those_of_repeated_ones(blobs, weight):
