@@ -1,10 +1,10 @@
 """The stage before there is a mixture: networks that reconstruct the rows."""
 
-from torch import Tensor, nn
-from torch.optim import SGD
+from torch import Tensor
 
 from skvade._batching import Batch
 from skvade._matrix import UNIT
+from skvade._optimizers import Momentum
 from skvade._run import LEAST_STEPS, Run, epoch, report
 
 __all__ = ["pretrain"]
@@ -31,17 +31,19 @@ def pretrain(run: Run) -> None:
     ]
     few_features = min(1.0, run.rows.X.shape[1] / MANY_FEATURES)
     learning_rate = few_features * run.plan.pretrain_learning_rate_init
-    fused = run.rows.placement.fuses_optimizers
-    optimizer = SGD(parameters, learning_rate, MOMENTUM, fused=fused)
+    optimizer = Momentum(
+        parameters,
+        learning_rate,
+        momentum=MOMENTUM,
+        most_norm=GRADIENT_NORM,
+        fused=run.rows.placement.fuses_optimizers,
+    )
 
     def step(batch: Batch) -> Tensor:
         x, weight = batch
         errors = (decoder(encoder.embed(x)) - x).square().mean(1)
         loss = (weight * errors).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, GRADIENT_NORM)
-        optimizer.step()
+        optimizer.descend(loss)
         return loss.detach().expand(1) * len(x)
 
     curve = run.record.pretrain_loss_curve

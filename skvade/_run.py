@@ -12,10 +12,10 @@ import torch
 from numpy.random import RandomState
 from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
-from torch.optim import Adam
 
 from skvade._batching import Batch, Rows, make_generator
 from skvade._networks import VaDE, initialize
+from skvade._optimizers import Adam
 
 __all__ = [
     "LEAST_STEPS",
@@ -138,7 +138,7 @@ def adam(run: Run, speed: dict[nn.Module, float]) -> Adam:
     for module, learning_rate in {**speed, run.model.likelihood: NOISE_RATE}.items():
         groups[learning_rate] += module.parameters()
     fused = run.rows.placement.fuses_optimizers
-    return Adam([{"params": p, "lr": r} for r, p in groups.items() if p], fused=fused)
+    return Adam([(rate, group) for rate, group in groups.items() if group], fused)
 
 
 def report(run: Run, stage: str, curve: list[float], name: str) -> None:

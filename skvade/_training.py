@@ -9,7 +9,6 @@ from copy import deepcopy
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from skvade._batching import Batch
 from skvade._inference import (
@@ -21,6 +20,7 @@ from skvade._inference import (
 from skvade._initial_mixture import initial_mixture
 from skvade._matrix import UNIT
 from skvade._objective import elbo, reparameterize
+from skvade._optimizers import Adam
 from skvade._pretraining import pretrain
 from skvade._run import LEAST_STEPS, Run, adam, epoch, report
 
@@ -148,7 +148,7 @@ def number_components(run: Run) -> None:
 # --- What the stages are made of ----------------------------------------------------
 
 
-def _elbo_step(run: Run, optimizer: Optimizer) -> Callable[[Batch], Tensor]:
+def _elbo_step(run: Run, optimizer: Adam) -> Callable[[Batch], Tensor]:
     """A step up the bound, its latent terms weighed by beta; gives loss and ELBO."""
     model, plan = run.model, run.plan
     sampled = plan.responsibilities == "sampled"
@@ -163,9 +163,7 @@ def _elbo_step(run: Run, optimizer: Optimizer) -> Callable[[Batch], Tensor]:
         terms = elbo(density, posterior, model.prior, draws if sampled else None)
         losses = -(terms.reconstruction + plan.beta * terms.latent)
         loss = (weight * losses).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        optimizer.descend(loss)
         bound = weight @ terms.total.detach()
         return torch.stack([loss.detach() * len(x), bound])
 

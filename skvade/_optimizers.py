@@ -1,0 +1,102 @@
+"""Steps down a gradient, with nothing around the arithmetic.
+
+The arithmetic is torch's own. What its classes add, hooks and a state per parameter,
+takes longer than the arithmetic where networks are small, and the first of them that a
+process builds imports torch's compiler, which takes longer than a small fit.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.optim.adam import adam
+from torch.optim.sgd import sgd
+
+__all__ = ["Adam", "Momentum"]
+
+Parameters = Sequence[nn.Parameter]
+
+
+class Adam:
+    """Adam (Kingma and Ba, 2015) on groups of parameters, each at its learning rate."""
+
+    def __init__(self, groups: Iterable[tuple[float, Parameters]], fused: bool) -> None:
+        self.groups = [_AdamGroup(rate, group, fused) for rate, group in groups]
+        self.parameters = [p for group in self.groups for p in group.parameters]
+
+    def descend(self, loss: Tensor) -> None:
+        """Take a step down the gradient of the loss."""
+        gradients = list(torch.autograd.grad(loss, self.parameters))
+        for group in self.groups:
+            n = len(group.parameters)
+            group.step(gradients[:n])
+            del gradients[:n]
+
+
+class _AdamGroup:
+    def __init__(self, rate: float, parameters: Parameters, fused: bool) -> None:
+        self.rate, self.parameters, self.fused = rate, list(parameters), fused
+        self.values = [p.detach() for p in parameters]
+        self.means = [torch.zeros_like(p) for p in self.values]
+        self.squares = [torch.zeros_like(p) for p in self.values]
+        # Counted where they are read: fused on the device, else in Python.
+        places = [p.device if fused else "cpu" for p in self.values]
+        self.counts = [torch.zeros((), device=place) for place in places]
+
+    def step(self, gradients: list[Tensor]) -> None:
+        moments = self.means, self.squares, []
+        adam(
+            self.values,
+            gradients,
+            *moments,
+            self.counts,
+            fused=self.fused,
+            lr=self.rate,
+            beta1=0.9,
+            beta2=0.999,
+            eps=1e-8,
+            weight_decay=0.0,
+            amsgrad=False,
+            maximize=False,
+        )
+
+
+class Momentum:
+    """Stochastic gradient descent with momentum, the gradient's norm capped."""
+
+    def __init__(
+        self,
+        parameters: Parameters,
+        rate: float,
+        *,
+        momentum: float,
+        most_norm: float,
+        fused: bool,
+    ) -> None:
+        self.rate, self.momentum, self.most_norm = rate, momentum, most_norm
+        self.parameters, self.fused = list(parameters), fused
+        self.values = [p.detach() for p in parameters]
+        self.velocities: list[Tensor | None] = [None] * len(self.values)
+
+    def descend(self, loss: Tensor) -> None:
+        """Take a step down the gradient of the loss."""
+        gradients = list(torch.autograd.grad(loss, self.parameters))
+        norms = [torch.linalg.vector_norm(g) for g in gradients]
+        norm = torch.linalg.vector_norm(torch.stack(norms))
+        excess = norm.clamp_min(self.most_norm) / self.most_norm
+        if not self.fused:
+            gradients = [g / excess for g in gradients]
+        sgd(
+            self.values,
+            gradients,
+            self.velocities,
+            fused=self.fused,
+            # Of float32, whatever the gradients are; they are divided by it.
+            grad_scale=excess.float() if self.fused else None,
+            lr=self.rate,
+            momentum=self.momentum,
+            dampening=0.0,
+            weight_decay=0.0,
+            nesterov=False,
+            maximize=False,
+        )

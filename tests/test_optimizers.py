@@ -1,0 +1,84 @@
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from skvade._optimizers import Adam, Momentum
+
+RATES = (0.1, 0.01)
+CAP = 0.5
+
+
+def parameters_of(seed, dtype=torch.float64):
+    """Two groups of parameters, the same for one seed."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = [[(3, 2), (3,)], [(), (4,)]]
+    return [
+        [nn.Parameter(torch.randn(s, generator=generator, dtype=dtype)) for s in group]
+        for group in shapes
+    ]
+
+
+def loss_of(groups, step):
+    """A sum of quartics that changes with every step, as batches do."""
+    return sum((p - 0.1 * step).pow(4).sum() for group in groups for p in group)
+
+
+def assert_alike(ours, theirs):
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(list(a), list(b), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_adam_steps_as_the_one_of_torch(fused):
+    ours, theirs = parameters_of(0), parameters_of(0)
+    optimizer = Adam(zip(RATES, ours, strict=True), fused)
+    groups = zip(theirs, RATES, strict=True)
+    expected = torch.optim.Adam([{"params": p, "lr": r} for p, r in groups])
+    for step in range(20):
+        optimizer.descend(loss_of(ours, step))
+        expected.zero_grad()
+        loss_of(theirs, step).backward()
+        expected.step()
+    assert_alike(ours, theirs)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("size", [1.0, 1e-4], ids=["capped", "below the cap"])
+def test_momentum_steps_as_the_one_of_torch(fused, size):
+    (ours, _), (theirs, _) = parameters_of(0), parameters_of(0)
+    optimizer = Momentum(ours, 0.1, momentum=0.9, most_norm=CAP, fused=fused)
+    expected = torch.optim.SGD(theirs, 0.1, 0.9)
+    for step in range(20):
+        optimizer.descend(size * loss_of([ours], step))
+        expected.zero_grad()
+        (size * loss_of([theirs], step)).backward()
+        norm = nn.utils.clip_grad_norm_(theirs, CAP)
+        assert (norm > CAP) == (size == 1.0)
+        expected.step()
+    # torch adds 1e-6 to the norm that it divides by.
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_no_gradient_is_left_on_the_parameters(fused):
+    groups = parameters_of(0)
+    Adam(zip(RATES, groups, strict=True), fused).descend(loss_of(groups, 0))
+    Momentum(groups[0], 0.1, momentum=0.9, most_norm=CAP, fused=fused).descend(
+        loss_of(groups[:1], 0)
+    )
+    assert all(p.grad is None for group in groups for p in group)
+
+
+def test_a_fit_does_not_import_the_compiler_of_torch():
+    code = (
+        "import sys, numpy; from skvade import VaDEClusterer\n"
+        "rows = numpy.random.default_rng(0).random((20, 3))\n"
+        "VaDEClusterer(2, max_iter=1, tol=0).fit(rows)\n"
+        "sys.exit('torch._dynamo' in sys.modules)"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    assert subprocess.run(command, check=False).returncode == 0
