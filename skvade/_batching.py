@@ -114,10 +114,11 @@ def make_generator(seed: int, device: torch.device | str = "cpu") -> Generator:
 
 
 class Batch(NamedTuple):
-    """Rows of a step (B, D), and what each of them counts (B,), one on average."""
+    """Rows of a step (B, D), what each counts (B,), one on average, and which it is."""
 
     x: Tensor
     weight: Tensor
+    positions: Tensor
 
 
 @dataclass(frozen=True)
@@ -191,8 +192,8 @@ class Rows:
         for _ in range(math.ceil(least / n_batches)):
             order = torch.randperm(len(self), generator=generator).numpy()
             for positions in np.array_split(order, n_batches):
-                weight = self.weight_of_all[self.members[positions]]
-                yield Batch(self.take(positions), self.placement(weight))
+                weight = self.placement(self.weight_of_all[self.members[positions]])
+                yield Batch(self.take(positions), weight, torch.from_numpy(positions))
 
     def chunks(self) -> Iterator[tuple[Tensor, int]]:
         """The rows in order, `CHUNK_ROWS` at a time, with how many are not padding."""

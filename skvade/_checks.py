@@ -40,6 +40,10 @@ PARAMETER_CONSTRAINTS: dict[str, list] = {
     "likelihood": [StrOptions(set(LIKELIHOODS))],
     "pretrain_max_iter": [_NATURAL],
     "pretrain_learning_rate_init": [_POSITIVE],
+    "embedding": [HasMethods("fit_transform"), None],
+    "embedding_input": [StrOptions({"data", "autoencoder"})],
+    "embedding_max_samples": [_POSITIVE_INT],
+    "embedding_max_iter": [_POSITIVE_INT],
     "init": [StrOptions(set(METHODS)), "array-like", HasMethods("fit_predict")],
     "n_init": [_POSITIVE_INT],
     "catch_up_max_iter": [_NATURAL],
@@ -137,6 +141,30 @@ def n_held_out(estimator: BaseEstimator, n_samples: int) -> int:
     return math.ceil(estimator.validation_fraction * n_samples)
 
 
+def check_embedding(estimator: BaseEstimator) -> None:
+    """Reject a transformer that can not teach the encoder, as far as can be foretold.
+
+    Raises
+    ------
+    ValueError
+        If it gives another number of columns than `latent_dim`, or is to see the
+        embedding of an autoencoder that is not trained.
+    """
+    n_components = getattr(estimator.embedding, "n_components", None)
+    counted = isinstance(n_components, Integral)
+    if counted and n_components != estimator.latent_dim:
+        raise ValueError(
+            f"embedding={estimator.embedding!r} has n_components={n_components}, but "
+            f"latent_dim={estimator.latent_dim}. Make them equal: the latent space "
+            "takes the coordinates of the embedding."
+        )
+    if estimator.embedding_input == "autoencoder" and not estimator.pretrain_max_iter:
+        raise ValueError(
+            "embedding_input='autoencoder' needs a pretrained autoencoder. Got "
+            "pretrain_max_iter=0. Raise it, or use embedding_input='data'."
+        )
+
+
 def check_rows(
     estimator: BaseEstimator, X: NDArray, weight: NDArray | None, warm: bool
 ) -> None:
@@ -169,6 +197,8 @@ def check_rows(
         return
     if weight is not None:
         check_weights(weight, estimator.init)
+    if estimator.embedding is not None:
+        check_embedding(estimator)
     labels = given_labels(estimator.init)
     if labels is not None:
         check_labels(

@@ -70,6 +70,7 @@ def adopt(estimator: FittedVaDE, run: Run) -> None:
     estimator._parameters = {**dump_parameters(model), **exact}
     estimator._architecture = architecture(estimator, rows.X.shape[1])
     estimator.pretrain_loss_curve_ = record.pretrain_loss_curve
+    estimator.embedding_loss_curve_ = record.embedding_loss_curve
     estimator.init_labels_ = record.init_labels
     estimator.loss_curve_ = record.loss_curve
     estimator.lower_bounds_ = record.lower_bounds

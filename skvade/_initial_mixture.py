@@ -19,6 +19,7 @@ __all__ = [
     "check_weights",
     "initial_mixture",
     "moments_of_partition",
+    "seeded_clone",
 ]
 
 
@@ -150,13 +151,13 @@ def check_weights(weight: NDArray, init: Any) -> None:
         )
 
 
-def _seeded_clone(clusterer: BaseEstimator, rng: RandomState) -> BaseEstimator:
+def seeded_clone(estimator: BaseEstimator, rng: RandomState) -> BaseEstimator:
     """A clone whose open seeds come from our own generator."""
-    clusterer = clone(clusterer)
-    parameters = sorted(clusterer.get_params().items())
+    estimator = clone(estimator)
+    parameters = sorted(estimator.get_params().items())
     seeds = [k for k, v in parameters if k.endswith("random_state") and v is None]
     largest = np.iinfo(np.int32).max
-    return clusterer.set_params(**{name: rng.randint(largest) for name in seeds})
+    return estimator.set_params(**{name: rng.randint(largest) for name in seeds})
 
 
 def _partition(
@@ -165,7 +166,7 @@ def _partition(
     """What a clone of the clusterer finds, with the weights if it takes any."""
     heeds = has_fit_parameter(clusterer, "sample_weight")
     weights = {"sample_weight": weight} if heeds else {}
-    return np.asarray(_seeded_clone(clusterer, rng).fit_predict(Z, **weights))
+    return np.asarray(seeded_clone(clusterer, rng).fit_predict(Z, **weights))
 
 
 def initial_mixture(

@@ -5,7 +5,7 @@ from torch import Tensor
 from skvade._batching import Batch
 from skvade._matrix import UNIT
 from skvade._optimizers import Momentum
-from skvade._run import LEAST_STEPS, Run, epoch, report
+from skvade._run import LEAST_STEPS, Run, autoencoder_parameters, epoch, report
 
 __all__ = ["pretrain"]
 
@@ -24,11 +24,7 @@ def pretrain(run: Run) -> None:
     holds the squared error as a fraction of the variance of the data.
     """
     encoder, decoder = run.model.encoder, run.model.decoder
-    parameters = [
-        *encoder.hidden.parameters(),
-        *encoder.mean.parameters(),
-        *decoder.parameters(),
-    ]
+    parameters = autoencoder_parameters(run.model)
     few_features = min(1.0, run.rows.X.shape[1] / MANY_FEATURES)
     learning_rate = few_features * run.plan.pretrain_learning_rate_init
     optimizer = Momentum(
@@ -40,7 +36,7 @@ def pretrain(run: Run) -> None:
     )
 
     def step(batch: Batch) -> Tensor:
-        x, weight = batch
+        x, weight = batch.x, batch.weight
         errors = (decoder(encoder.embed(x)) - x).square().mean(1)
         loss = (weight * errors).mean()
         optimizer.descend(loss)

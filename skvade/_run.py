@@ -24,6 +24,7 @@ __all__ = [
     "Record",
     "Run",
     "adam",
+    "autoencoder_parameters",
     "build",
     "epoch",
     "gradients",
@@ -38,6 +39,10 @@ NOISE_RATE = 1e-2  # a step moves the noise variance by a per cent
 class Plan:
     """How to train; the fields are parameters of the estimator."""
 
+    embedding: Any
+    embedding_input: str
+    embedding_max_samples: int
+    embedding_max_iter: int
     init: Any
     n_init: int
     pretrain_max_iter: int
@@ -74,6 +79,7 @@ class Record:
     """What happened during training, epoch by epoch."""
 
     pretrain_loss_curve: list[float] = field(default_factory=list)
+    embedding_loss_curve: list[float] = field(default_factory=list)
     init_labels: NDArray | None = None
     loss_curve: list[float] = field(default_factory=list)
     lower_bounds: list[float] = field(default_factory=list)
@@ -108,6 +114,16 @@ def build(architecture: dict[str, Any], rows: Rows, chance: Chance) -> VaDE:
     model.likelihood.location.copy_(torch.from_numpy(location))
     model.likelihood.scale.fill_(scale)
     return model.to(rows.placement.device, rows.placement.dtype)
+
+
+def autoencoder_parameters(model: VaDE) -> list[nn.Parameter]:
+    """All that an autoencoder trains: neither posterior variances nor the mixture."""
+    encoder = model.encoder
+    return [
+        *encoder.hidden.parameters(),
+        *encoder.mean.parameters(),
+        *model.decoder.parameters(),
+    ]
 
 
 def epoch(

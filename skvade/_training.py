@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from skvade._batching import Batch
+from skvade._imitation import imitate
 from skvade._inference import (
     elbo_per_row,
     embed,
@@ -54,7 +55,11 @@ class Plateau:
 
 def train(run: Run) -> None:
     """Take a fresh model through all stages."""
-    pretrain(run)
+    plan = run.plan
+    if plan.embedding is None or plan.embedding_input == "autoencoder":
+        pretrain(run)
+    if plan.embedding is not None:
+        imitate(run)
     start_mixture(run)
     catch_up(run)
     continue_training(run)
@@ -154,7 +159,7 @@ def _elbo_step(run: Run, optimizer: Adam) -> Callable[[Batch], Tensor]:
     sampled = plan.responsibilities == "sampled"
 
     def step(batch: Batch) -> Tensor:
-        x, weight = batch
+        x, weight = batch.x, batch.weight
         posterior = model.encoder(x)
         shape = (plan.n_draws, *posterior.mean.shape)
         noise = torch.empty(shape, dtype=x.dtype, device=x.device)

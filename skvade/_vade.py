@@ -82,6 +82,23 @@ class VaDEClusterer(FittedVaDE, ClusterMixin, BaseEstimator):
         not depend on its scale. With fewer than 8 features the rate is reduced to
         n_features / 8 of it, since each feature is a large part of the loss then.
 
+    embedding : transformer or None, default=None
+        An embedding for the encoder to imitate before the mixture is fitted, such as
+        ``TSNE()`` or ``umap.UMAP(n_components=10, min_dist=0.0)`` (extra ``umap``): a
+        clone of any transformer with `fit_transform` that gives `latent_dim` columns.
+        Neighborhoods often hold the groups of the data better than an autoencoder
+        does, and the encoder, unlike many a transformer, can place new rows.
+
+    embedding_input : {"data", "autoencoder"}, default="data"
+        What `embedding` sees: the rows of X, and there is no pretraining, or their
+        embedding by the pretrained autoencoder, which can be better on big data.
+
+    embedding_max_samples : int, default=20000
+        Most rows that `embedding` sees, chosen at random.
+
+    embedding_max_iter : int, default=50
+        Epochs, over the rows that `embedding` saw, of learning its coordinates.
+
     init : {"kmeans", "gmm", "random"}, array-like of int or clusterer, default="kmeans"
         What the mixture starts from, on the embedding of the pretrained encoder:
 
@@ -201,7 +218,12 @@ class VaDEClusterer(FittedVaDE, ClusterMixin, BaseEstimator):
         Mean ELBO of the rows held out, each epoch. Empty without `early_stopping`.
 
     pretrain_loss_curve_ : list of float
-        Fraction of the variance of X that the autoencoder left unexplained, each epoch.
+        Fraction of the variance of X that the autoencoder left unexplained, each epoch
+        of pretraining and of imitating `embedding`.
+
+    embedding_loss_curve_ : list of float
+        Fraction of the variance of the coordinates to imitate that the encoder left
+        unexplained, each epoch. Empty without `embedding`.
 
     init_labels_ : ndarray of shape (n_samples,)
         Cluster of each row under the initial mixture alone, numbered as `labels_`:
@@ -258,6 +280,10 @@ class VaDEClusterer(FittedVaDE, ClusterMixin, BaseEstimator):
         likelihood="gaussian",
         pretrain_max_iter=10,
         pretrain_learning_rate_init=1.0,
+        embedding=None,
+        embedding_input="data",
+        embedding_max_samples=20_000,
+        embedding_max_iter=50,
         init="kmeans",
         n_init=10,
         catch_up_max_iter=3,
@@ -286,6 +312,10 @@ class VaDEClusterer(FittedVaDE, ClusterMixin, BaseEstimator):
         self.likelihood = likelihood
         self.pretrain_max_iter = pretrain_max_iter
         self.pretrain_learning_rate_init = pretrain_learning_rate_init
+        self.embedding = embedding
+        self.embedding_input = embedding_input
+        self.embedding_max_samples = embedding_max_samples
+        self.embedding_max_iter = embedding_max_iter
         self.init = init
         self.n_init = n_init
         self.catch_up_max_iter = catch_up_max_iter

@@ -1,0 +1,115 @@
+"""The stage that teaches the encoder the coordinates of somebody else's embedding."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.random import RandomState
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
+from torch import Tensor
+
+from skvade._batching import Batch, Rows
+from skvade._inference import embed
+from skvade._initial_mixture import seeded_clone
+from skvade._matrix import UNIT
+from skvade._optimizers import Adam
+from skvade._run import LEAST_STEPS, Run, autoencoder_parameters, epoch, report
+
+__all__ = ["coordinates", "imitate"]
+
+# Of Adam at the start, from where it falls to zero in a straight line. The coordinates
+# are in a unit of their own, so the value does not depend on their scale.
+LEARNING_RATE = 3e-3
+
+_BLAME = "embedding_max_iter={0.embedding_max_iter!r}"
+
+
+def coordinates(
+    transformer: BaseEstimator, X: Any, latent_dim: int, rng: RandomState
+) -> NDArray:
+    """What a clone of the transformer makes of X, centered, of average variance one.
+
+    Raises
+    ------
+    ValueError
+        If that is not `latent_dim` finite numbers per row.
+    """
+    Z = np.asarray(seeded_clone(transformer, rng).fit_transform(X))
+    if Z.shape != (X.shape[0], latent_dim):
+        raise ValueError(
+            f"embedding={transformer!r} gives coordinates of shape {Z.shape}, but "
+            f"latent_dim={latent_dim} needs {(X.shape[0], latent_dim)}. Set latent_dim "
+            "to the number of columns that the transformer gives."
+        )
+    Z = Z.astype(np.float64)
+    if not np.isfinite(Z).all():
+        raise ValueError(
+            f"embedding={transformer!r} gives coordinates that are not all finite. "
+            "Check the transformer on the same rows."
+        )
+    Z -= Z.mean(axis=0)
+    spread = np.sqrt(np.square(Z).mean())
+    return Z / spread if spread > 0 else Z
+
+
+def imitate(run: Run) -> None:
+    """Train the encoder to give a transformer's coordinates, the decoder to invert it.
+
+    The transformer sees rows of X, or their embedding by the pretrained encoder, at
+    most `embedding_max_samples` of them; from these the encoder learns to place any
+    row. The curves hold what is left unexplained of the coordinates' variance, and of
+    the variance of the data.
+    """
+    plan, record = run.plan, run.record
+    taught = replace(run, rows=_some_rows(run))
+    parameters = autoencoder_parameters(run.model)
+    fused = run.rows.placement.fuses_optimizers
+    optimizer = Adam([(LEARNING_RATE, parameters)], fused)
+    step = _step(taught, _target(taught), optimizer)
+    for n_done in range(plan.embedding_max_iter):
+        optimizer.groups[0].rate = LEARNING_RATE * (
+            1 - n_done / plan.embedding_max_iter
+        )
+        away, unexplained = epoch(taught, step, _BLAME, LEAST_STEPS)
+        record.embedding_loss_curve.append(away)
+        record.pretrain_loss_curve.append(unexplained)
+        report(run, "Imitation", record.embedding_loss_curve, "unexplained variance")
+
+
+def _some_rows(run: Run) -> Rows:
+    """At most as many rows as the transformer shall see, in order."""
+    n_rows = min(len(run.rows), run.plan.embedding_max_samples)
+    some = run.chance.numpy.permutation(len(run.rows))[:n_rows]
+    return run.rows.subset(np.sort(some))
+
+
+def _target(run: Run) -> Tensor:
+    """The coordinates of the rows, (n, L)."""
+    plan, rows = run.plan, run.rows
+    of_data = plan.embedding_input == "data"
+    source = rows.X[rows.members] if of_data else embed(run.model, rows)
+    latent_dim = run.model.prior.means.shape[1]
+    Z = coordinates(plan.embedding, source, latent_dim, run.chance.numpy)
+    return rows.placement(Z)
+
+
+def _step(run: Run, target: Tensor, optimizer: Adam) -> Callable[[Batch], Tensor]:
+    """A step towards the target; gives both errors.
+
+    The decoder sends no gradient back: it would move the rows that reconstruct badly
+    away from their places.
+    """
+    encoder, decoder = run.model.encoder, run.model.decoder
+
+    def step(batch: Batch) -> Tensor:
+        z = encoder.embed(batch.x)
+        away = (z - target[batch.positions]).square().mean(1)
+        unexplained = (decoder(z.detach()) - batch.x).square().mean(1) / UNIT**2
+        errors = batch.weight * torch.stack([away, unexplained])
+        optimizer.descend(errors.mean(1).sum())
+        return errors.detach().sum(1)
+
+    return step

@@ -1,0 +1,225 @@
+"""The encoder learns the coordinates of another embedding, whatever made them."""
+
+import pickle
+
+import numpy as np
+import pytest
+from sklearn.base import BaseEstimator, TransformerMixin, clone
+from sklearn.datasets import load_digits, make_moons
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE, SpectralEmbedding
+from sklearn.metrics import adjusted_rand_score
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from skvade import VaDEClusterer
+from skvade._fitting import fresh_run
+from skvade._imitation import coordinates, imitate
+from skvade._inference import embed
+
+
+class Spy(TransformerMixin, BaseEstimator):
+    """The first columns of X, kept on the class with what was shown to any clone."""
+
+    seen: list = []
+
+    def __init__(self, columns=2, random_state=None):
+        self.columns = columns
+        self.random_state = random_state
+
+    def fit(self, X, y=None):
+        return self
+
+    def fit_transform(self, X, y=None):
+        self.seen.append((X, self.random_state))
+        return 3 * X[:, : self.columns] + 7
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    monkeypatch.setattr(Spy, "seen", [])
+    return Spy.seen
+
+
+@pytest.fixture
+def rng():
+    return np.random.RandomState(0)
+
+
+def test_coordinates_are_centered_and_of_average_variance_one(X, rng):
+    Z = coordinates(PCA(2), X, 2, rng)
+    np.testing.assert_allclose(Z.mean(0), 0, atol=1e-12)
+    assert np.square(Z).mean() == pytest.approx(1)
+    expected = PCA(2).fit_transform(X)
+    np.testing.assert_allclose(Z / Z[0, 0], expected / expected[0, 0])
+
+
+def test_constant_coordinates_have_no_scale(rng):
+    pipeline = make_pipeline(StandardScaler(), Spy(2))
+    assert not coordinates(pipeline, np.ones((9, 4)), 2, rng).any()
+
+
+def test_an_open_seed_is_ours(X, seen, rng):
+    coordinates(Spy(), X, 2, rng)
+    coordinates(Spy(), X, 2, rng)
+    coordinates(Spy(random_state=5), X, 2, rng)
+    first, second, given = (seed for _, seed in seen)
+    assert None not in (first, second)
+    assert first != second
+    assert given == 5
+
+
+def test_coordinates_of_another_shape_are_rejected(X, rng):
+    message = r"shape \(150, 3\), but latent_dim=2 .* Set latent_dim"
+    with pytest.raises(ValueError, match=message):
+        coordinates(Spy(3), X, 2, rng)
+
+
+def test_coordinates_that_are_not_finite_are_rejected(X, rng):
+    broken = np.where(np.arange(150) == 3, np.inf, X[:, 0])[:, None]
+    with pytest.raises(ValueError, match="not all finite"):
+        coordinates(Spy(1), broken, 1, rng)
+
+
+def test_the_encoder_learns_the_coordinates(tiny, X):
+    run = fresh_run(tiny(embedding=PCA(2), embedding_max_iter=100), X, None)
+    imitate(run)
+    Z = coordinates(PCA(2, random_state=0), X, 2, np.random.RandomState(0))
+    error = np.square(embed(run.model, run.rows) - Z).mean()
+    assert error < 0.01
+    assert run.record.embedding_loss_curve[-1] == pytest.approx(error, rel=0.5)
+
+
+def test_the_decoder_learns_to_invert_it(tiny, X):
+    """Two components explain a share of the data; a network, no less."""
+    model = tiny(embedding=PCA(2), embedding_max_iter=100).fit(X)
+    explained = PCA(2).fit(X).explained_variance_ratio_.sum()
+    assert model.pretrain_loss_curve_[-1] < 1.1 * (1 - explained)
+
+
+def test_the_decoder_does_not_move_the_encoder(tiny, X):
+    def embedding(shift):
+        run = fresh_run(tiny(embedding=PCA(2), embedding_max_iter=3), X, None)
+        run.model.decoder.output.bias.data += shift
+        imitate(run)
+        return embed(run.model, run.rows)
+
+    np.testing.assert_array_equal(embedding(0.0), embedding(10.0))
+
+
+def test_data_is_shown_as_given(tiny, X, seen):
+    model = tiny(embedding=Spy(), embedding_max_iter=4).fit(100 + X)
+    ((shown, _),) = seen
+    np.testing.assert_array_equal(shown, 100 + X)
+    assert len(model.embedding_loss_curve_) == len(model.pretrain_loss_curve_) == 4
+
+
+def test_the_autoencoder_is_shown_where_asked_for(tiny, X, seen):
+    parameters = {"embedding": Spy(), "embedding_max_iter": 4, "pretrain_max_iter": 6}
+    model = tiny(embedding_input="autoencoder", **parameters).fit(X)
+    ((shown, _),) = seen
+    assert shown.shape == (150, 2)
+    assert len(model.pretrain_loss_curve_) == 10
+    plain = tiny(pretrain_max_iter=6).fit(X)
+    assert model.pretrain_loss_curve_[:6] == plain.pretrain_loss_curve_
+
+
+def test_no_more_rows_than_allowed_are_shown(tiny, X, seen):
+    tiny(embedding=Spy(), embedding_max_samples=40).fit(X)
+    ((shown, _),) = seen
+    everything = {tuple(row) for row in X}
+    assert len({tuple(row) for row in shown} & everything) == len(shown) == 40
+
+
+def test_rows_held_out_are_not_shown(tiny, X, seen):
+    tiny(embedding=Spy(), early_stopping=True).fit(X)
+    ((shown, _),) = seen
+    assert len(shown) == 135
+
+
+def test_rows_without_weight_are_not_shown(tiny, X, seen):
+    weight = (np.arange(150) % 3 > 0).astype(float)
+    tiny(embedding=Spy()).fit(X, sample_weight=weight)
+    ((shown, _),) = seen
+    np.testing.assert_array_equal(shown, X[weight > 0])
+
+
+def test_a_heavy_row_gets_its_place_first(tiny, X):
+    """A network too small for all places serves the rows that count."""
+    model = tiny(hidden_layer_sizes=(1,), embedding=PCA(2))
+
+    def error_of_first_half(weight):
+        run = fresh_run(model, X, weight / weight.mean())
+        imitate(run)
+        Z = coordinates(PCA(2, random_state=0), X, 2, np.random.RandomState(0))
+        return np.square(embed(run.model, run.rows) - Z)[:75].mean()
+
+    first = np.where(np.arange(150) < 75, 100.0, 1.0)
+    assert error_of_first_half(first) < 0.97 * error_of_first_half(first[::-1])
+
+
+def test_the_transformer_given_is_left_alone(tiny, X):
+    transformer = PCA(2)
+    model = tiny(embedding=transformer).fit(X)
+    assert model.embedding is transformer
+    assert not hasattr(transformer, "components_")
+
+
+def test_same_seed_same_result(tiny, X):
+    first, second = (tiny(embedding=TSNE(perplexity=5)).fit(X) for _ in range(2))
+    np.testing.assert_array_equal(first.means_, second.means_)
+
+
+def test_a_warm_start_does_not_imitate_again(tiny, X, seen):
+    model = tiny(embedding=Spy(), warm_start=True).fit(X).fit(X)
+    assert len(seen) == 1
+    assert model.embedding_loss_curve_ == []
+
+
+def test_without_embedding_its_curve_is_empty(fitted):
+    assert fitted.embedding_loss_curve_ == []
+
+
+def test_clone_pickle_and_search(tiny, X):
+    model = tiny(embedding=TSNE(perplexity=5))
+    search = GridSearchCV(clone(model), {"embedding": [None, PCA(2)]}, cv=2).fit(X)
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+    fitted = model.fit(X)
+    again = pickle.loads(pickle.dumps(fitted))
+    np.testing.assert_array_equal(again.predict(X), fitted.labels_)
+
+
+def test_groups_that_only_neighborhoods_tell_apart():
+    """Half moons: a default model does not find them, one that sees neighbors does."""
+    X, y = make_moons(300, noise=0.05, random_state=0)
+    plain = VaDEClusterer(2, latent_dim=2, random_state=0)
+    assert adjusted_rand_score(y, plain.fit_predict(X)) < 0.6
+    neighbors = SpectralEmbedding(2, affinity="rbf", gamma=30)
+    model = clone(plain).set_params(embedding=neighbors).fit(X)
+    assert adjusted_rand_score(y, model.labels_) > 0.95
+    X_new, y_new = make_moons(300, noise=0.05, random_state=1)
+    assert adjusted_rand_score(y_new, model.predict(X_new)) > 0.9
+
+
+def test_the_main_phase_keeps_the_groups_of_the_map(tiny):
+    """On digits the joint training must not dissolve what t-SNE found."""
+    X, y = load_digits(return_X_y=True)
+    model = tiny(
+        n_clusters=10, hidden_layer_sizes=(128, 64), embedding=TSNE(), max_iter=10
+    ).fit(X[:600] / 16)
+    assert adjusted_rand_score(y[:600], model.labels_) > 0.7
+    assert adjusted_rand_score(model.init_labels_, model.labels_) > 0.85
+
+
+def test_another_number_of_components_is_foretold(tiny, X, seen):
+    message = r"n_components=3, but latent_dim=2\. Make them equal"
+    with pytest.raises(ValueError, match=message):
+        tiny(embedding=PCA(3)).fit(X)
+
+
+def test_an_untrained_autoencoder_is_no_input(tiny, X, seen):
+    model = tiny(embedding=Spy(), embedding_input="autoencoder", pretrain_max_iter=0)
+    with pytest.raises(ValueError, match=r"Got pretrain_max_iter=0\. Raise it"):
+        model.fit(X)
+    assert not seen
