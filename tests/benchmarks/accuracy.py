@@ -2,25 +2,24 @@
 
     python tests/benchmarks/accuracy.py digits mnist --data FOLDER --seeds 0 1 2
 
-Runs that the CSV already holds are skipped, so an interrupted study resumes. `--change`
-overrides parameters of the recipe. Labels judge a result and select nothing.
-`mnist` is read from FOLDER/mnist.npz with the arrays X (70000, 784) of uint8 and y;
-`digits` comes with scikit-learn.
+Each run has a process of its own, so that its peak memory is its own. Runs that the CSV
+already holds are skipped, so an interrupted study resumes. `--change` overrides
+parameters of the recipe. Labels judge a result and select nothing.
 """
 
 import argparse
 import ast
 import csv
+import multiprocessing
 import resource
 import time
 import warnings
 from pathlib import Path
 
 import numpy as np
-from sklearn.cluster import KMeans
-from sklearn.datasets import load_digits
+from labeled import DATASETS, load
+from methods import METHODS, build
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
-from sklearn.mixture import GaussianMixture
 
 from skvade import VaDEClusterer, __version__
 from skvade.metrics import clustering_accuracy
@@ -32,47 +31,11 @@ COLUMNS = [
     *("seconds", "peak_mb", "version"),
 ]
 
-# Parameters of VaDEClusterer that differ from the defaults.
-RECIPES = {
-    "digits": {},
-    "mnist": {
-        "likelihood": "bernoulli",
-        "hidden_layer_sizes": (500, 500, 2000),
-        "pretrain_max_iter": 120,
-        "pretrain_learning_rate_init": 1.0,
-        "learning_rate_init": 2e-4,
-        "mixture_learning_rate_init": 1e-5,
-        "beta": 0.1,
-        "max_iter": 20,
-        "tol": 0,
-        "verbose": 1,
-    },
-}
 
-
-def load(dataset, folder):
-    """Rows in [0, 1] and their labels."""
-    if dataset == "digits":
-        X, y = load_digits(return_X_y=True)
-        return (X / 16).astype(np.float32), y
-    with np.load(Path(folder) / f"{dataset}.npz") as arrays:
-        return (arrays["X"] / 255).astype(np.float32), arrays["y"]
-
-
-def method(name, dataset, n_clusters, seed, change):
-    """An estimator, and those of its parameters that the table should show."""
-    if name == "k-means":
-        return KMeans(n_clusters, n_init=10, random_state=seed), {"n_init": 10}
-    if name == "GaussianMixture":
-        shown = {"covariance_type": "diag"} if dataset == "mnist" else {}
-        return GaussianMixture(n_clusters, random_state=seed, **shown), shown
-    recipe = {**RECIPES[dataset], **change}
-    return VaDEClusterer(n_clusters, random_state=seed, **recipe), recipe
-
-
-def run(name, dataset, X, y, seed, options):
+def run(name, dataset, seed, options):
     """Fit once; the row of the CSV."""
-    estimator, shown = method(name, dataset, len(np.unique(y)), seed, options.change)
+    X, y = load(dataset, options.data)
+    estimator, shown = build(name, dataset, len(np.unique(y)), seed, options)
     start = time.perf_counter()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -80,6 +43,8 @@ def run(name, dataset, X, y, seed, options):
     seconds = time.perf_counter() - start
     for warning in caught:
         print(f"{name} on {dataset}, seed {seed}: {warning.message}")
+    if name.startswith("AE +"):
+        labels = estimator.init_labels_
     row = {
         "dataset": dataset,
         "n": len(X),
@@ -94,7 +59,7 @@ def run(name, dataset, X, y, seed, options):
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "version": __version__,
     }
-    if isinstance(estimator, VaDEClusterer):
+    if isinstance(estimator, VaDEClusterer) and not name.startswith("AE +"):
         row["init_accuracy"] = f"{clustering_accuracy(y, estimator.init_labels_):.4f}"
         row["elbo"] = f"{estimator.lower_bound_:.4f}"
         row["n_iter"] = estimator.n_iter_
@@ -139,11 +104,14 @@ def append(path, columns, row):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("datasets", nargs="+", choices=sorted(RECIPES))
+    parser.add_argument("datasets", nargs="+", choices=list(DATASETS))
     parser.add_argument("--data", help="folder of the .npz files")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument(
-        "--methods", nargs="+", default=["k-means", "GaussianMixture", "skvade"]
+        "--methods",
+        nargs="+",
+        choices=list(METHODS),
+        default=["k-means", "GaussianMixture", "skvade"],
     )
     parser.add_argument(
         "--change",
@@ -151,19 +119,22 @@ def main():
         default={},
         help="parameters of skvade that differ from the recipe, as a dict",
     )
+    parser.add_argument("--peer", help="Python of an environment that holds ClustPy")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--pictures", help="folder for a picture of generated rows")
     options = parser.parse_args()
+    processes = multiprocessing.get_context("spawn")
     for dataset in options.datasets:
-        X, y = load(dataset, options.data)
         for seed in options.seeds:
             for name in options.methods:
-                _, shown = method(name, dataset, 1, seed, options.change)
+                _, shown = build(name, dataset, 1, seed, options)
                 key = (dataset, name, repr(shown), str(seed))
-                if key not in finished(options.results):
-                    row = run(name, dataset, X, y, seed, options)
-                    append(options.results, COLUMNS, row)
-                    print(row)
+                if key in finished(options.results):
+                    continue
+                with processes.Pool(1) as pool:
+                    row = pool.apply(run, (name, dataset, seed, options))
+                append(options.results, COLUMNS, row)
+                print(row, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,118 @@
+"""Labeled data for the benchmarks, scaled as a user would scale them.
+
+`load(name, folder)` reads FOLDER/<name>.npz: dense sets hold `X` and `y`, sparse ones
+the parts of a CSR matrix and `y`. Digits come with scikit-learn.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from scipy.sparse import csr_array
+from sklearn.datasets import load_digits
+from sklearn.feature_extraction.text import TfidfTransformer
+from sklearn.impute import SimpleImputer
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler, minmax_scale
+
+__all__ = ["DATASETS", "load"]
+
+
+def _arrays(folder, name):
+    with np.load(Path(folder) / f"{name}.npz") as arrays:
+        return dict(arrays)
+
+
+def _counts(arrays):
+    parts = arrays["data"].astype(np.float32), arrays["indices"], arrays["indptr"]
+    return csr_array(parts, shape=tuple(arrays["shape"]))
+
+
+def _digits(folder):
+    X, y = load_digits(return_X_y=True)
+    return X / 16, y
+
+
+def _bytes(name):
+    """Images of 8 bits, as intensities."""
+
+    def read(folder):
+        arrays = _arrays(folder, name)
+        return arrays["X"] / np.float32(255), arrays["y"]
+
+    return read
+
+
+def _to_unit(name):
+    """Features of one kind, scaled to [0, 1] together."""
+
+    def read(folder):
+        arrays = _arrays(folder, name)
+        X = arrays["X"].astype(np.float64)
+        return (X - X.min()) / np.ptp(X), arrays["y"]
+
+    return read
+
+
+def _standardized(name):
+    """Features in different units, missing values replaced by the mean."""
+
+    def read(folder):
+        arrays = _arrays(folder, name)
+        scale = make_pipeline(SimpleImputer(), StandardScaler())
+        return scale.fit_transform(arrays["X"].astype(np.float64)), arrays["y"]
+
+    return read
+
+
+def _shuttle(folder):
+    """A few sensor readings are far out: clipped at the percentiles 0.1 and 99.9."""
+    arrays = _arrays(folder, "shuttle")
+    X = arrays["X"].astype(np.float64)
+    low, high = np.percentile(X, [0.1, 99.9], axis=0)
+    return minmax_scale(X.clip(low, high)), arrays["y"]
+
+
+def _reuters(only_r8):
+    """Word counts as tf-idf."""
+
+    def read(folder):
+        arrays = _arrays(folder, "reuters21578_r52")
+        X = TfidfTransformer(sublinear_tf=True).fit_transform(_counts(arrays))
+        rows = arrays["r8"] if only_r8 else slice(None)
+        return X[rows].toarray(), arrays["y"][rows]
+
+    return read
+
+
+def _cells(name):
+    """Counts of genes as log(1 + counts per 10,000)."""
+
+    def read(folder):
+        arrays = _arrays(folder, name)
+        X = _counts(arrays).toarray()
+        X *= 1e4 / np.maximum(X.sum(axis=1, keepdims=True), 1)
+        return np.log1p(X), arrays["y"]
+
+    return read
+
+
+DATASETS = {
+    "digits": _digits,
+    "dermatology": _standardized("dermatology"),
+    "optdigits": _to_unit("optdigits"),
+    "pendigits": _to_unit("pendigits"),
+    "sc_pbmc4k": _cells("sc_pbmc4k"),
+    "sc_worm_neuron": _cells("sc_worm_neuron"),
+    "r8": _reuters(only_r8=True),
+    "r52": _reuters(only_r8=False),
+    "har": _to_unit("har"),
+    "shuttle": _shuttle,
+    "fashion_mnist": _bytes("fashion_mnist"),
+    "mnist": _bytes("mnist"),
+}
+
+
+def load(name, folder):
+    """Rows and their classes."""
+    X, y = DATASETS[name](folder)
+    return np.ascontiguousarray(X, dtype=np.float32), y

@@ -1,0 +1,138 @@
+"""The methods that the accuracy benchmark compares, and their parameters."""
+
+import json
+import subprocess
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from sklearn.cluster import KMeans
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
+from sklearn.mixture import GaussianMixture
+from sklearn.pipeline import make_pipeline
+
+from skvade import VaDEClusterer
+
+__all__ = ["METHODS", "RECIPES", "Peer", "build"]
+
+# Parameters of VaDEClusterer that differ from the defaults.
+PAPER = {"hidden_layer_sizes": (500, 500, 2000)}
+IMAGES = {
+    **PAPER,
+    "likelihood": "bernoulli",
+    "pretrain_max_iter": 120,
+    "learning_rate_init": 2e-4,
+    "mixture_learning_rate_init": 1e-5,
+    "beta": 0.1,
+    "max_iter": 20,
+    "tol": 0,
+}
+RECIPES = {"mnist": IMAGES, "fashion_mnist": IMAGES}
+
+
+def _umap(n_components=10):
+    from umap import UMAP
+
+    # One thread, or UMAP would not repeat; to say so spares its warning.
+    return UMAP(n_components=n_components, min_dist=0.0, n_jobs=1)
+
+
+class Peer:
+    """The VaDE of ClustPy, fitted by an interpreter of its own on rows in [0, 1]."""
+
+    def __init__(self, python, **settings):
+        self.python, self.settings = python, settings
+
+    def fit_predict(self, X):
+        script = Path(__file__).with_name("clustpy_vade.py")
+        with tempfile.TemporaryDirectory() as folder:
+            rows = Path(folder) / "rows.npy"
+            np.save(rows, (X - X.min()) / np.ptp(X))
+            settings = json.dumps({**self.settings, "rows": str(rows)})
+            command = [self.python, str(script), settings]
+            run = subprocess.run(command, check=True, capture_output=True, text=True)
+        return np.array(json.loads(run.stdout.splitlines()[-1])["labels"])
+
+
+def _k_means(dataset, k, seed, options):
+    return KMeans(k, n_init=10, random_state=seed), {"n_init": 10}
+
+
+def _mixture(dataset, k, seed, options):
+    """Full covariances have too many numbers where features are many."""
+    few = dataset in ("digits", "optdigits", "pendigits", "dermatology", "shuttle")
+    shown = {} if few else {"covariance_type": "diag"}
+    return GaussianMixture(k, random_state=seed, **shown), shown
+
+
+def _pca_mixture(dataset, k, seed, options):
+    mixture = GaussianMixture(k, random_state=seed)
+    pca = PCA(10, random_state=seed)
+    return make_pipeline(pca, mixture), {"n_components": 10}
+
+
+def _umap_mixture(dataset, k, seed, options):
+    mixture = GaussianMixture(k, random_state=seed)
+    umap = _umap().set_params(random_state=seed)
+    return make_pipeline(umap, mixture), {"n_components": 10, "min_dist": 0.0}
+
+
+def _vade(dataset, k, seed, options, **more):
+    shown = {**RECIPES.get(dataset, {}), **more, **options.change}
+    model = VaDEClusterer(k, random_state=seed, **shown)
+    return model, {name: _shown(value) for name, value in shown.items()}
+
+
+def _shown(value):
+    """A literal for the CSV."""
+    return " ".join(repr(value).split()) if hasattr(value, "get_params") else value
+
+
+def _autoencoder_mixture(dataset, k, seed, options):
+    """Their `init_labels_` count: the mixture that EM finds on the embedding."""
+    alone = {"init": "gmm", "catch_up_max_iter": 0, "max_iter": 1, "tol": 0}
+    return _vade(dataset, k, seed, options, **alone)
+
+
+def _vade_of_umap(dataset, k, seed, options):
+    return _vade(dataset, k, seed, options, embedding=_umap())
+
+
+def _vade_of_tsne(dataset, k, seed, options):
+    return _vade(dataset, k, seed, options, embedding=TSNE(), latent_dim=2)
+
+
+def _clustpy(dataset, k, seed, options):
+    """The network of our recipe, and as many epochs as our default for pretraining."""
+    settings = {
+        "n_clusters": k,
+        "hidden_layer_sizes": RECIPES.get(dataset, {}).get(
+            "hidden_layer_sizes", (128, 64)
+        ),
+        "batch_size": 256,
+        "pretrain_epochs": 50,
+        "epochs": 50,
+        "threads": 1,
+        "seed": seed,
+    }
+    shown = {name: settings[name] for name in ("pretrain_epochs", "epochs")}
+    return Peer(options.peer, **settings), shown
+
+
+METHODS = {
+    "k-means": _k_means,
+    "GaussianMixture": _mixture,
+    "PCA + GaussianMixture": _pca_mixture,
+    "UMAP + GaussianMixture": _umap_mixture,
+    "AE + GaussianMixture": _autoencoder_mixture,
+    "skvade": _vade,
+    "skvade of t-SNE": _vade_of_tsne,
+    "skvade of UMAP": _vade_of_umap,
+    "ClustPy VaDE": _clustpy,
+}
+
+
+def build(name, dataset, n_clusters, seed, options):
+    """An estimator, and those of its parameters that the table should show."""
+    return METHODS[name](dataset, n_clusters, seed, options)
