@@ -135,6 +135,17 @@ def test_docstring_of_method(path):
     assert not [error for error in errors if error[0] not in METHOD_IGNORE]
 
 
+def test_user_guide_has_a_word_on_every_parameter():
+    guide = (ROOT / "docs" / "user_guide.rst").read_text()
+    names = skvade.VaDEClusterer().get_params()
+    assert not [name for name in names if f"``{name}``" not in guide]
+
+
+def test_api_page_lists_every_public_name():
+    listed = set((ROOT / "docs" / "api.rst").read_text().split())
+    assert {path.split(".")[-1] for path, _ in public_objects()} <= listed
+
+
 IMPORT_WITHOUT_TRACE = """
 import os, random, sys, warnings
 import numpy as np, sklearn.callback, torch  # rich draws from `random` on import

@@ -1,0 +1,87 @@
+"""How the site is built: python -m sphinx -W -b html docs docs/_build/html.
+
+Nothing is fetched from the network in building it.
+"""
+
+import re
+import shutil
+from pathlib import Path
+
+from docutils import nodes
+
+import skvade
+
+project = "skvade"
+author = "the skvade developers"
+copyright = author
+release = skvade.__version__
+
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "numpydoc",
+    "sphinx_gallery.gen_gallery",
+    "sphinxcontrib.bibtex",
+]
+exclude_patterns = ["_build", "examples", "sg_execution_times.rst"]
+templates_path = ["_templates"]
+
+bibtex_bibfiles = ["references.bib"]
+autodoc_typehints = "none"
+toc_object_entries_show_parents = "hide"
+numpydoc_show_class_members = False
+
+sphinx_gallery_conf = {
+    "examples_dirs": "examples",
+    "gallery_dirs": "auto_examples",
+    "backreferences_dir": "auto_examples/backreferences",
+    "doc_module": ("skvade",),
+    "within_subsection_order": "FileNameSortKey",
+    "abort_on_example_error": True,
+    "download_all_examples": False,
+    "show_signature": False,
+}
+
+html_theme = "pydata_sphinx_theme"
+html_title = "skvade"
+html_theme_options = {
+    "show_prev_next": False,
+    "secondary_sidebar_items": ["page-toc"],
+}
+html_show_sourcelink = False
+html_copy_source = False
+
+
+def link_to_scikit_learn(app, env, node, content):
+    """Link a class or function of scikit-learn to its page, without its inventory."""
+    name = node.get("reftarget", "")
+    if not name.startswith("sklearn."):
+        return None
+    page = f"https://scikit-learn.org/stable/modules/generated/{name}.html"
+    return nodes.reference("", "", content, refuri=page, internal=False)
+
+
+def skip_inherited_plumbing(app, what, name, obj, skip, options):
+    """Leave to scikit-learn's pages what links to its glossary and guide."""
+    pattern = r"set_\w+_request|get_metadata_routing|set_output"
+    return True if re.fullmatch(pattern, name) else None
+
+
+def escape_fitted_attributes(app, what, name, obj, options, lines):
+    """Let n_features_in_ stand in a shape, where it would be a link to a target."""
+    lines[:] = [re.sub(r"(?<![`\w])(\w+)_(?=[,)])", r"\1\\_", line) for line in lines]
+
+
+def copy_measurements(app, error):
+    """Put the files that the tables link to where their links point."""
+    target = Path(app.outdir) / "benchmarks"
+    target.mkdir(exist_ok=True)
+    for path in (Path(app.srcdir) / "benchmarks").glob("*.csv"):
+        shutil.copy(path, target)
+
+
+def setup(app):
+    app.connect("missing-reference", link_to_scikit_learn)
+    app.connect("autodoc-skip-member", skip_inherited_plumbing)
+    app.connect("autodoc-process-docstring", escape_fitted_attributes)
+    app.connect("build-finished", copy_measurements)
