@@ -3,7 +3,7 @@
 import math
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Self
 
@@ -17,10 +17,13 @@ from skvade._matrix import Standardization, equal_weights, gather
 
 __all__ = [
     "Batch",
+    "Moments",
     "Placement",
     "Rows",
     "available_devices",
+    "dump_moments",
     "dump_parameters",
+    "load_moments",
     "load_parameters",
     "make_generator",
     "place",
@@ -201,6 +204,29 @@ class Rows:
             positions = np.arange(start, min(start + CHUNK_ROWS, len(self)))
             padded = np.resize(positions, CHUNK_ROWS)
             yield self.take(padded), len(positions)
+
+
+# What an optimizer remembers of each parameter, and the same as arrays, by the
+# parameter's name.
+Memory = Iterable[tuple[nn.Parameter, dict[str, Tensor]]]
+Moments = dict[str, dict[str, NDArray]]
+
+
+def dump_moments(module: nn.Module, memory: Memory) -> Moments:
+    """Copies of what an optimizer remembers of the module's parameters."""
+    names = {parameter: name for name, parameter in module.named_parameters()}
+    return {
+        names[p]: {key: value.numpy(force=True).copy() for key, value in kept.items()}
+        for p, kept in memory
+    }
+
+
+def load_moments(module: nn.Module, memory: Memory, moments: Moments) -> None:
+    """Let an optimizer go on from what another one remembered, if anything."""
+    names = {parameter: name for name, parameter in module.named_parameters()}
+    for parameter, kept in memory:
+        for key, values in moments.get(names[parameter], {}).items():
+            kept[key].copy_(torch.tensor(values))
 
 
 def dump_parameters(module: nn.Module) -> dict[str, NDArray]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
@@ -14,6 +15,7 @@ from sklearn.utils.validation import _check_sample_weight
 
 from skvade._initial_mixture import METHODS, check_labels, check_weights
 from skvade._likelihoods import LIKELIHOODS
+from skvade._matrix import equal_weights
 from skvade._networks import ACTIVATIONS
 
 __all__ = [
@@ -21,6 +23,8 @@ __all__ = [
     "architecture",
     "check_rows",
     "check_same_architecture",
+    "check_streams",
+    "check_values",
     "checked_weight",
     "given_labels",
     "n_held_out",
@@ -93,8 +97,10 @@ def architecture(estimator: BaseEstimator, n_features: int) -> dict[str, Any]:
     }
 
 
-def check_same_architecture(estimator: BaseEstimator, fitted: dict[str, Any]) -> None:
-    """Reject a warm start that would need another model.
+def check_same_architecture(
+    estimator: BaseEstimator, fitted: dict[str, Any], method: str
+) -> None:
+    """Reject to go on where that would need another model.
 
     Raises
     ------
@@ -105,8 +111,8 @@ def check_same_architecture(estimator: BaseEstimator, fitted: dict[str, Any]) ->
     for name, value in fitted.items():
         if wanted[name] != value:
             raise ValueError(
-                f"warm_start=True continues a model with {name}={value!r}. Got "
-                f"{name}={wanted[name]!r} instead. Set it back, or use "
+                f"{method} continues a model with {name}={value!r}. Got "
+                f"{name}={wanted[name]!r} instead. Set it back, or use fit with "
                 "warm_start=False to fit a new model."
             )
 
@@ -117,8 +123,8 @@ def given_labels(init: Any) -> NDArray | None:
     return np.asarray(init) if is_labels else None
 
 
-def checked_weight(sample_weight: Any, X: NDArray) -> NDArray[np.float64] | None:
-    """Weights of the rows, of which those above zero are one on average.
+def checked_weight(sample_weight: Any, X: NDArray | csr_array) -> NDArray[np.float64]:
+    """The weights of the rows, in the memory of a single one if there are none.
 
     Raises
     ------
@@ -126,12 +132,10 @@ def checked_weight(sample_weight: Any, X: NDArray) -> NDArray[np.float64] | None
         If they are not one finite, non-negative number per row, or all zero.
     """
     if sample_weight is None:
-        return None
-    weight = _check_sample_weight(
+        return equal_weights(X.shape[0])
+    return _check_sample_weight(
         sample_weight, X, dtype=np.float64, ensure_non_negative=True
     )
-    weight = weight / weight.max()  # their sum could overflow
-    return weight / weight[weight > 0].mean()
 
 
 def n_held_out(estimator: BaseEstimator, n_samples: int) -> int:
@@ -165,8 +169,39 @@ def check_embedding(estimator: BaseEstimator) -> None:
         )
 
 
+def check_values(estimator: BaseEstimator, X: NDArray | csr_array) -> None:
+    """Reject values that the likelihood gives no probability.
+
+    Raises
+    ------
+    ValueError
+        If there are any outside [0, 1] for the Bernoulli likelihood.
+    """
+    if estimator.likelihood == "bernoulli" and not (X.min() >= 0 and X.max() <= 1):
+        raise ValueError(
+            "likelihood='bernoulli' needs X in [0, 1]. Got values from "
+            f"{X.min():.6g} to {X.max():.6g} instead. Scale X, for instance with "
+            "MinMaxScaler, or use likelihood='gaussian'."
+        )
+
+
+def check_streams(estimator: BaseEstimator) -> None:
+    """Reject parameters that only rows known as a whole can serve.
+
+    Raises
+    ------
+    ValueError
+        If `early_stopping` asks to hold rows out.
+    """
+    if estimator.early_stopping:
+        raise ValueError(
+            "partial_fit makes one pass over the rows it gets and holds none out. Got "
+            "early_stopping=True. Set early_stopping=False, or use fit."
+        )
+
+
 def check_rows(
-    estimator: BaseEstimator, X: NDArray, weight: NDArray | None, warm: bool
+    estimator: BaseEstimator, X: NDArray | csr_array, weight: NDArray, warm: bool
 ) -> None:
     """Reject rows that the parameters cannot work on, before any work is done.
 
@@ -179,7 +214,7 @@ def check_rows(
         likelihood, labels in `init` that do not fit the rows, or weights that `init`
         can not heed.
     """
-    n_samples = X.shape[0] if weight is None else np.count_nonzero(weight)
+    n_samples = np.count_nonzero(weight)
     n_out = n_held_out(estimator, n_samples)
     if n_samples - n_out < estimator.n_clusters:
         held_out = f" with {n_out} of them held out" if n_out else ""
@@ -187,16 +222,10 @@ def check_rows(
             f"n_samples={n_samples}{held_out} should be >= n_clusters="
             f"{estimator.n_clusters}. Lower n_clusters or give more rows."
         )
-    if estimator.likelihood == "bernoulli" and not (X.min() >= 0 and X.max() <= 1):
-        raise ValueError(
-            "likelihood='bernoulli' needs X in [0, 1]. Got values from "
-            f"{X.min():.6g} to {X.max():.6g} instead. Scale X, for instance with "
-            "MinMaxScaler, or use likelihood='gaussian'."
-        )
+    check_values(estimator, X)
     if warm:
         return
-    if weight is not None:
-        check_weights(weight, estimator.init)
+    check_weights(weight, estimator.init)
     if estimator.embedding is not None:
         check_embedding(estimator)
     labels = given_labels(estimator.init)

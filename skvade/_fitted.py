@@ -57,7 +57,7 @@ class FittedVaDE(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         return self.predict_log_proba(X).argmax(axis=1)
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Responsibilities q(c|x) of the clusters for each row.
+        """Give the responsibilities q(c|x) of the clusters for each row.
 
         Parameters
         ----------
@@ -72,7 +72,7 @@ class FittedVaDE(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         return np.exp(self.predict_log_proba(X))
 
     def predict_log_proba(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Logarithms of the responsibilities, finite where they round to zero.
+        """Give logarithms of responsibilities, finite where these round to zero.
 
         Parameters
         ----------
@@ -82,7 +82,7 @@ class FittedVaDE(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         Returns
         -------
         log_responsibilities : ndarray of shape (n_samples, n_clusters)
-            log q(c|x).
+            The values of log q(c|x).
         """
         model, rows = self._model_and_rows(X)
         return _inference.log_responsibilities_per_row(
@@ -92,7 +92,7 @@ class FittedVaDE(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
     # --- Coordinates ----------------------------------------------------------------
 
     def transform(self, X: ArrayLike) -> NDArray:
-        """Coordinates of each row in the latent space: the mean of q(z|x).
+        """Give the coordinates of each row in the latent space: the mean of q(z|x).
 
         Parameters
         ----------

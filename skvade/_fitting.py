@@ -1,10 +1,14 @@
 """From parameters and rows to a run, and from a finished run to fitted attributes."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import fields
 
 import numpy as np
+from numpy.random import RandomState
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 from sklearn.utils import check_random_state
 
 from skvade._batching import Rows, dump_parameters, place
@@ -16,10 +20,29 @@ from skvade._checks import (
 )
 from skvade._fitted import FittedVaDE
 from skvade._inference import elbo_per_row, log_responsibilities_per_row
-from skvade._matrix import Standardization
+from skvade._matrix import Standardization, Tally
 from skvade._run import Chance, Plan, Record, Run, build
 
-__all__ = ["adopt", "fresh_run", "plan_of", "warm_run"]
+__all__ = [
+    "adopt",
+    "fresh_run",
+    "next_run",
+    "plan_of",
+    "unchanged_on_error",
+    "warm_run",
+]
+
+
+@contextmanager
+def unchanged_on_error(estimator: FittedVaDE) -> Iterator[None]:
+    """Give an estimator its old state back if the block fails."""
+    before = dict(vars(estimator))
+    try:
+        yield
+    except BaseException:
+        vars(estimator).clear()
+        vars(estimator).update(before)
+        raise
 
 
 def plan_of(estimator: FittedVaDE, n_samples: int) -> Plan:
@@ -33,32 +56,63 @@ def plan_of(estimator: FittedVaDE, n_samples: int) -> Plan:
     return Plan(**values)
 
 
-def fresh_run(estimator: FittedVaDE, X: NDArray, weight: NDArray | None) -> Run:
+def fresh_run(estimator: FittedVaDE, X: NDArray | csr_array, weight: NDArray) -> Run:
     """A model with fresh weights, at the start of all stages."""
     placement = place(estimator.device, estimator.precision)
     chance = Chance.of(check_random_state(estimator.random_state), placement.device)
     center = estimator.likelihood == "gaussian"
+    tally = Tally().add(weight)
+    weight = weight / tally.mean_weight
     standard = Standardization.of(X, center, weight)
     rows = Rows.of(X, standard, placement, weight).weighty()
     shape = architecture(estimator, X.shape[1])
     model = build({**shape, "bfloat16": placement.bfloat16}, rows, chance)
     n_out = n_held_out(estimator, len(rows))
     training, held_out = rows.split(n_out, chance.order)
-    return Run(model, training, held_out, plan_of(estimator, len(rows)), chance)
+    plan = plan_of(estimator, len(rows))
+    return Run(model, training, held_out, plan, chance, tally=tally)
 
 
-def warm_run(estimator: FittedVaDE, X: NDArray, weight: NDArray | None) -> Run:
+def warm_run(estimator: FittedVaDE, X: NDArray | csr_array, weight: NDArray) -> Run:
     """The fitted model, before the last stage goes on."""
-    check_same_architecture(estimator, estimator._architecture)
+    check_same_architecture(estimator, estimator._architecture, "warm_start=True")
+    rng = check_random_state(estimator.random_state)
+    return _resumed_run(estimator, X, weight, Tally(), rng)
+
+
+def next_run(estimator: FittedVaDE, X: NDArray | csr_array, weight: NDArray) -> Run:
+    """The fitted model, before it meets the next rows of a stream."""
+    check_same_architecture(estimator, estimator._architecture, "partial_fit")
+    memory = estimator._memory
+    tally = Tally(estimator.n_samples_seen_, memory["mean_weight"])
+    run = _resumed_run(estimator, X, weight, tally, RandomState(memory["seed"]))
+    run.moments = memory["moments"]
+    run.record.pretrain_loss_curve = estimator.pretrain_loss_curve_
+    run.record.embedding_loss_curve = estimator.embedding_loss_curve_
+    run.record.loss_curve = [*estimator.loss_curve_]
+    run.record.lower_bounds = [*estimator.lower_bounds_]
+    return run
+
+
+def _resumed_run(
+    estimator: FittedVaDE,
+    X: NDArray | csr_array,
+    weight: NDArray,
+    tally: Tally,
+    rng: RandomState,
+) -> Run:
+    """The fitted model and other rows; `tally` is of those it goes on from."""
     placement = place(estimator.device, estimator.precision)
-    chance = Chance.of(check_random_state(estimator.random_state), placement.device)
-    rows = estimator._rows(X, placement, weight)
+    chance = Chance.of(rng, placement.device)
+    tally = tally.add(weight)
+    rows = estimator._rows(X, placement, weight / tally.mean_weight)
     model = estimator._model(placement)
     labels = log_responsibilities_per_row(model, rows, estimator.responsibilities)
     record = Record(init_labels=labels.argmax(axis=1))
     rows = rows.weighty()
     training, held_out = rows.split(n_held_out(estimator, len(rows)), chance.order)
-    return Run(model, training, held_out, plan_of(estimator, len(rows)), chance, record)
+    plan = plan_of(estimator, len(rows))
+    return Run(model, training, held_out, plan, chance, record, tally)
 
 
 def adopt(estimator: FittedVaDE, run: Run) -> None:
@@ -69,6 +123,12 @@ def adopt(estimator: FittedVaDE, run: Run) -> None:
     exact = {"likelihood.location": location, "likelihood.scale": np.array(scale)}
     estimator._parameters = {**dump_parameters(model), **exact}
     estimator._architecture = architecture(estimator, rows.X.shape[1])
+    estimator.n_samples_seen_ = run.tally.n_rows
+    estimator._memory = {
+        "mean_weight": run.tally.mean_weight,
+        "moments": run.moments,
+        "seed": int(run.chance.numpy.randint(np.iinfo(np.int32).max)),
+    }
     estimator.pretrain_loss_curve_ = record.pretrain_loss_curve
     estimator.embedding_loss_curve_ = record.embedding_loss_curve
     estimator.init_labels_ = record.init_labels

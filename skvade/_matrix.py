@@ -11,6 +11,7 @@ __all__ = [
     "FLOATS",
     "UNIT",
     "Standardization",
+    "Tally",
     "check_indices",
     "equal_weights",
     "gather",
@@ -30,6 +31,22 @@ CHUNK_VALUES = 2**16
 def equal_weights(n_rows: int) -> NDArray[np.float64]:
     """A one for each row, in the memory of a single one."""
     return np.broadcast_to(np.float64(1), n_rows)
+
+
+class Tally(NamedTuple):
+    """How many rows were learned from so far, and their mean weight."""
+
+    n_rows: int = 0
+    mean_weight: float = 0.0
+
+    def add(self, weight: NDArray) -> Self:
+        """With the rows of another matrix; those of weight zero do not count."""
+        largest = weight.max()  # a sum could overflow
+        mean_of_new = largest * (weight / largest)[weight > 0].mean()
+        n_new = int(np.count_nonzero(weight))
+        share = n_new / (self.n_rows + n_new)
+        mean = (1 - share) * self.mean_weight + share * mean_of_new
+        return type(self)(self.n_rows + n_new, float(mean))
 
 
 def check_indices(X: csr_array) -> None:

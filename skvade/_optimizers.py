@@ -5,7 +5,7 @@ takes longer than the arithmetic where networks are small, and the first of them
 process builds imports torch's compiler, which takes longer than a small fit.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,15 @@ class Adam:
             n = len(group.parameters)
             group.step(gradients[:n])
             del gradients[:n]
+
+    def memory(self) -> Iterator[tuple[nn.Parameter, dict[str, Tensor]]]:
+        """What is remembered of each parameter, to read or to fill."""
+        for group in self.groups:
+            kept = zip(
+                group.parameters, group.means, group.squares, group.counts, strict=True
+            )
+            for parameter, mean, square, count in kept:
+                yield parameter, {"mean": mean, "square": square, "count": count}
 
 
 class _AdamGroup:

@@ -13,7 +13,8 @@ from numpy.random import RandomState
 from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
 
-from skvade._batching import Batch, Rows, make_generator
+from skvade._batching import Batch, Moments, Rows, make_generator
+from skvade._matrix import Tally
 from skvade._networks import VaDE, initialize
 from skvade._optimizers import Adam
 
@@ -97,6 +98,8 @@ class Run:
     plan: Plan
     chance: Chance
     record: Record = field(default_factory=Record)
+    tally: Tally = field(default_factory=Tally)
+    moments: Moments = field(default_factory=dict)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from skvade._batching import Batch
+from skvade._batching import Batch, dump_moments, load_moments
 from skvade._imitation import imitate
 from skvade._inference import (
     elbo_per_row,
@@ -25,7 +25,7 @@ from skvade._optimizers import Adam
 from skvade._pretraining import pretrain
 from skvade._run import LEAST_STEPS, Run, adam, epoch, report
 
-__all__ = ["continue_training", "train"]
+__all__ = ["begin_stream", "continue_stream", "continue_training", "train"]
 
 LEAST_VARIANCE = 1e-10  # of a component at the start, should reg_covar be zero
 CATCH_UP_SPEED = 5  # learning rate of the new parts, in learning_rate_init
@@ -55,6 +55,12 @@ class Plateau:
 
 def train(run: Run) -> None:
     """Take a fresh model through all stages."""
+    _start(run)
+    continue_training(run)
+
+
+def _start(run: Run) -> None:
+    """The stages up to the last one, in which everything learns together."""
     plan = run.plan
     if plan.embedding is None or plan.embedding_input == "autoencoder":
         pretrain(run)
@@ -62,13 +68,33 @@ def train(run: Run) -> None:
         imitate(run)
     start_mixture(run)
     catch_up(run)
-    continue_training(run)
 
 
 def continue_training(run: Run) -> None:
     """Take a model that has a mixture through the last stages."""
     maximize_elbo(run)
     number_components(run)
+
+
+def begin_stream(run: Run) -> None:
+    """Take a fresh model through the first rows of a stream."""
+    _start(run)
+    number_components(run)
+    continue_stream(run)
+
+
+def continue_stream(run: Run) -> None:
+    """One pass over the next rows of a stream, each row once.
+
+    The components keep their numbers and the optimizer goes on from the last rows.
+    """
+    optimizer = _joint_adam(run)
+    load_moments(run.model, optimizer.memory(), run.moments)
+    loss, bound = epoch(run, _elbo_step(run, optimizer), _BLAME)
+    run.moments = dump_moments(run.model, optimizer.memory())
+    run.record.loss_curve.append(loss)
+    run.record.lower_bounds.append(bound)
+    report(run, "Training", run.record.lower_bounds, "ELBO")
 
 
 def start_mixture(run: Run) -> None:
@@ -112,10 +138,7 @@ def maximize_elbo(run: Run) -> None:
     With rows held out, theirs is the bound that counts, and the best model is kept.
     """
     model, plan, record = run.model, run.plan, run.record
-    speed = dict.fromkeys((model.encoder, model.decoder), plan.learning_rate_init)
-    mixture_speed = plan.mixture_learning_rate_init
-    speed[model.prior] = mixture_speed or plan.learning_rate_init
-    step = _elbo_step(run, adam(run, speed))
+    step = _elbo_step(run, _joint_adam(run))
     plateau = Plateau(plan.tol, plan.n_iter_no_change)
     best = None
     try:
@@ -151,6 +174,15 @@ def number_components(run: Run) -> None:
 
 
 # --- What the stages are made of ----------------------------------------------------
+
+
+def _joint_adam(run: Run) -> Adam:
+    """The optimizer of networks and mixture together."""
+    model, plan = run.model, run.plan
+    speed = dict.fromkeys((model.encoder, model.decoder), plan.learning_rate_init)
+    mixture_speed = plan.mixture_learning_rate_init
+    speed[model.prior] = mixture_speed or plan.learning_rate_init
+    return adam(run, speed)
 
 
 def _elbo_step(run: Run, optimizer: Adam) -> Callable[[Batch], Tensor]:

@@ -1,7 +1,5 @@
 """The door: VaDEClusterer, what its parameters and attributes mean, and fit."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Self
 
 import numpy as np
@@ -14,27 +12,15 @@ from skvade._checks import (
     checked_weight,
     warn_of_result,
 )
-from skvade._fitted import FittedVaDE
-from skvade._fitting import adopt, fresh_run, warm_run
+from skvade._fitting import adopt, fresh_run, unchanged_on_error, warm_run
 from skvade._run import gradients
+from skvade._streaming import StreamingVaDE
 from skvade._training import continue_training, train
 
 __all__ = ["VaDEClusterer"]
 
 
-@contextmanager
-def _unchanged_on_error(estimator: BaseEstimator) -> Iterator[None]:
-    """Give an estimator its old state back if the block fails."""
-    before = dict(vars(estimator))
-    try:
-        yield
-    except BaseException:
-        vars(estimator).clear()
-        vars(estimator).update(before)
-        raise
-
-
-class VaDEClusterer(FittedVaDE, ClusterMixin, BaseEstimator):
+class VaDEClusterer(StreamingVaDE, ClusterMixin, BaseEstimator):
     """Variational deep embedding: deep clustering with a generative model [1]_.
 
     A variational autoencoder whose latent prior is a mixture of Gaussians, one per
@@ -235,6 +221,10 @@ class VaDEClusterer(FittedVaDE, ClusterMixin, BaseEstimator):
     n_iter_ : int
         Epochs of the last stage.
 
+    n_samples_seen_ : int
+        Rows of positive weight that were learned from: those of the last `fit` and of
+        every `partial_fit` since then.
+
     n_features_in_ : int
         Number of features seen during fit.
 
@@ -372,7 +362,7 @@ class VaDEClusterer(FittedVaDE, ClusterMixin, BaseEstimator):
             values outside [0, 1] for the Bernoulli likelihood, an `init` or a fitted
             state that does not match; or if training meets a loss that is not finite.
         """
-        with _unchanged_on_error(self), gradients():
+        with unchanged_on_error(self), gradients():
             warm = self.warm_start and hasattr(self, "_parameters")
             X = self._validated(X, reset=not warm)
             weight = checked_weight(sample_weight, X)

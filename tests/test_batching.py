@@ -12,7 +12,9 @@ from skvade import _batching
 from skvade._batching import (
     CHUNK_ROWS,
     Rows,
+    dump_moments,
     dump_parameters,
+    load_moments,
     load_parameters,
     make_generator,
     place,
@@ -291,3 +293,24 @@ def test_parameters_load_from_read_only_arrays():
         array.setflags(write=False)
     load_parameters(module, arrays)
     assert_array_equal(module[0].weight.detach(), arrays["0.weight"])
+
+
+def test_what_an_optimizer_remembers_survives_the_round_trip():
+    with torch.random.fork_rng():
+        module, other = a_module(), a_module().double()
+    memory = [
+        (p, {"mean": torch.full_like(p, 3), "count": torch.tensor(7.0)})
+        for p in module.parameters()
+    ]
+    empty = [
+        (p, {"mean": torch.zeros_like(p), "count": torch.tensor(0.0)})
+        for p in reversed(list(other.parameters()))
+    ]
+    moments = dump_moments(module, memory)
+    load_moments(other, empty, moments)
+    memory[0][1]["mean"].zero_()
+    for parameter, kept in empty:
+        assert torch.equal(kept["mean"], torch.full_like(parameter, 3))
+        assert kept["count"] == 7
+    load_moments(other, empty, {})
+    assert empty[0][1]["count"] == 7

@@ -81,7 +81,9 @@ def public_objects():
 def public_methods():
     for path, value in public_objects():
         if inspect.isclass(value):
-            for name, member in vars(value).items():
+            own = [c for c in value.__mro__ if c.__module__.startswith("skvade.")]
+            members = [member for c in own for member in vars(c).items()]
+            for name, member in members:
                 kinds = (FunctionType, classmethod, property)
                 if isinstance(member, kinds) and not name.startswith("_"):
                     yield f"{path}.{name}"

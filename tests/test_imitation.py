@@ -83,7 +83,7 @@ def test_coordinates_that_are_not_finite_are_rejected(X, rng):
 
 
 def test_the_encoder_learns_the_coordinates(tiny, X):
-    run = fresh_run(tiny(embedding=PCA(2), embedding_max_iter=100), X, None)
+    run = fresh_run(tiny(embedding=PCA(2), embedding_max_iter=100), X, np.ones(len(X)))
     imitate(run)
     Z = coordinates(PCA(2, random_state=0), X, 2, np.random.RandomState(0))
     error = np.square(embed(run.model, run.rows) - Z).mean()
@@ -100,7 +100,9 @@ def test_the_decoder_learns_to_invert_it(tiny, X):
 
 def test_the_decoder_does_not_move_the_encoder(tiny, X):
     def embedding(shift):
-        run = fresh_run(tiny(embedding=PCA(2), embedding_max_iter=3), X, None)
+        run = fresh_run(
+            tiny(embedding=PCA(2), embedding_max_iter=3), X, np.ones(len(X))
+        )
         run.model.decoder.output.bias.data += shift
         imitate(run)
         return embed(run.model, run.rows)

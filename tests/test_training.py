@@ -27,6 +27,7 @@ from skvade._training import (
     START_VARIANCE,
     Plateau,
     catch_up,
+    continue_stream,
     maximize_elbo,
     number_components,
     start_mixture,
@@ -38,6 +39,10 @@ PLAN = Plan(
     n_init=1,
     pretrain_max_iter=20,
     pretrain_learning_rate_init=0.3,
+    embedding=None,
+    embedding_input="autoencoder",
+    embedding_max_samples=20_000,
+    embedding_max_iter=40,
     catch_up_max_iter=2,
     max_iter=3,
     learning_rate_init=1e-3,
@@ -353,6 +358,19 @@ def test_scores_of_rows_held_out_are_their_bounds(X):
     kept = elbo_per_row(run.model, run.held_out, "expected").sum(1).mean()
     assert len(run.held_out) == 40
     assert_allclose(kept, max(scores), rtol=1e-12)
+
+
+@pytest.mark.parametrize("n_held_out", [0, 30])
+def test_passes_of_a_stream_are_epochs_of_the_last_stage(X, n_held_out):
+    """An optimizer whose memory goes through arrays is the optimizer that lived on."""
+    run = run_of(X, max_iter=4, n_held_out=n_held_out)
+    expected = after(run, pretrain, start_mixture, maximize_elbo)
+    run = after(run_of(X, n_held_out=n_held_out), pretrain, start_mixture)
+    after(run, *4 * [continue_stream])
+    if not n_held_out:
+        assert not changed(state_of(run.model), expected.model)
+    assert run.record.lower_bounds == expected.record.lower_bounds
+    assert run.record.loss_curve == expected.record.loss_curve
 
 
 # --- Numbering ----------------------------------------------------------------------
