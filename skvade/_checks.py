@@ -17,6 +17,7 @@ from skvade._initial_mixture import METHODS, check_labels, check_weights
 from skvade._likelihoods import LIKELIHOODS
 from skvade._matrix import equal_weights
 from skvade._networks import ACTIVATIONS
+from skvade._pretraining import PRETRAINING
 
 __all__ = [
     "PARAMETER_CONSTRAINTS",
@@ -42,6 +43,7 @@ PARAMETER_CONSTRAINTS: dict[str, list] = {
     "hidden_layer_sizes": ["array-like"],
     "activation": [StrOptions(set(ACTIVATIONS))],
     "likelihood": [StrOptions(set(LIKELIHOODS))],
+    "pretraining": [StrOptions(set(PRETRAINING))],
     "pretrain_max_iter": [_NATURAL],
     "pretrain_learning_rate_init": [_POSITIVE],
     "embedding": [HasMethods("fit_transform"), None],

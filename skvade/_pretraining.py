@@ -1,49 +1,153 @@
 """The stage before there is a mixture: networks that reconstruct the rows."""
 
-from torch import Tensor
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
 
 from skvade._batching import Batch
 from skvade._matrix import UNIT
-from skvade._optimizers import Momentum
-from skvade._run import LEAST_STEPS, Run, autoencoder_parameters, epoch, report
+from skvade._objective import latent_entropy, reparameterize
+from skvade._optimizers import Adam, Momentum
+from skvade._run import (
+    LEAST_STEPS,
+    Run,
+    autoencoder_parameters,
+    epoch,
+    report,
+)
 
-__all__ = ["pretrain"]
+__all__ = ["PRETRAINING", "pretrain"]
 
 MOMENTUM = 0.9
 MANY_FEATURES = 8  # with fewer, pretraining at the full rate is unstable
 GRADIENT_NORM = 1.0  # cap on the norm of a pretraining gradient
+MASKED = 0.2  # of the inputs of a layer that learns to denoise them
 
 _BLAME = "pretrain_learning_rate_init={0.pretrain_learning_rate_init!r}"
+_BLAME_ADAM = "learning_rate_init={0.learning_rate_init!r}"
 
 
 def pretrain(run: Run) -> None:
-    """Train encoder and decoder to reconstruct, by plain stochastic gradient descent.
+    """Train encoder and decoder to reconstruct.
+
+    The curve holds the squared error as a fraction of the variance of the data.
+    """
+    PRETRAINING[run.plan.pretraining](run)
+
+
+def _autoencoder(run: Run) -> None:
+    """Plain stochastic gradient descent on the squared error.
 
     From small weights this learns simple features first and keeps the groups of the
-    data apart; adaptive steps reach the same error with a tangled embedding. The curve
-    holds the squared error as a fraction of the variance of the data.
+    data apart; adaptive steps reach the same error with a tangled embedding.
     """
     encoder, decoder = run.model.encoder, run.model.decoder
-    parameters = autoencoder_parameters(run.model)
+    optimizer = _descent(run, autoencoder_parameters(run.model))
+
+    def step(batch: Batch) -> Tensor:
+        errors = (decoder(encoder.embed(batch.x)) - batch.x).square().mean(1)
+        loss = (batch.weight * errors).mean()
+        optimizer.descend(loss)
+        return loss.detach().expand(1) * len(batch.x)
+
+    _reconstruct(run, step, _BLAME)
+
+
+def _stacked(run: Run) -> None:
+    """One pair of layers after the other as a denoising autoencoder, then all at once.
+
+    Each pair learns to restore what the layers below give from a copy in which a fifth
+    of it is masked (Vincent et al., 2010), for as many epochs as the whole afterwards.
+    """
+    encoder, decoder = run.model.encoder, run.model.decoder
+    down = [*_blocks(encoder.hidden), nn.Sequential(encoder.mean)]
+    up = [nn.Sequential(decoder.output), *reversed(_blocks(decoder.hidden))]
+    for depth, pair in enumerate(zip(down, up, strict=True)):
+        step = _denoising_step(run, nn.Sequential(*down[:depth]), nn.Sequential(*pair))
+        for _ in range(run.plan.pretrain_max_iter):
+            epoch(run, step, _BLAME, LEAST_STEPS)
+    _autoencoder(run)
+
+
+def _variational(run: Run) -> None:
+    """A plain variational autoencoder, prior N(0, I), by Adam.
+
+    Its noise variance is at the optimum for the batch, which leaves D/2 times the
+    logarithm of the squared error (Rybkin et al., 2021).
+    """
+    encoder, decoder = run.model.encoder, run.model.decoder
+    parameters = [*encoder.parameters(), *decoder.parameters()]
+    fused = run.rows.placement.fuses_optimizers
+    optimizer = Adam([(run.plan.learning_rate_init, parameters)], fused)
+
+    def step(batch: Batch) -> Tensor:
+        posterior = encoder(batch.x)
+        noise = torch.empty_like(posterior.mean).normal_(generator=run.chance.noise)
+        (z,) = reparameterize(posterior, noise[None])
+        errors = (decoder(z) - batch.x).square().mean(1)
+        error = (batch.weight * errors).mean()
+        second_moment = posterior.mean.square() + posterior.log_variance.exp()
+        # The constants of entropy and prior cancel in the gradient.
+        divergence = 0.5 * second_moment.sum(1) - latent_entropy(posterior)
+        noisy = 0.5 * batch.x.shape[1] * error.log()
+        optimizer.descend(noisy + (batch.weight * divergence).mean())
+        return error.detach().expand(1) * len(batch.x)
+
+    _reconstruct(run, step, _BLAME_ADAM)
+
+
+PRETRAINING: dict[str, Callable[[Run], None]] = {
+    "autoencoder": _autoencoder,
+    "stacked": _stacked,
+    "vae": _variational,
+}
+
+
+# --- What the three are made of -----------------------------------------------------
+
+
+def _descent(run: Run, parameters: list[nn.Parameter]) -> Momentum:
     few_features = min(1.0, run.rows.X.shape[1] / MANY_FEATURES)
-    learning_rate = few_features * run.plan.pretrain_learning_rate_init
-    optimizer = Momentum(
+    return Momentum(
         parameters,
-        learning_rate,
+        few_features * run.plan.pretrain_learning_rate_init,
         momentum=MOMENTUM,
         most_norm=GRADIENT_NORM,
         fused=run.rows.placement.fuses_optimizers,
     )
 
+
+def _reconstruct(run: Run, step: Callable[[Batch], Tensor], blame: str) -> None:
+    """The epochs of a step that gives the squared error."""
+    curve = run.record.pretrain_loss_curve
+    for _ in range(run.plan.pretrain_max_iter):
+        (error,) = epoch(run, step, blame, LEAST_STEPS)
+        curve.append(error / UNIT**2)
+        report(run, "Pretraining", curve, "unexplained variance")
+
+
+def _blocks(layers: nn.Sequential) -> list[nn.Sequential]:
+    """The linear layers, each with its activation."""
+    modules = list(layers)
+    return [nn.Sequential(*modules[i : i + 2]) for i in range(0, len(modules), 2)]
+
+
+def _denoising_step(
+    run: Run, below: nn.Sequential, pair: nn.Sequential
+) -> Callable[[Batch], Tensor]:
+    """A step of a pair of layers towards what the layers below it give."""
+    optimizer = _descent(run, list(pair.parameters()))
+
     def step(batch: Batch) -> Tensor:
-        x, weight = batch.x, batch.weight
-        errors = (decoder(encoder.embed(x)) - x).square().mean(1)
-        loss = (weight * errors).mean()
+        with torch.no_grad():
+            x = below(batch.x)
+        kept = torch.empty_like(x).bernoulli_(1 - MASKED, generator=run.chance.noise)
+        errors = (pair(kept * x) - x).square().mean(1)
+        # In the unit of standardized rows, whatever a layer makes of it.
+        scale = UNIT**2 / x.var().clamp_min(torch.finfo(x.dtype).tiny)
+        loss = scale * (batch.weight * errors).mean()
         optimizer.descend(loss)
         return loss.detach().expand(1) * len(x)
 
-    curve = run.record.pretrain_loss_curve
-    for _ in range(run.plan.pretrain_max_iter):
-        (error,) = epoch(run, step, _BLAME, LEAST_STEPS)
-        curve.append(error / UNIT**2)
-        report(run, "Pretraining", curve, "unexplained variance")
+    return step

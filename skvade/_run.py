@@ -46,6 +46,7 @@ class Plan:
     embedding_max_iter: int
     init: Any
     n_init: int
+    pretraining: str
     pretrain_max_iter: int
     pretrain_learning_rate_init: float
     catch_up_max_iter: int

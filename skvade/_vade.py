@@ -56,12 +56,20 @@ class VaDEClusterer(StreamingVaDE, ClusterMixin, BaseEstimator):
         variance for all features; "bernoulli" wants X in [0, 1], as for the intensities
         of images.
 
+    pretraining : {"autoencoder", "stacked", "vae"}, default="autoencoder"
+        How encoder and decoder first learn to reconstruct X:
+
+        - "autoencoder": all layers at once, by gradient descent on the squared error;
+        - "stacked": the same, after each pair of layers has learned by itself to
+          denoise what the layers below it give, as in the paper;
+        - "vae": as a variational autoencoder without clusters, by Adam at
+          `learning_rate_init`.
+
     pretrain_max_iter : int, default=10
-        Epochs of pretraining, in which encoder and decoder learn to reconstruct X by
-        gradient descent on the squared error. 0 skips pretraining: the mixture then
-        starts on the embedding of an untrained network. More is not better on small
-        data, where the groups get tangled as the reconstruction improves; tens of
-        thousands of rows bear 60 epochs.
+        Epochs of pretraining, and with "stacked" of each pair of layers. 0 skips
+        pretraining: the mixture then starts on the embedding of an untrained network.
+        More is not better on small data, where the groups get tangled as the
+        reconstruction improves; tens of thousands of rows bear 60 epochs.
 
     pretrain_learning_rate_init : float, default=1.0
         Learning rate of pretraining. X is in a standard unit there, so the value does
@@ -268,6 +276,7 @@ class VaDEClusterer(StreamingVaDE, ClusterMixin, BaseEstimator):
         hidden_layer_sizes=(128, 64),
         activation="relu",
         likelihood="gaussian",
+        pretraining="autoencoder",
         pretrain_max_iter=10,
         pretrain_learning_rate_init=1.0,
         embedding=None,
@@ -300,6 +309,7 @@ class VaDEClusterer(StreamingVaDE, ClusterMixin, BaseEstimator):
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
         self.likelihood = likelihood
+        self.pretraining = pretraining
         self.pretrain_max_iter = pretrain_max_iter
         self.pretrain_learning_rate_init = pretrain_learning_rate_init
         self.embedding = embedding

@@ -1,0 +1,143 @@
+"""Three ways to learn to reconstruct before there is a mixture."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.decomposition import PCA
+from torch.distributions import Normal, kl_divergence
+
+from skvade import _pretraining
+from skvade._fitting import fresh_run
+from skvade._matrix import UNIT
+from skvade._pretraining import PRETRAINING, pretrain
+
+KINDS = sorted(PRETRAINING)
+
+
+def pretrained(model, X):
+    run = fresh_run(model, X, None)
+    pretrain(run)
+    return run
+
+
+def unexplained(run):
+    """What the reconstruction leaves of the variance of standardized rows."""
+    x = run.rows.take(np.arange(len(run.rows)))
+    with torch.no_grad():
+        error = run.model.decoder(run.model.encoder.embed(x)) - x
+    return float(error.square().mean()) / UNIT**2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_learns_to_reconstruct(tiny, X, kind):
+    settings = {"pretrain_max_iter": 60, "learning_rate_init": 1e-2}
+    run = pretrained(tiny(pretraining=kind, **settings), X)
+    linear = 1 - PCA(2).fit(X).explained_variance_ratio_.sum()
+    assert unexplained(run) < 2 * linear
+    assert len(run.record.pretrain_loss_curve) == 60
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_curve_ends_where_the_network_is(tiny, X, kind):
+    run = pretrained(tiny(pretraining=kind, pretrain_max_iter=30), X)
+    # The variational one is measured at draws of z.
+    assert run.record.pretrain_loss_curve[-1] == pytest.approx(
+        unexplained(run), rel=0.3 if kind == "vae" else 0.1
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_whole_fit(tiny, X, kind):
+    first, second = (tiny(pretraining=kind).fit(X) for _ in range(2))
+    np.testing.assert_array_equal(first.means_, second.means_)
+    assert np.isfinite(first.lower_bound_)
+
+
+def test_the_kinds_differ(tiny, X):
+    ends = {tiny(pretraining=kind).fit(X).pretrain_loss_curve_[-1] for kind in KINDS}
+    assert len(ends) == len(KINDS)
+
+
+def test_stacked_learns_one_pair_of_layers_at_a_time(tiny, X, monkeypatch):
+    """Before the fine-tuning, a pair leaves every other layer as it was."""
+    run = fresh_run(tiny(pretraining="stacked", hidden_layer_sizes=(8, 6)), X, None)
+    before = {k: v.clone() for k, v in run.model.state_dict().items()}
+    changed = []
+
+    def noting(run, *rest):
+        epoch(run, *rest)
+        now = run.model.state_dict()
+        layers = {
+            name.rpartition(".")[0]
+            for name in now
+            if not torch.equal(now[name], before[name])
+        }
+        changed.append(frozenset(layers))
+        before.update({k: v.clone() for k, v in now.items()})
+        return [1.0]
+
+    epoch = _pretraining.epoch
+    monkeypatch.setattr(_pretraining, "epoch", noting)
+    pretrain(run)
+    pairs = [
+        {"encoder.hidden.0", "decoder.output"},
+        {"encoder.hidden.2", "decoder.hidden.2"},
+        {"encoder.mean", "decoder.hidden.0"},
+    ]
+    assert list(dict.fromkeys(changed))[:-1] == pairs
+    assert changed[-1] == frozenset.union(*map(frozenset, pairs))
+    assert len(changed) == 40
+
+
+def test_stacked_masks_a_fifth_of_what_a_layer_sees(tiny, X, monkeypatch):
+    seen = []
+    sequential = _pretraining.nn.Sequential
+
+    class Spying(sequential):
+        def forward(self, x):
+            seen.append(x)
+            return super().forward(x)
+
+    run = fresh_run(tiny(pretraining="stacked"), X, None)
+    monkeypatch.setattr(_pretraining.nn, "Sequential", Spying)
+    pair = Spying(run.model.encoder.hidden, run.model.encoder.mean)
+    pair.append(run.model.decoder)
+    step = _pretraining._denoising_step(run, Spying(), pair)
+    (batch,) = list(run.rows.batches(150, run.chance.order))
+    step(batch)
+    _, masked = seen[:2]
+    assert (masked == 0).double().mean() == pytest.approx(0.2, abs=0.05)
+    kept = masked != 0
+    assert torch.equal(masked[kept], batch.x[kept])
+
+
+def test_the_variational_loss_is_a_bound(tiny, X, monkeypatch):
+    """Up to constants, D/2 log error + KL(q(z|x) | N(0, I)) by torch's own."""
+    losses = []
+
+    class Descent:
+        def descend(self, loss):
+            losses.append(loss.detach())
+
+    monkeypatch.setattr(_pretraining, "Adam", lambda *args: Descent())
+    run = fresh_run(
+        tiny(pretraining="vae", batch_size=150, precision="float64"), X, None
+    )
+    run.model.encoder.reset_variance(0.3)
+    pretrain(run)
+    x = run.rows.take(np.arange(150))
+    with torch.no_grad():
+        mean, log_variance = run.model.encoder(x)
+    q = Normal(mean, (0.5 * log_variance).exp())
+    divergence = kl_divergence(q, Normal(0.0, 1.0)).sum(1).mean()
+    # Over steps the error alone varies: with the draws of z.
+    errors = np.array(run.record.pretrain_loss_curve[:1]) * UNIT**2
+    constant = 0.5 * 2 * np.log(2 * np.pi)  # of the entropy alone; the prior's cancels
+    n_draws = len(losses) // len(run.record.pretrain_loss_curve)
+    logs = 2 * (np.array(losses[:n_draws]) - float(divergence) + constant) / X.shape[1]
+    assert np.exp(logs).mean() == pytest.approx(errors[0], rel=1e-6)
+
+
+def test_an_unknown_kind_is_rejected(tiny, X):
+    with pytest.raises(ValueError, match=r"The 'pretraining' parameter .* 'greedy'"):
+        tiny(pretraining="greedy").fit(X)
