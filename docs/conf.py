@@ -48,6 +48,8 @@ html_theme_options = {
     "show_prev_next": False,
     "secondary_sidebar_items": ["page-toc"],
 }
+html_static_path = ["_static"]
+html_css_files = ["skvade.css"]
 html_show_sourcelink = False
 html_copy_source = False
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.random import RandomState
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
-from sklearn.utils import _safe_indexing, check_random_state
+from sklearn.utils import check_random_state
 
 from skvade.plotting._checks import check_has, check_image_shape, check_n_samples
 from skvade.plotting._drawing import (
@@ -19,6 +19,7 @@ from skvade.plotting._drawing import (
     panels,
     profile_panels,
 )
+from skvade.plotting._rows import as_array, choose
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,7 +48,7 @@ def _chosen(estimator, X, n_samples, rng):
     chosen = []
     for cluster in range(len(estimator.means_)):
         members = rng.permutation(np.flatnonzero(labels == cluster))[:n_samples]
-        chosen.append(np.asarray(_safe_indexing(X, members)))
+        chosen.append(as_array(choose(X, members)))
     return chosen
 
 
@@ -89,7 +90,7 @@ class ClusterSamplesDisplay:
 
     See Also
     --------
-    VaDEClusterer.sample : Rows with the noise of the likelihood.
+    skvade.VaDEClusterer.sample : Rows with the noise of the likelihood.
     ReconstructionDisplay : Rows beside their reconstructions.
 
     Examples
@@ -137,7 +138,7 @@ class ClusterSamplesDisplay:
         ----------
         estimator : VaDEClusterer
             Fitted.
-        X : array-like of shape (n_rows, n_features), default=None
+        X : {array-like, sparse matrix} of shape (n_rows, n_features), default=None
             Rows to choose from; None generates them.
         n_samples : int, default=10
             How many rows to show of each cluster.

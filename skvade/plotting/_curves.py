@@ -15,14 +15,22 @@ if TYPE_CHECKING:
 
 __all__ = ["TrainingCurveDisplay"]
 
+_READ = [
+    "pretrain_loss_curve_",
+    "embedding_loss_curve_",
+    "lower_bounds_",
+    "validation_scores_",
+]
+
 
 class TrainingCurveDisplay:
     """Curves of pretraining and of the evidence lower bound (ELBO), side by side.
 
     Create it with :meth:`from_estimator`. The left panel shows which fraction of the
-    variance of X the autoencoder left unexplained in pretraining, the right panel the
-    mean ELBO of each epoch of the last stage. A stage that has no epochs, such as
-    pretraining under ``warm_start=True``, has no panel.
+    variance of X the autoencoder left unexplained in pretraining, and beside it, over
+    the epochs that imitated an embedding, which fraction of the variance of its
+    coordinates; the right panel the mean ELBO of each epoch of the last stage. A stage
+    that has no epochs, such as pretraining under ``warm_start=True``, has no panel.
 
     Parameters
     ----------
@@ -31,6 +39,10 @@ class TrainingCurveDisplay:
 
     lower_bounds : sequence of float
         Mean ELBO of the training rows, each epoch of the last stage.
+
+    embedding_loss_curve : sequence of float, default=()
+        Unexplained fraction of the coordinates' variance, each of the last epochs of
+        pretraining.
 
     validation_scores : sequence of float, default=()
         Mean ELBO of the rows held out, each epoch of the last stage.
@@ -45,7 +57,7 @@ class TrainingCurveDisplay:
 
     See Also
     --------
-    VaDEClusterer : What the curves are of.
+    skvade.VaDEClusterer : What the curves are of.
     ReconstructionDisplay : What pretraining and the decoder achieve, row by row.
 
     Examples
@@ -64,10 +76,12 @@ class TrainingCurveDisplay:
         *,
         pretrain_loss_curve: Sequence[float],
         lower_bounds: Sequence[float],
+        embedding_loss_curve: Sequence[float] = (),
         validation_scores: Sequence[float] = (),
     ):
         self.pretrain_loss_curve = pretrain_loss_curve
         self.lower_bounds = lower_bounds
+        self.embedding_loss_curve = embedding_loss_curve
         self.validation_scores = validation_scores
 
     @classmethod
@@ -96,9 +110,8 @@ class TrainingCurveDisplay:
         TypeError
             If the estimator has no such curves.
         """
-        names = ["pretrain_loss_curve_", "lower_bounds_", "validation_scores_"]
-        check_has(estimator, names, cls.__name__)
-        display = cls(**{name[:-1]: getattr(estimator, name) for name in names})
+        check_has(estimator, _READ, cls.__name__)
+        display = cls(**{name[:-1]: getattr(estimator, name) for name in _READ})
         return display.plot(ax=ax)
 
     def plot(self, *, ax: Axes | Sequence[Axes] | None = None) -> Self:
@@ -135,9 +148,14 @@ class TrainingCurveDisplay:
         return self
 
     def _draw_pretraining(self, ax: Axes) -> None:
-        draw_curve(ax, self.pretrain_loss_curve, color=BLUE)
+        draw_curve(ax, self.pretrain_loss_curve, color=BLUE, label="X")
         ax.set(title="Pretraining", ylabel="unexplained fraction of variance")
         ax.set_ylim(bottom=0)
+        if len(self.embedding_loss_curve):
+            first = 1 + len(self.pretrain_loss_curve) - len(self.embedding_loss_curve)
+            style = {"color": ORANGE, "linestyle": "--", "label": "coordinates"}
+            draw_curve(ax, self.embedding_loss_curve, first, **style)
+            ax.legend()
 
     def _draw_bound(self, ax: Axes) -> None:
         draw_curve(ax, self.lower_bounds, color=BLUE, label="training rows")

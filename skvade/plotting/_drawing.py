@@ -118,10 +118,12 @@ def show_integers(ax: Axes) -> None:
     ax.xaxis.get_major_locator().set_params(integer=True)
 
 
-def draw_curve(ax: Axes, values: Sequence[float], **style: object) -> None:
-    """A value per epoch, from the first; short curves show their points."""
+def draw_curve(
+    ax: Axes, values: Sequence[float], first: int = 1, **style: object
+) -> None:
+    """A value per epoch, from the epoch `first` on; short curves show their points."""
     marker = "." if len(values) <= 30 else None
-    ax.plot(np.arange(1, len(values) + 1), values, marker=marker, **style)
+    ax.plot(np.arange(first, first + len(values)), values, marker=marker, **style)
     show_integers(ax)
     ax.set_xlabel("epoch")
 

@@ -119,7 +119,7 @@ class LatentSpaceDisplay:
 
     See Also
     --------
-    VaDEClusterer.transform : Where the coordinates come from.
+    skvade.VaDEClusterer.transform : Where the coordinates come from.
     ResponsibilityDisplay : How sure the assignments are.
 
     Examples
@@ -167,7 +167,7 @@ class LatentSpaceDisplay:
         ----------
         estimator : VaDEClusterer
             Fitted.
-        X : array-like of shape (n_samples, n_features)
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
             Rows.
         y : array-like of shape (n_samples,), default=None
             What the color shows, classes or a continuous value such as the result of

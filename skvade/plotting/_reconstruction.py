@@ -9,7 +9,7 @@ import numpy as np
 from numpy.random import RandomState
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
-from sklearn.utils import _safe_indexing, check_random_state
+from sklearn.utils import check_random_state
 from sklearn.utils.validation import _num_samples
 
 from skvade.plotting._checks import check_has, check_image_shape, check_n_samples
@@ -21,6 +21,7 @@ from skvade.plotting._drawing import (
     panels,
     profile_panels,
 )
+from skvade.plotting._rows import as_array, choose
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,7 +33,7 @@ class ReconstructionDisplay:
     """Rows of X beside their reconstructions, as images or as profiles.
 
     Create it with :meth:`from_estimator`. Below each pair stands the root of the mean
-    squared difference, in the units of X.
+    squared difference, in the units of X. Missing values stay blank and do not count.
 
     Parameters
     ----------
@@ -62,7 +63,7 @@ class ReconstructionDisplay:
 
     See Also
     --------
-    VaDEClusterer.reconstruct : Where the reconstructions come from.
+    skvade.VaDEClusterer.reconstruct : Where the reconstructions come from.
     ClusterSamplesDisplay : What the model generates.
 
     Examples
@@ -107,7 +108,7 @@ class ReconstructionDisplay:
         ----------
         estimator : VaDEClusterer
             Fitted.
-        X : array-like of shape (n_rows, n_features)
+        X : {array-like, sparse matrix} of shape (n_rows, n_features)
             Rows to choose from.
         n_samples : int, default=10
             How many to show. Where X has no more, they are shown in their order,
@@ -138,10 +139,10 @@ class ReconstructionDisplay:
         n_rows = _num_samples(X)
         if n_rows > n_samples:
             rng = check_random_state(random_state)
-            X = _safe_indexing(X, rng.choice(n_rows, n_samples, replace=False))
+            X = choose(X, rng.choice(n_rows, n_samples, replace=False))
         return cls(
             X_reconstructed=np.asarray(estimator.reconstruct(X)),
-            X=np.asarray(X),
+            X=as_array(X),
             image_shape=image_shape,
             feature_names=getattr(estimator, "feature_names_in_", None),
         ).plot(ax=ax)
@@ -167,7 +168,8 @@ class ReconstructionDisplay:
         ValueError
             If the number of Axes does not suit.
         """
-        self.errors_ = np.sqrt(np.mean((self.X - self.X_reconstructed) ** 2, axis=1))
+        squares = (self.X - self.X_reconstructed) ** 2
+        self.errors_ = np.sqrt(np.nanmean(squares, axis=1))
         draw = self._draw_profiles if self.image_shape is None else self._draw_images
         draw(ax)
         self.figure_ = self.ax_[0].figure
@@ -180,7 +182,8 @@ class ReconstructionDisplay:
         # (2, n_samples, n_features)
         pairs = np.stack([self.X, self.X_reconstructed])
         images = pairs.reshape(2, n, *self.image_shape)
-        columns, rows = draw_images(self.ax_[0], images, (self.X.min(), self.X.max()))
+        limits = np.nanmin(self.X), np.nanmax(self.X)
+        columns, rows = draw_images(self.ax_[0], images, limits)
         self.ax_[0].set_yticks(rows, ["original", "reconstruction"])
         self.ax_[0].set_xticks(columns, [f"{error:.2g}" for error in self.errors_])
         self.ax_[0].set_xlabel("root mean squared difference")

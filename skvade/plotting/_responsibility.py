@@ -49,7 +49,7 @@ class ResponsibilityDisplay:
 
     See Also
     --------
-    VaDEClusterer.predict_proba : Where the responsibilities come from.
+    skvade.VaDEClusterer.predict_proba : Where the responsibilities come from.
     LatentSpaceDisplay : Where the rows lie.
 
     Examples
@@ -81,7 +81,7 @@ class ResponsibilityDisplay:
         ----------
         estimator : VaDEClusterer
             Fitted, or another estimator with `predict_proba`.
-        X : array-like of shape (n_samples, n_features)
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
             Rows.
         ax : matplotlib Axes or sequence of them, default=None
             As in :meth:`plot`.

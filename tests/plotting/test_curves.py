@@ -1,5 +1,6 @@
 import numpy as np
 from numpy.testing import assert_array_equal
+from sklearn.decomposition import PCA
 
 from skvade.plotting import (
     TrainingCurveDisplay,
@@ -31,3 +32,14 @@ def test_a_stage_without_epochs_has_no_panel(tiny, X):
     (ax,) = TrainingCurveDisplay.from_estimator(model).ax_
     assert_array_equal(ax.lines[0].get_ydata(), model.lower_bounds_)
     assert ax.get_legend() is None
+
+
+def test_imitation_is_drawn_over_its_epochs(tiny, X):
+    model = tiny(
+        embedding=PCA(2), embedding_input="autoencoder", embedding_max_iter=4
+    ).fit(X)
+    pretraining, _ = TrainingCurveDisplay.from_estimator(model).ax_
+    data, coordinates = pretraining.lines
+    assert_array_equal(data.get_ydata(), model.pretrain_loss_curve_)
+    assert_array_equal(coordinates.get_xdata(), [11, 12, 13, 14])
+    assert_array_equal(coordinates.get_ydata(), model.embedding_loss_curve_)

@@ -3,6 +3,8 @@ import sys
 import matplotlib as mpl
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
+from scipy.sparse import coo_matrix, csr_array
 from sklearn.cluster import KMeans
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
@@ -123,3 +125,16 @@ def test_wrong_number_of_rows(display, fitted, X, n_samples):
 def test_wrong_image_shape(display, fitted, X, image_shape, message):
     with pytest.raises(ValueError, match=message):
         display.from_estimator(fitted, X, image_shape=image_shape)
+
+
+@rows_displays
+@pytest.mark.parametrize("to_sparse", [csr_array, coo_matrix])
+def test_sparse_rows_are_drawn_as_dense_ones(display, tiny, to_sparse):
+    X = np.random.default_rng(0).poisson(0.5, size=(60, 5)).astype(float)
+    model = tiny().fit(X)
+    drawn, expected = (
+        display.from_estimator(model, rows, n_samples=4) for rows in (to_sparse(X), X)
+    )
+    for ax, other in zip(drawn.ax_, expected.ax_, strict=True):
+        for line, same in zip(ax.lines, other.lines, strict=True):
+            assert_allclose(line.get_ydata(), same.get_ydata(), atol=1e-12)

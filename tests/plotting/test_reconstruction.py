@@ -47,3 +47,18 @@ def test_reconstructions_as_profiles(fitted_frame):
     for row, ax in enumerate(display.ax_):
         assert_array_equal(ax.lines[0].get_xdata(), display.X[row])
         assert_allclose(ax.lines[1].get_xdata(), reconstructed[row])
+
+
+def test_missing_values_stay_blank_and_do_not_count(fitted_images, tile):
+    model, X = fitted_images
+    some = X[:2].copy()
+    some[0, 3] = np.nan
+    display = ReconstructionDisplay(
+        X=some, X_reconstructed=model.reconstruct(X[:2]), image_shape=(4, 6)
+    ).plot()
+    squares = (X[:2] - model.reconstruct(X[:2])) ** 2
+    expected = [np.delete(squares[0], 3).mean(), squares[1].mean()]
+    assert_allclose(display.errors_**2, expected)
+    pixels = tile(display.ax_[0], 0, 0, 4, 6)
+    assert_array_equal(pixels.mask.ravel(), np.arange(24) == 3)
+    assert display.ax_[0].images[0].get_clim() == (np.nanmin(some), np.nanmax(some))
