@@ -15,7 +15,7 @@ KINDS = sorted(PRETRAINING)
 
 
 def pretrained(model, X):
-    run = fresh_run(model, X, None)
+    run = fresh_run(model, X, np.ones(len(X)))
     pretrain(run)
     return run
 
@@ -60,7 +60,9 @@ def test_the_kinds_differ(tiny, X):
 
 def test_stacked_learns_one_pair_of_layers_at_a_time(tiny, X, monkeypatch):
     """Before the fine-tuning, a pair leaves every other layer as it was."""
-    run = fresh_run(tiny(pretraining="stacked", hidden_layer_sizes=(8, 6)), X, None)
+    run = fresh_run(
+        tiny(pretraining="stacked", hidden_layer_sizes=(8, 6)), X, np.ones(len(X))
+    )
     before = {k: v.clone() for k, v in run.model.state_dict().items()}
     changed = []
 
@@ -98,7 +100,7 @@ def test_stacked_masks_a_fifth_of_what_a_layer_sees(tiny, X, monkeypatch):
             seen.append(x)
             return super().forward(x)
 
-    run = fresh_run(tiny(pretraining="stacked"), X, None)
+    run = fresh_run(tiny(pretraining="stacked"), X, np.ones(len(X)))
     monkeypatch.setattr(_pretraining.nn, "Sequential", Spying)
     pair = Spying(run.model.encoder.hidden, run.model.encoder.mean)
     pair.append(run.model.decoder)
@@ -121,7 +123,7 @@ def test_the_variational_loss_is_a_bound(tiny, X, monkeypatch):
 
     monkeypatch.setattr(_pretraining, "Adam", lambda *args: Descent())
     run = fresh_run(
-        tiny(pretraining="vae", batch_size=150, precision="float64"), X, None
+        tiny(pretraining="vae", batch_size=150, precision="float64"), X, np.ones(len(X))
     )
     run.model.encoder.reset_variance(0.3)
     pretrain(run)

@@ -37,6 +37,7 @@ from skvade._training import (
 PLAN = Plan(
     init="kmeans",
     n_init=1,
+    pretraining="autoencoder",
     pretrain_max_iter=20,
     pretrain_learning_rate_init=0.3,
     embedding=None,
