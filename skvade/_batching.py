@@ -236,4 +236,12 @@ def dump_parameters(module: nn.Module) -> dict[str, NDArray]:
 
 def load_parameters(module: nn.Module, arrays: dict[str, NDArray]) -> None:
     """Fill a module with arrays, cast to the dtype that it already has."""
-    module.load_state_dict({k: torch.tensor(v) for k, v in arrays.items()})
+    present = module.state_dict()
+    loaded = {
+        name: torch.tensor(
+            array, dtype=present[name].dtype, device=present[name].device
+        )
+        for name, array in arrays.items()
+    }
+    # What the module was built with may never have been touched, so no memory either.
+    module.load_state_dict(loaded, assign=True)

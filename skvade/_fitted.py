@@ -18,7 +18,7 @@ from sklearn.utils.validation import (
 
 from skvade import _inference
 from skvade._batching import Placement, Rows, load_parameters, make_generator, place
-from skvade._likelihoods import Likelihood
+from skvade._likelihoods import LIKELIHOODS, Likelihood
 from skvade._matrix import FLOATS, Standardization, check_indices
 from skvade._networks import VaDE
 
@@ -291,7 +291,13 @@ class FittedVaDE(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         return self._model(Placement(torch.device("cpu"), torch.float64))
 
     def _likelihood(self) -> Likelihood:
-        return self._exact_model().likelihood
+        """The likelihood of the exact model."""
+        kind, n_features = map(self._architecture.get, ("likelihood", "n_features"))
+        likelihood = LIKELIHOODS[kind](n_features).double()
+        head = "likelihood."
+        values = {k: v for k, v in self._parameters.items() if k.startswith(head)}
+        load_parameters(likelihood, {k[len(head) :]: v for k, v in values.items()})
+        return likelihood
 
     def _rows(
         self, X: NDArray, placement: Placement, weight: NDArray | None = None

@@ -33,25 +33,35 @@ __all__ = [
     "reconstruct",
 ]
 
-# Pairs of opposite draws at which the ELBO of a row is taken, at least and at most.
-LEAST_PAIRS, MOST_PAIRS = 4, 32
+# Draws at which the ELBO of a row is taken, at least and at most.
+LEAST_DRAWS, MOST_DRAWS = 8, 64
 
 
 def _fixed_noise(model: VaDE) -> Tensor:
     """The same table of draws for every row and every call, (S, 1, L).
 
-    All rows share its error, so it must not have one where it counts: opposite points
-    on the axes of random orthogonal frames have mean zero and covariance one, which
-    makes the average exact for a decoder that is linear where q(z|x) lives. With more
-    than `MOST_PAIRS` latent dimensions the axes are some of a frame, for the time.
+    All rows share its error, so it must not have one where it counts: the L + 1 corners
+    of a regular simplex, turned at random, have mean zero and covariance one, which
+    makes the average exact for a decoder that is linear where q(z|x) lives. In few
+    dimensions it takes more than one simplex; in more than `MOST_DRAWS`, for the time,
+    one that spans a random subspace.
     """
     latent_dim = model.prior.means.shape[1]
-    n_frames = math.ceil(LEAST_PAIRS / latent_dim)
-    shape = (n_frames, latent_dim, latent_dim)
-    normal = torch.randn(shape, generator=make_generator(0), dtype=torch.float64)
-    axes = torch.linalg.qr(normal).Q.reshape(-1, 1, latent_dim) * math.sqrt(latent_dim)
-    axes = axes[:MOST_PAIRS]
-    return torch.cat([axes, -axes])
+    n_corners = min(latent_dim + 1, MOST_DRAWS)
+    n_simplices, span = math.ceil(LEAST_DRAWS / n_corners), n_corners - 1
+    generator = make_generator(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(
+            n_simplices, *shape, generator=generator, dtype=torch.float64
+        )
+
+    ones = torch.ones(n_simplices, n_corners, 1, dtype=torch.float64)
+    # Orthonormal columns that the first, of ones, leaves with mean zero.
+    columns = torch.cat([ones, normal(n_corners, span)], 2)
+    corners = torch.linalg.qr(columns).Q[..., 1:] * math.sqrt(n_corners)
+    axes = torch.linalg.qr(normal(latent_dim, span)).Q * math.sqrt(latent_dim / span)
+    return (corners @ axes.mT).reshape(-1, 1, latent_dim)
 
 
 def _exact(values: Tensor) -> Tensor:

@@ -6,7 +6,6 @@ from itertools import pairwise
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.nn.utils import skip_init
 
 from skvade._likelihoods import LIKELIHOODS
 from skvade._mixture import MixturePrior
@@ -41,13 +40,20 @@ def initialize(module: nn.Module, generator: Generator) -> None:
             nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
 
 
+class Linear(nn.Linear):
+    """A linear layer whose values are not drawn: they are loaded, or `initialize`d."""
+
+    def reset_parameters(self) -> None:
+        pass
+
+
 class MLP(nn.Sequential):
     """Linear layers, each followed by the activation, in bfloat16 where asked to."""
 
     def __init__(self, sizes: Sequence[int], activation: str, bfloat16: bool) -> None:
         layers = []
         for n_in, n_out in pairwise(sizes):
-            layers += [skip_init(nn.Linear, n_in, n_out), ACTIVATIONS[activation]()]
+            layers += [Linear(n_in, n_out), ACTIVATIONS[activation]()]
         super().__init__(*layers)
         self.in_bfloat16 = bfloat16
 
@@ -66,8 +72,8 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         self.hidden = MLP(sizes, activation, bfloat16)
-        self.mean = skip_init(nn.Linear, sizes[-1], latent_dim)
-        self.log_variance = skip_init(nn.Linear, sizes[-1], latent_dim)
+        self.mean = Linear(sizes[-1], latent_dim)
+        self.log_variance = Linear(sizes[-1], latent_dim)
 
     def forward(self, x: Tensor) -> Posterior:
         hidden = self.hidden(x)
@@ -91,7 +97,7 @@ class Decoder(nn.Module):
     def __init__(self, sizes: Sequence[int], activation: str, bfloat16: bool) -> None:
         super().__init__()
         self.hidden = MLP(sizes[:-1], activation, bfloat16)
-        self.output = skip_init(nn.Linear, sizes[-2], sizes[-1])
+        self.output = Linear(sizes[-2], sizes[-1])
 
     def forward(self, z: Tensor) -> Tensor:
         return self.output(self.hidden(z))

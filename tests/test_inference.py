@@ -175,7 +175,7 @@ def test_sampled_bound_is_the_looser_one(placed, rows, with_many_draws):
 
 
 def test_elbo_agrees_with_many_draws(placed, rows, data, with_many_draws):
-    """Its draws come in opposite pairs: they err less than eight independent ones."""
+    """Its draws are balanced: they err less than eight independent ones."""
     density, _, terms = with_many_draws
     actual = torch.from_numpy(ANSWERS["elbo"](placed, rows))
     error_of_independent_draws = rms(density.std(0)) / 8**0.5
@@ -204,7 +204,9 @@ def test_elbo_is_exact_for_a_linear_decoder(make_model, normal):
     torch.testing.assert_close(actual, at_mean - spread / 2)
 
 
-@pytest.mark.parametrize("latent_dim, n_draws", [(1, 8), (3, 12), (10, 20), (500, 64)])
+@pytest.mark.parametrize(
+    "latent_dim, n_draws", [(1, 8), (2, 9), (3, 8), (10, 11), (500, 64)]
+)
 def test_draws_are_centered_and_as_wide_as_a_normal(make_model, latent_dim, n_draws):
     draws = _inference._fixed_noise(make_model(latent_dim=latent_dim))
     assert draws.shape == (n_draws, 1, latent_dim)
