@@ -28,6 +28,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
 from torch import nn
 from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
 
 from skvade import VaDEClusterer, __version__, _pretraining, _training
 from skvade._fitting import fresh_run
@@ -60,10 +61,11 @@ def least_times(*functions, n_turns=N_TURNS):
 # --- A step, beside a loop written for nothing else ---------------------------------
 
 
-def run_of(X, n_clusters=10, hidden_layer_sizes=PAPER, batch_size=256):
+def run_of(X, n_clusters=10, hidden_layer_sizes=PAPER, batch_size=256, latent_dim=10):
     """A run of ours on which the stages can be called."""
     model = VaDEClusterer(
         n_clusters,
+        latent_dim=latent_dim,
         hidden_layer_sizes=hidden_layer_sizes,
         likelihood="bernoulli",
         init="random",
@@ -71,7 +73,7 @@ def run_of(X, n_clusters=10, hidden_layer_sizes=PAPER, batch_size=256):
         device="cpu",
         random_state=0,
     )
-    run = fresh_run(model, X)
+    run = fresh_run(model, X, None)
     _training.start_mixture(run)
     return run
 
@@ -154,6 +156,46 @@ def measure_step(options):
     ours, loop = least_times(our_epoch(run_of(X, **small)), minimal_epoch(X, **small))
     setting = "64-128-64-10, batch 56, float32"
     yield "step / minimal loop", setting, ours / 32, loop / 32, "s"
+
+
+KINDS = {
+    "matrix products": ("aten::mm", "aten::addmm"),
+    "optimizer": ("aten::_fused_adam_",),
+}
+
+
+def profile_of(epoch, n_steps):
+    """Share of each kind of operation in the least epoch, and how many a step."""
+    profiles = {}
+    for _ in range(N_TURNS):
+        with profile(activities=[ProfilerActivity.CPU]) as profiler:
+            epoch()
+        events = profiler.key_averages()
+        profiles[sum(event.self_cpu_time_total for event in events)] = events
+    total = min(profiles)
+    events = profiles[total]
+    shares = {
+        kind: sum(e.self_cpu_time_total for e in events if e.key in names) / total
+        for kind, names in KINDS.items()
+    }
+    shares["all else"] = 1 - sum(shares.values())
+    n_operations = sum(e.count for e in events if e.key.startswith("aten::"))
+    return shares, n_operations / n_steps
+
+
+def measure_profile(options):
+    """What torch.profiler sees in a step of ours and of the minimal loop."""
+    for n_features, layers, batch_size in ((784, PAPER, 256), (64, (128, 64), 56)):
+        shape = (N_STEPS * batch_size, n_features)
+        X = np.random.default_rng(0).random(shape, np.float32)
+        sizes = {"hidden_layer_sizes": layers, "batch_size": batch_size}
+        ours, n_ours = profile_of(our_epoch(run_of(X, **sizes)), N_STEPS)
+        loop, n_loop = profile_of(minimal_epoch(X, **sizes), N_STEPS)
+        net = "-".join(map(str, (n_features, *layers, 10)))
+        setting = f"{net}, batch {batch_size}, float32"
+        for kind, share in ours.items():
+            yield f"profile: {kind}", setting, share, loop[kind], "of the time"
+        yield "profile: operations of a step", setting, n_ours, n_loop, "calls"
 
 
 def measure_bfloat16(options):
@@ -326,28 +368,20 @@ def measure_memory(options):
 
 
 def measure_growth(options):
-    """Time of an epoch as one size grows fourfold; the reference is the quarter."""
-    base = {"n": 4096, "D": 200, "K": 25, "L": 10}
-    for name in base:
-        times = []
-        for factor in (1, 4, 16):
-            size = {**base, name: base[name] * factor}
-            X, _ = make_blobs(size["n"], size["D"], random_state=0)
-            model = VaDEClusterer(
-                size["K"],
-                latent_dim=size["L"],
-                batch_size=256,
-                init="random",
-                pretrain_max_iter=0,
-                catch_up_max_iter=0,
-                max_iter=2,
-                tol=0,
-                random_state=0,
-            )
-            times += least_times(lambda m=model, X=X: m.fit(X.astype(np.float32)))
-            if len(times) > 1:
-                setting = f"{name} from {size[name] // 4} to {size[name]}"
-                yield "growth", setting, times[-1], times[-2], "s"
+    """Slope of the time of an epoch, from a large size to four times as much."""
+    base = {"n": 1024, "D": 256, "K": 64, "L": 32}
+    for name, small in base.items():
+        epochs = []
+        for factor in (4, 16):
+            size = {**base, name: factor * small}
+            shape = (size["n"], size["D"])
+            X = np.random.default_rng(0).random(shape, np.float32)
+            layers = {"hidden_layer_sizes": (128, 64), "latent_dim": size["L"]}
+            epochs.append(our_epoch(run_of(X, size["K"], **layers)))
+        quarter, whole = least_times(*epochs)
+        setting = f"{name} from {4 * small} to {16 * small}, at most 1.05"
+        slope = np.log(whole / quarter) / np.log(4)
+        yield "log-log slope of an epoch's time", setting, slope, 1.05, "slope"
 
 
 def measure_search(options):
@@ -355,12 +389,12 @@ def measure_search(options):
     X, _ = make_blobs(600, 10, centers=5, random_state=0)
 
     def search(n_jobs):
-        model = VaDEClusterer(max_iter=30, tol=0, random_state=0)
+        model = VaDEClusterer(max_iter=10, tol=0, random_state=0)
         grid = {"n_clusters": list(range(2, 10))}
-        GridSearchCV(model, grid, cv=3, n_jobs=n_jobs).fit(X)
+        GridSearchCV(model, grid, cv=2, n_jobs=n_jobs).fit(X)
 
     ours, theirs = least_times(lambda: search(2), lambda: search(1), n_turns=2)
-    yield "GridSearchCV, n_jobs 2 / 1", "8 candidates, 3 folds", ours, theirs, "s"
+    yield "GridSearchCV, n_jobs 2 / 1", "8 candidates, 2 folds", ours, theirs, "s"
 
 
 def measure_checks(options):
@@ -379,6 +413,7 @@ def measure_checks(options):
 
 MEASURES = {
     "step": measure_step,
+    "profile": measure_profile,
     "bfloat16": measure_bfloat16,
     "mixture": measure_mixture,
     "digits": measure_digits,
