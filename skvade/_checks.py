@@ -18,6 +18,7 @@ from skvade._likelihoods import LIKELIHOODS
 from skvade._matrix import equal_weights
 from skvade._networks import ACTIVATIONS
 from skvade._pretraining import PRETRAINING
+from skvade._run import Record
 
 __all__ = [
     "PARAMETER_CONSTRAINTS",
@@ -31,6 +32,9 @@ __all__ = [
     "n_held_out",
     "warn_of_result",
 ]
+
+# Share of the largest entropy above which responsibilities say nothing.
+VAGUE = 0.9
 
 _POSITIVE_INT = Interval(Integral, 1, None, closed="left")
 _NATURAL = Interval(Integral, 0, None, closed="left")
@@ -237,23 +241,37 @@ def check_rows(
         )
 
 
-def warn_of_result(estimator: BaseEstimator) -> None:
+def warn_of_result(estimator: BaseEstimator, record: Record, warm: bool) -> None:
     """Say what one should know before trusting a fitted model."""
     n_empty = estimator.n_clusters - len(np.unique(estimator.labels_))
     if n_empty:
-        warnings.warn(
+        _warn(
             f"{n_empty} of {estimator.n_clusters} clusters hold no row. Lower "
-            "n_clusters, try another random_state or init, or lower beta.",
-            ConvergenceWarning,
-            stacklevel=4,
+            "n_clusters, try another random_state or init, or lower beta."
+        )
+    if record.vagueness > VAGUE:
+        _warn(
+            "The responsibilities are close to uniform: on average they have "
+            f"{record.vagueness:.0%} of the entropy of equal ones, so the model does "
+            "not tell clusters apart. Lower beta or n_clusters, or raise "
+            "pretrain_max_iter."
+        )
+    if estimator.early_stopping and not (record.improved or warm):
+        _warn(
+            "No epoch of training raised the held-out ELBO above what it was at the "
+            "start, so the model is the one that training started from. Lower "
+            f"learning_rate_init={estimator.learning_rate_init!r}."
         )
     budget_spent = estimator.n_iter_ == estimator.max_iter and estimator.tol > 0
     if budget_spent and not estimator.converged_:
-        warnings.warn(
+        _warn(
             f"Training ended after max_iter={estimator.max_iter} epochs, before the "
             f"{'held-out ' if estimator.early_stopping else ''}ELBO was level for "
             f"n_iter_no_change={estimator.n_iter_no_change} of them. Raise max_iter or "
-            "tol, or set tol=0 to train for just as long.",
-            ConvergenceWarning,
-            stacklevel=4,
+            "tol, or set tol=0 to train for just as long."
         )
+
+
+def _warn(message: str) -> None:
+    """Warn, pointing at the line that called `fit`, beyond scikit-learn's wrapper."""
+    warnings.warn(message, ConvergenceWarning, stacklevel=5)

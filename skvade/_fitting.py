@@ -9,6 +9,7 @@ import numpy as np
 from numpy.random import RandomState
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
+from scipy.stats import entropy
 from sklearn.utils import check_random_state
 
 from skvade._batching import Rows, dump_parameters, place
@@ -115,6 +116,13 @@ def _resumed_run(
     return Run(model, training, held_out, plan, chance, record, tally)
 
 
+def _vagueness(log_r: NDArray, weight: NDArray) -> float:
+    """Mean entropy of the responsibilities, as a fraction of what K equal ones have."""
+    most = np.log(log_r.shape[1])
+    entropies = entropy(np.exp(log_r), axis=1)
+    return float(np.average(entropies, weights=weight) / most) if most else 0.0
+
+
 def adopt(estimator: FittedVaDE, run: Run) -> None:
     """Turn what was learned into fitted attributes, all of them NumPy."""
     model, record, rows = run.model, run.record, run.rows.whole()
@@ -139,6 +147,9 @@ def adopt(estimator: FittedVaDE, run: Run) -> None:
     estimator.n_iter_ = len(record.lower_bounds)
     log_r = log_responsibilities_per_row(model, rows, estimator.responsibilities)
     estimator.labels_ = log_r.argmax(axis=1)
+    mean_r = np.average(np.exp(log_r), axis=0, weights=rows.weight)
+    estimator.n_effective_clusters_ = float(np.exp(entropy(mean_r)))
+    record.vagueness = _vagueness(log_r, rows.weight)
     bounds = elbo_per_row(model, rows, estimator.responsibilities)
     bound = np.average(bounds.sum(axis=1), weights=rows.weight)
     estimator.lower_bound_ = float(bound)

@@ -86,6 +86,8 @@ class Record:
     loss_curve: list[float] = field(default_factory=list)
     lower_bounds: list[float] = field(default_factory=list)
     validation_scores: list[float] = field(default_factory=list)
+    improved: bool = False  # on the rows held out
+    vagueness: float = 0.0  # of the responsibilities, from 0 to 1 where all are equal
     converged: bool = False
 
 

@@ -135,21 +135,28 @@ def catch_up(run: Run) -> None:
 def maximize_elbo(run: Run) -> None:
     """Train networks and mixture together until the bound stops rising.
 
-    With rows held out, theirs is the bound that counts, and the best model is kept.
+    With rows held out, theirs is the bound that counts, and the best model is kept, be
+    it the one at the start.
     """
     model, plan, record = run.model, run.plan, run.record
     step = _elbo_step(run, _joint_adam(run))
     plateau = Plateau(plan.tol, plan.n_iter_no_change)
     best = None
+    if run.held_out:
+        plateau.reached(_held_out_bound(run))
+        best = deepcopy(model.state_dict())
     try:
         while len(record.lower_bounds) < plan.max_iter and not record.converged:
             loss, bound = epoch(run, step, _BLAME)
             record.loss_curve.append(loss)
             record.lower_bounds.append(bound)
             report(run, "Training", record.lower_bounds, "ELBO")
-            score = _validate(run) if run.held_out else bound
-            if run.held_out and score > plateau.best:
-                best = deepcopy(model.state_dict())
+            score = _held_out_bound(run) if run.held_out else bound
+            if run.held_out:
+                record.validation_scores.append(score)
+                if score > plateau.best:
+                    best = deepcopy(model.state_dict())
+                    record.improved = True
             record.converged = plateau.reached(score)
     except KeyboardInterrupt:
         warnings.warn(
@@ -218,8 +225,6 @@ def _frozen(*modules: nn.Module) -> Iterator[None]:
             module.requires_grad_(True)
 
 
-def _validate(run: Run) -> float:
+def _held_out_bound(run: Run) -> float:
     terms = elbo_per_row(run.model, run.held_out, run.plan.responsibilities)
-    score = float(np.average(terms.sum(1), weights=run.held_out.weight))
-    run.record.validation_scores.append(score)
-    return score
+    return float(np.average(terms.sum(1), weights=run.held_out.weight))

@@ -148,8 +148,9 @@ class VaDEClusterer(StreamingVaDE, ClusterMixin, BaseEstimator):
 
     early_stopping : bool, default=False
         Whether to hold out a `validation_fraction` of the rows, to let their ELBO
-        decide about convergence, and to return the best model by it. Other than the
-        trace `validation_scores_`, all results are for all rows.
+        decide about convergence, and to return the best model by it, the one at the
+        start of the last stage included. Other than the trace `validation_scores_`, all
+        results are for all rows.
 
     validation_fraction : float, default=0.1
         Fraction of the rows that `early_stopping` holds out.
@@ -225,6 +226,10 @@ class VaDEClusterer(StreamingVaDE, ClusterMixin, BaseEstimator):
 
     converged_ : bool
         Whether the last stage met `tol` within `max_iter`.
+
+    n_effective_clusters_ : float
+        How many clusters of equal size would be as varied as those found: the
+        exponential of the entropy of the mean responsibilities, from 1 to K.
 
     n_iter_ : int
         Epochs of the last stage.
@@ -380,7 +385,7 @@ class VaDEClusterer(StreamingVaDE, ClusterMixin, BaseEstimator):
             run = (warm_run if warm else fresh_run)(self, X, weight)
             (continue_training if warm else train)(run)
             adopt(self, run)
-        warn_of_result(self)
+        warn_of_result(self, run.record, warm)
         return self
 
     def fit_predict(

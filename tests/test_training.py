@@ -318,7 +318,7 @@ def test_the_last_stage_stops_on_a_plateau(X):
 
 @pytest.fixture
 def scripted_scores(monkeypatch):
-    """Let the rows held out score as told; gives the states that they scored."""
+    """Let the rows held out score as told, first at the start; gives the states."""
 
     def script(scores):
         states, remaining = [], iter(scores)
@@ -327,7 +327,7 @@ def scripted_scores(monkeypatch):
             states.append(state_of(run.model))
             return next(remaining)
 
-        monkeypatch.setattr(_training, "_validate", validate)
+        monkeypatch.setattr(_training, "_held_out_bound", validate)
         return states
 
     return script
@@ -336,20 +336,31 @@ def scripted_scores(monkeypatch):
 def test_rows_held_out_choose_the_model(X, scripted_scores):
     run = run_of(X, n_held_out=40, max_iter=6)
     after(run, pretrain, start_mixture)
-    states = scripted_scores([1, 2, 4, 3, 4, 0])
+    states = scripted_scores([0, 1, 2, 4, 3, 4, 0])
     after(run, maximize_elbo)
-    assert len(states) == 6
-    assert not changed(states[2], run.model)
-    assert changed(states[4], run.model)
+    assert len(states) == 7
+    assert not changed(states[3], run.model)
+    assert changed(states[5], run.model)
+    assert run.record.improved
+
+
+def test_the_start_is_kept_where_no_epoch_is_better(X, scripted_scores):
+    run = run_of(X, n_held_out=40, max_iter=3)
+    after(run, pretrain, start_mixture)
+    states = scripted_scores([2, 1, 2, 0])
+    after(run, maximize_elbo)
+    assert not changed(states[0], run.model)
+    assert run.record.validation_scores == [1, 2, 0]
+    assert not run.record.improved
 
 
 def test_rows_held_out_decide_about_convergence(X, scripted_scores):
     run = run_of(X, n_held_out=40, max_iter=9, tol=0.5, n_iter_no_change=2)
     after(run, pretrain, start_mixture)
-    states = scripted_scores([1, 2, 2.1, 2.2, 9])
+    states = scripted_scores([0, 1, 2, 2.1, 2.2, 9])
     record = after(run, maximize_elbo).record
     assert record.converged
-    assert len(states) == len(record.lower_bounds) == 4
+    assert len(states) - 1 == len(record.lower_bounds) == 4
 
 
 def test_scores_of_rows_held_out_are_their_bounds(X):

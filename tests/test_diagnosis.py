@@ -1,0 +1,79 @@
+"""What fit says of a result that should not be trusted."""
+
+import warnings
+
+import numpy as np
+import pytest
+from scipy.special import entr
+from sklearn.exceptions import ConvergenceWarning
+
+from skvade import _training
+
+
+def test_effective_clusters_are_the_perplexity_of_the_mean_responsibilities(tiny, X):
+    weight = 1.0 + np.arange(150) % 3
+    model = tiny().fit(X, sample_weight=weight)
+    mean_r = weight @ model.predict_proba(X) / weight.sum()
+    expected = np.prod(mean_r**-mean_r)
+    assert model.n_effective_clusters_ == pytest.approx(expected)
+    assert 2.5 < expected <= 3
+
+
+def test_one_cluster_is_one_effective_cluster(tiny, X):
+    model = tiny(n_clusters=1).fit(X)
+    assert model.n_effective_clusters_ == pytest.approx(1)
+
+
+def test_unbalanced_clusters_are_fewer_effective_ones(tiny, blobs):
+    X, y = blobs
+    few = np.r_[np.flatnonzero(y == 0), np.flatnonzero(y == 1)[:5]]
+    model = tiny(n_clusters=2).fit(X[few])
+    assert 1.3 < model.n_effective_clusters_ < 1.6
+
+
+@pytest.fixture(scope="module")
+def noise():
+    return np.random.default_rng(0).normal(size=(200, 10))
+
+
+def test_responsibilities_that_say_nothing_warn(tiny, noise):
+    """Without groups in the data and with a heavy prior the posterior collapses."""
+    model = tiny(n_clusters=4, beta=10.0, max_iter=60)
+    message = r"close to uniform: .* (9\d|100)% .* Lower beta"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "3 of 4 clusters hold no row")
+        with pytest.warns(ConvergenceWarning, match=message):
+            model.fit(noise)
+    r = model.predict_proba(noise)
+    assert entr(r).sum(1).mean() > 0.9 * np.log(4)
+
+
+def test_training_that_the_rows_held_out_reject_warns(tiny, X, monkeypatch):
+    bounds = iter([0.0, -1.0, -2.0, -3.0])
+    monkeypatch.setattr(_training, "_held_out_bound", lambda run: next(bounds))
+    model = tiny(early_stopping=True)
+    message = r"No epoch .* held-out ELBO .* Lower learning_rate_init=0\.001"
+    with pytest.warns(ConvergenceWarning, match=message):
+        model.fit(X)
+    np.testing.assert_array_equal(model.labels_, model.init_labels_)
+
+
+def test_a_warm_start_may_find_nothing_better(tiny, X, monkeypatch):
+    model = tiny(early_stopping=True, warm_start=True).fit(X)
+    bounds = iter([0.0, -1.0, -2.0, -3.0])
+    monkeypatch.setattr(_training, "_held_out_bound", lambda run: next(bounds))
+    means = model.means_
+    np.testing.assert_array_equal(model.fit(X).means_, means)
+
+
+def test_warnings_point_at_the_call_of_fit(tiny, X):
+    model = tiny(tol=1e-9)
+    with pytest.warns(ConvergenceWarning, match="max_iter=3") as caught:
+        model.fit(X)
+    assert [warning.filename for warning in caught] == [__file__]
+
+
+def test_a_good_fit_is_silent(tiny, X):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tiny(early_stopping=True).fit(X)
