@@ -210,7 +210,7 @@ def test_components_are_numbered_by_the_rows_they_hold(tiny, seed):
 @pytest.mark.parametrize("early_stopping", [False, True])
 def test_init_labels_are_numbered_as_the_labels(tiny, early_stopping):
     X, _ = make_blobs([20, 90, 40], 5, random_state=0)
-    model = tiny(early_stopping=early_stopping, learning_rate_init=1e-4).fit(X)
+    model = tiny(early_stopping=early_stopping).fit(X)
     assert np.mean(model.init_labels_ == model.labels_) > 0.95
 
 
