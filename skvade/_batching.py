@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from torch import Generator, Tensor, nn
 
-from skvade._matrix import Standardization, equal_weights, gather
+from skvade._matrix import Standardization, equal_weights, gather, has_missing
 
 __all__ = [
     "Batch",
@@ -117,11 +117,16 @@ def make_generator(seed: int, device: torch.device | str = "cpu") -> Generator:
 
 
 class Batch(NamedTuple):
-    """Rows of a step (B, D), what each counts (B,), one on average, and which it is."""
+    """Rows of a step (B, D), what each counts (B,), one on average, and which it is.
+
+    Where entries are missing, `x` has an expected value and `observed`, (B, D), a zero
+    instead of a one; where none are, there is no `observed`.
+    """
 
     x: Tensor
     weight: Tensor
     positions: Tensor
+    observed: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -137,6 +142,7 @@ class Rows:
     placement: Placement
     members: NDArray[np.intp]
     weight_of_all: NDArray[np.float64]
+    incomplete: bool
 
     @classmethod
     def of(
@@ -147,7 +153,8 @@ class Rows:
         weight: NDArray | None = None,
     ) -> Self:
         weight = equal_weights(X.shape[0]) if weight is None else weight
-        return cls(X, standard, placement, np.arange(X.shape[0]), weight)
+        members = np.arange(X.shape[0])
+        return cls(X, standard, placement, members, weight, has_missing(X))
 
     def __len__(self) -> int:
         return len(self.members)
@@ -167,13 +174,21 @@ class Rows:
     def subset(self, positions: NDArray) -> "Rows":
         return replace(self, members=self.members[positions])
 
-    def take(self, positions: NDArray) -> Tensor:
-        """The rows at these positions, (B, D)."""
-        gathered = gather(self.X, self.members[positions])
-        location, scale = self.standardization
+    def take(self, positions: NDArray) -> Batch:
+        """The rows at these positions."""
+        members = self.members[positions]
+        gathered = gather(self.X, members)
+        location, scale, average = self.standardization
+        observed = None
+        if self.incomplete:
+            missing = np.isnan(gathered)
+            np.copyto(gathered, average, "same_kind", where=missing)
+            observed = self.placement(~missing)
         gathered -= location.astype(gathered.dtype)
         gathered /= gathered.dtype.type(scale)
-        return self.placement(gathered)
+        weight = self.placement(self.weight_of_all[members])
+        x, which = self.placement(gathered), torch.from_numpy(positions)
+        return Batch(x, weight, which, observed)
 
     def split(
         self, n_held_out: int, generator: Generator
@@ -195,10 +210,9 @@ class Rows:
         for _ in range(math.ceil(least / n_batches)):
             order = torch.randperm(len(self), generator=generator).numpy()
             for positions in np.array_split(order, n_batches):
-                weight = self.placement(self.weight_of_all[self.members[positions]])
-                yield Batch(self.take(positions), weight, torch.from_numpy(positions))
+                yield self.take(positions)
 
-    def chunks(self) -> Iterator[tuple[Tensor, int]]:
+    def chunks(self) -> Iterator[tuple[Batch, int]]:
         """The rows in order, `CHUNK_ROWS` at a time, with how many are not padding."""
         for start in range(0, len(self), CHUNK_ROWS):
             positions = np.arange(start, min(start + CHUNK_ROWS, len(self)))

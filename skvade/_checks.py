@@ -15,7 +15,7 @@ from sklearn.utils.validation import _check_sample_weight
 
 from skvade._initial_mixture import METHODS, check_labels, check_weights
 from skvade._likelihoods import LIKELIHOODS
-from skvade._matrix import equal_weights
+from skvade._matrix import equal_weights, extent
 from skvade._networks import ACTIVATIONS
 from skvade._pretraining import PRETRAINING
 from skvade._run import Record
@@ -183,10 +183,11 @@ def check_values(estimator: BaseEstimator, X: NDArray | csr_array) -> None:
     ValueError
         If there are any outside [0, 1] for the Bernoulli likelihood.
     """
-    if estimator.likelihood == "bernoulli" and not (X.min() >= 0 and X.max() <= 1):
+    low, high = extent(X)
+    if estimator.likelihood == "bernoulli" and not (low >= 0 and high <= 1):
         raise ValueError(
             "likelihood='bernoulli' needs X in [0, 1]. Got values from "
-            f"{X.min():.6g} to {X.max():.6g} instead. Scale X, for instance with "
+            f"{low:.6g} to {high:.6g} instead. Scale X, for instance with "
             "MinMaxScaler, or use likelihood='gaussian'."
         )
 

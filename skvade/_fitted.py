@@ -19,7 +19,14 @@ from sklearn.utils.validation import (
 from skvade import _inference
 from skvade._batching import Placement, Rows, load_parameters, make_generator, place
 from skvade._likelihoods import LIKELIHOODS, Likelihood
-from skvade._matrix import FLOATS, Standardization, check_indices
+from skvade._matrix import (
+    FLOATS,
+    Standardization,
+    check_observed,
+    check_sparse,
+    extent,
+    has_missing,
+)
 from skvade._networks import VaDE
 
 __all__ = ["FittedVaDE"]
@@ -133,7 +140,8 @@ class FittedVaDE(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
                 f"latent_dim={self._architecture['latent_dim']} features as input."
             )
         placement = self._placement()
-        rows = Rows.of(Z, Standardization(np.zeros(Z.shape[1]), 1.0), placement)
+        origin = np.zeros(Z.shape[1])
+        rows = Rows.of(Z, Standardization(origin, 1.0, origin), placement)
         decoded = _inference.decode(self._model(placement), rows, self._likelihood())
         return decoded.astype(Z.dtype, copy=False)
 
@@ -154,6 +162,26 @@ class FittedVaDE(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         return _inference.reconstruct(model, rows, self._likelihood()).astype(
             rows.X.dtype, copy=False
         )
+
+    def impute(self, X: ArrayLike) -> NDArray | csr_array:
+        """Fill missing entries with what the model expects there.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows, NaN where an entry is missing.
+
+        Returns
+        -------
+        X_imputed : ndarray or sparse matrix of shape (n_samples, n_features)
+            A copy of X with the entries of `reconstruct` in the place of NaN. A sparse
+            X has none.
+        """
+        check_is_fitted(self)
+        X = self._validated(X)
+        if not has_missing(X):
+            return X.copy()
+        return np.where(np.isnan(X), self.reconstruct(X), X)
 
     # --- Scores ---------------------------------------------------------------------
 
@@ -302,15 +330,24 @@ class FittedVaDE(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
     def _rows(
         self, X: NDArray, placement: Placement, weight: NDArray | None = None
     ) -> Rows:
-        location = self._parameters["likelihood.location"]
-        scale = self._parameters["likelihood.scale"].item()
-        return Rows.of(X, Standardization(location, scale), placement, weight)
+        unit = [self._parameters[f"likelihood.{n}"] for n in Standardization._fields]
+        location, scale, average = unit
+        standard = Standardization(location, scale.item(), average)
+        return Rows.of(X, standard, placement, weight)
 
     def _validated(self, X: ArrayLike, *, reset: bool = False) -> NDArray | csr_array:
-        X = validate_data(self, X, reset=reset, accept_sparse="csr", dtype=FLOATS)
+        X = validate_data(
+            self,
+            X,
+            reset=reset,
+            accept_sparse="csr",
+            dtype=FLOATS,
+            ensure_all_finite="allow-nan",
+        )
         if not issparse(X):
+            check_observed(X)
             return X
-        check_indices(X)
+        check_sparse(X)
         if not X.has_canonical_format:
             X = X.copy()  # the user's own stays as it is
             X.sum_duplicates()
@@ -324,9 +361,10 @@ class FittedVaDE(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
 
     def _warn_outside_of_support(self, X: NDArray) -> None:
         bernoulli = self._architecture["likelihood"] == "bernoulli"
-        if bernoulli and not (X.min() >= 0 and X.max() <= 1):
+        low, high = extent(X)
+        if bernoulli and not (low >= 0 and high <= 1):
             warnings.warn(
-                f"X ranges from {X.min():.6g} to {X.max():.6g}. Outside of [0, 1] the "
+                f"X ranges from {low:.6g} to {high:.6g}. Outside of [0, 1] the "
                 "score of likelihood='bernoulli' is no probability. Clip X, for "
                 "instance with MinMaxScaler(clip=True).",
                 stacklevel=3,

@@ -21,7 +21,7 @@ from skvade._checks import (
 )
 from skvade._fitted import FittedVaDE
 from skvade._inference import elbo_per_row, log_responsibilities_per_row
-from skvade._matrix import Standardization, Tally
+from skvade._matrix import Standardization, Tally, equal_weights
 from skvade._run import Chance, Plan, Record, Run, build
 
 __all__ = [
@@ -57,11 +57,14 @@ def plan_of(estimator: FittedVaDE, n_samples: int) -> Plan:
     return Plan(**values)
 
 
-def fresh_run(estimator: FittedVaDE, X: NDArray | csr_array, weight: NDArray) -> Run:
+def fresh_run(
+    estimator: FittedVaDE, X: NDArray | csr_array, weight: NDArray | None = None
+) -> Run:
     """A model with fresh weights, at the start of all stages."""
     placement = place(estimator.device, estimator.precision)
     chance = Chance.of(check_random_state(estimator.random_state), placement.device)
     center = estimator.likelihood == "gaussian"
+    weight = equal_weights(X.shape[0]) if weight is None else weight
     tally = Tally().add(weight)
     weight = weight / tally.mean_weight
     standard = Standardization.of(X, center, weight)
@@ -126,9 +129,9 @@ def _vagueness(log_r: NDArray, weight: NDArray) -> float:
 def adopt(estimator: FittedVaDE, run: Run) -> None:
     """Turn what was learned into fitted attributes, all of them NumPy."""
     model, record, rows = run.model, run.record, run.rows.whole()
-    location, scale = rows.standardization
     # Kept in float64: the model's own copies may have been rounded.
-    exact = {"likelihood.location": location, "likelihood.scale": np.array(scale)}
+    unit = rows.standardization._asdict()
+    exact = {f"likelihood.{name}": np.asarray(value) for name, value in unit.items()}
     estimator._parameters = {**dump_parameters(model), **exact}
     estimator._architecture = architecture(estimator, rows.X.shape[1])
     estimator.n_samples_seen_ = run.tally.n_rows

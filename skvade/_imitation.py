@@ -15,6 +15,7 @@ from skvade._batching import Batch, Rows
 from skvade._inference import embed
 from skvade._initial_mixture import seeded_clone
 from skvade._matrix import UNIT
+from skvade._objective import squared_error
 from skvade._optimizers import Adam
 from skvade._run import LEAST_STEPS, Run, autoencoder_parameters, epoch, report
 
@@ -86,11 +87,19 @@ def _some_rows(run: Run) -> Rows:
     return run.rows.subset(np.sort(some))
 
 
+def _as_seen(rows: Rows) -> Any:
+    """Rows of X with what the encoder sees in the place of missing entries."""
+    X = rows.X[rows.members]
+    if not rows.incomplete:
+        return X
+    return np.where(np.isnan(X), rows.standardization.average.astype(X.dtype), X)
+
+
 def _target(run: Run) -> Tensor:
     """The coordinates of the rows, (n, L)."""
     plan, rows = run.plan, run.rows
     of_data = plan.embedding_input == "data"
-    source = rows.X[rows.members] if of_data else embed(run.model, rows)
+    source = _as_seen(rows) if of_data else embed(run.model, rows)
     latent_dim = run.model.prior.means.shape[1]
     Z = coordinates(plan.embedding, source, latent_dim, run.chance.numpy)
     return rows.placement(Z)
@@ -107,7 +116,8 @@ def _step(run: Run, target: Tensor, optimizer: Adam) -> Callable[[Batch], Tensor
     def step(batch: Batch) -> Tensor:
         z = encoder.embed(batch.x)
         away = (z - target[batch.positions]).square().mean(1)
-        unexplained = (decoder(z.detach()) - batch.x).square().mean(1) / UNIT**2
+        decoded = decoder(z.detach())
+        unexplained = squared_error(batch.x, decoded, batch.observed) / UNIT**2
         errors = batch.weight * torch.stack([away, unexplained])
         optimizer.descend(errors.mean(1).sum())
         return errors.detach().sum(1)

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from skvade._batching import Rows, make_generator
+from skvade._batching import Batch, Rows, make_generator
 from skvade._likelihoods import Likelihood
 from skvade._mixture import MixturePrior
 from skvade._networks import VaDE
@@ -77,10 +77,14 @@ def _exact_posterior(model: VaDE, x: Tensor) -> Posterior:
     return Posterior(*map(_exact, model.encoder(x)))
 
 
-@torch.inference_mode()
 def _over_chunks(rows: Rows, answer: Callable[[Tensor], Tensor]) -> NDArray:
     """Concatenate the answers for the chunks of rows."""
-    return torch.cat([answer(x)[:n].cpu() for x, n in rows.chunks()]).numpy()
+    return _over_batches(rows, lambda batch: answer(batch.x))
+
+
+@torch.inference_mode()
+def _over_batches(rows: Rows, answer: Callable[[Batch], Tensor]) -> NDArray:
+    return torch.cat([answer(batch)[:n].cpu() for batch, n in rows.chunks()]).numpy()
 
 
 def embed(model: VaDE, rows: Rows) -> NDArray:
@@ -117,16 +121,19 @@ def elbo_per_row(model: VaDE, rows: Rows, responsibilities: str) -> NDArray:
     """The ELBO of each row by its terms, (n, 3), in nats."""
     prior, noise = _exact_prior(model), _fixed_noise(model)
 
-    def answer(x: Tensor) -> Tensor:
+    log_density = model.likelihood.log_density
+
+    def answer(batch: Batch) -> Tensor:
+        x, observed = batch.x, batch.observed
         posterior = _exact_posterior(model, x)
         draws = reparameterize(posterior, noise)
         outputs = (model.decoder(z) for z in draws.to(x.device, x.dtype))
-        density = torch.stack([model.likelihood.log_density(x, o) for o in outputs])
+        density = torch.stack([log_density(x, output, observed) for output in outputs])
         sampled = draws if responsibilities == "sampled" else None
         terms: Elbo = elbo(_exact(density), posterior, prior, sampled)
         return torch.stack(terms, dim=1)
 
-    return _over_chunks(rows, answer)
+    return _over_batches(rows, answer)
 
 
 def decode(model: VaDE, rows: Rows, likelihood: Likelihood) -> NDArray:

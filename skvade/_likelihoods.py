@@ -15,6 +15,7 @@ __all__ = [
     "Likelihood",
     "bernoulli_log_density",
     "gaussian_log_density",
+    "n_observed",
 ]
 
 # Least noise variance of standardized rows. Without one, data that can be reconstructed
@@ -22,23 +23,39 @@ __all__ = [
 LOG_LEAST_NOISE = math.log(1e-6)
 
 
-def bernoulli_log_density(x: Tensor, logits: Tensor) -> Tensor:
+def sum_observed(values: Tensor, observed: Tensor | None) -> Tensor:
+    """Sum over features, (..., D) to (...,), of all or where `observed` is one."""
+    return values.sum(-1) if observed is None else (values * observed).sum(-1)
+
+
+def n_observed(x: Tensor, observed: Tensor | None) -> Tensor | int:
+    """Number of observed features of each row."""
+    return x.shape[-1] if observed is None else observed.sum(-1)
+
+
+def bernoulli_log_density(
+    x: Tensor, logits: Tensor, observed: Tensor | None = None
+) -> Tensor:
     """Sum over features of log Bern(x | sigmoid(logits)): (..., D) to (...,)."""
     x = x.expand_as(logits)
     loss = F.binary_cross_entropy_with_logits(logits, x, reduction="none")
-    return -loss.sum(-1)
+    return -sum_observed(loss, observed)
 
 
-def gaussian_log_density(x: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
+def gaussian_log_density(
+    x: Tensor, mean: Tensor, log_variance: Tensor, observed: Tensor | None = None
+) -> Tensor:
     """Sum over features of log N(x | mean, exp(log_variance)): (..., D) to (...,)."""
-    squared_error = (x - mean).square().sum(-1)
-    constant = x.shape[-1] * (LOG_2PI + log_variance)
+    squared_error = sum_observed((x - mean).square(), observed)
+    constant = n_observed(x, observed) * (LOG_2PI + log_variance)
     return -0.5 * (constant + squared_error * torch.exp(-log_variance))
 
 
 class Likelihood(nn.Module):
     """Ties the networks' standardized rows (x - location) / scale to the data.
 
+    An entry that is missing counts for nothing: `observed` has the shape of the rows,
+    one where there is an entry and zero where not, or is None where nothing is missing.
     The decoder's output has D numbers a row. Pretraining reads them as a standardized
     reconstruction; from `adopt` on they are the natural parameter of p(x|z).
     """
@@ -47,9 +64,11 @@ class Likelihood(nn.Module):
         super().__init__()
         self.register_buffer("location", torch.zeros(n_features))
         self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("average", torch.zeros(n_features))
 
     def standardize(self, x: Tensor) -> Tensor:
-        return (x - self.location) / self.scale
+        """Rows as the encoder sees them, the average in the place of NaN."""
+        return (torch.where(x.isnan(), self.average, x) - self.location) / self.scale
 
     def restore(self, standardized: Tensor) -> Tensor:
         return self.location + self.scale * standardized
@@ -72,9 +91,12 @@ class Gaussian(Likelihood):
         """Noise variance in the squared unit of the data."""
         return self.log_noise.exp() * self.scale.square()
 
-    def log_density(self, standardized: Tensor, output: Tensor) -> Tensor:
-        jacobian = standardized.shape[-1] * self.scale.log()
-        return gaussian_log_density(standardized, output, self.log_noise) - jacobian
+    def log_density(
+        self, standardized: Tensor, output: Tensor, observed: Tensor | None = None
+    ) -> Tensor:
+        jacobian = n_observed(standardized, observed) * self.scale.log()
+        density = gaussian_log_density(standardized, output, self.log_noise, observed)
+        return density - jacobian
 
     def mean(self, output: Tensor) -> Tensor:
         return self.restore(output)
@@ -95,8 +117,10 @@ class Bernoulli(Likelihood):
 
     noise_variance = None
 
-    def log_density(self, standardized: Tensor, output: Tensor) -> Tensor:
-        return bernoulli_log_density(self.restore(standardized), output)
+    def log_density(
+        self, standardized: Tensor, output: Tensor, observed: Tensor | None = None
+    ) -> Tensor:
+        return bernoulli_log_density(self.restore(standardized), output, observed)
 
     def mean(self, output: Tensor) -> Tensor:
         return torch.sigmoid(output)

@@ -12,9 +12,12 @@ __all__ = [
     "UNIT",
     "Standardization",
     "Tally",
-    "check_indices",
+    "check_observed",
+    "check_sparse",
     "equal_weights",
+    "extent",
     "gather",
+    "has_missing",
 ]
 
 # What X may hold; the first is what everything else is converted to.
@@ -49,16 +52,61 @@ class Tally(NamedTuple):
         return type(self)(self.n_rows + n_new, float(mean))
 
 
-def check_indices(X: csr_array) -> None:
-    """Reject indices that would be read or written beyond the end of a row.
+def has_missing(X: NDArray | csr_array) -> bool:
+    """Whether there is a NaN. Sparse rows that were checked hold none."""
+    return not issparse(X) and bool(np.isnan(X.min()))
 
-    SciPy takes them as they are, for instance where 32 bits have overflowed.
+
+def extent(X: NDArray | csr_array) -> tuple[float, float]:
+    """Least and largest value."""
+    if issparse(X):
+        return X.min(), X.max()
+    return np.fmin.reduce(X, axis=None), np.fmax.reduce(X, axis=None)
+
+
+def _some(numbers: list[int]) -> str:
+    """The first few of them, for a message."""
+    shown = ", ".join(map(str, numbers[:5]))
+    return f"{shown} and {len(numbers) - 5} more" if len(numbers) > 5 else shown
+
+
+def check_observed(X: NDArray) -> None:
+    """Reject rows of which nothing is known.
 
     Raises
     ------
     ValueError
-        If a column index is outside of the matrix, or the rows are out of order.
+        If all entries of a row are missing.
     """
+    if not has_missing(X):
+        return
+    n_rows = max(1, CHUNK_VALUES // X.shape[1])
+    starts = range(0, len(X), n_rows)
+    empty = [np.isnan(X[start : start + n_rows]).all(1) for start in starts]
+    rows = np.flatnonzero(np.concatenate(empty)).tolist()
+    if rows:
+        raise ValueError(
+            f"All entries of X are missing in row {_some(rows)}. Drop such rows: "
+            "nothing tells their cluster."
+        )
+
+
+def check_sparse(X: csr_array) -> None:
+    """Reject sparse rows with NaN, or with indices beyond the end of a row.
+
+    SciPy takes indices as they are, for instance where 32 bits have overflowed.
+
+    Raises
+    ------
+    ValueError
+        If a value is NaN, a column index is outside of the matrix, or the rows are out
+        of order.
+    """
+    if np.isnan(X.data).any():
+        raise ValueError(
+            "Sparse X contains NaN. Missing entries are understood in dense X only: "
+            "in sparse X, what is not stored is zero."
+        )
     columns, ends = X.indices, X.indptr
     if len(columns) and not (columns.min() >= 0 and columns.max() < X.shape[1]):
         raise ValueError(
@@ -89,10 +137,14 @@ def _chunks(
 
 
 class Standardization(NamedTuple):
-    """An offset per feature and one scale for all: their relative scales remain."""
+    """An offset per feature and one scale for all: their relative scales remain.
+
+    `average`, of each feature, is what a missing entry is replaced by.
+    """
 
     location: NDArray[np.float64]
     scale: float
+    average: NDArray[np.float64]
 
     @classmethod
     def of(
@@ -100,16 +152,54 @@ class Standardization(NamedTuple):
     ) -> Self:
         """Measure X by chunks: the mean of each feature, the average variance of all.
 
-        Each row counts by its weight; without weights all count alike. Without `center`
-        the rows keep their origin: in an image or a table of [0, 1] zero is a value of
-        its own, and pretraining separates such data better as is.
+        Each row counts by its weight; without weights all count alike. What is missing
+        does not count. Without `center` the rows keep their origin: in an image or a
+        table of [0, 1] zero is a value of its own, and pretraining separates such data
+        better as is.
+
+        Raises
+        ------
+        ValueError
+            If all entries of a feature are missing, in the rows that count.
         """
         weight = equal_weights(X.shape[0]) if weight is None else weight
-        first = gather(X, [weight.argmax()])[0].astype(np.float64)
-        # Measured from one of the rows, so that constant data deviate by exactly zero.
-        moments = [w @ (x - first) for x, w in _chunks(X, weight)]
-        location = first + sum(moments) / weight.sum()
-        squares = [w @ np.square(x - location).sum(1) for x, w in _chunks(X, weight)]
-        deviation = float(np.sqrt(sum(squares) / (weight.sum() * X.shape[1])))
+        # Measured from values in X, so that constant data deviate by exactly zero.
+        origin = _origin(X, weight)
+        counts = _counts(X, weight)
+        moments = (w @ _deviations(x, origin) for x, w in _chunks(X, weight))
+        average = origin + sum(moments) / counts
+        squares = (
+            w @ np.square(_deviations(x, average)).sum(1) for x, w in _chunks(X, weight)
+        )
+        deviation = float(np.sqrt(sum(squares) / counts.sum()))
         scale = deviation / UNIT if deviation > 0 else 1.0
-        return cls(location if center else np.zeros_like(location), scale)
+        return cls(average if center else np.zeros_like(average), scale, average)
+
+
+def _origin(X: NDArray | csr_array, weight: NDArray) -> NDArray[np.float64]:
+    """A value of each feature."""
+    row = gather(X, [weight.argmax()])[0]
+    if np.isnan(row).any():
+        row = np.fmin.reduce([np.fmin.reduce(x) for x, _ in _chunks(X, weight)])
+    return row.astype(np.float64)
+
+
+def _counts(X: NDArray | csr_array, weight: NDArray) -> NDArray[np.float64]:
+    """Weight of the values of each feature."""
+    if not has_missing(X):
+        return np.full(X.shape[1], weight.sum())
+    counts = sum(w @ ~np.isnan(x) for x, w in _chunks(X, weight))
+    if not counts.all():
+        columns = np.flatnonzero(counts == 0).tolist()
+        raise ValueError(
+            f"All entries of X are missing in column {_some(columns)}. A feature of "
+            "which nothing is known can not be learned. Drop it."
+        )
+    return counts
+
+
+def _deviations(x: NDArray, origin: NDArray) -> NDArray[np.float64]:
+    """Of dense rows, zero where an entry is missing."""
+    deviations = x - origin
+    deviations[np.isnan(deviations)] = 0
+    return deviations

@@ -18,6 +18,7 @@ __all__ = [
     "log_responsibilities",
     "mixture_term",
     "reparameterize",
+    "squared_error",
 ]
 
 
@@ -48,6 +49,18 @@ class Elbo(NamedTuple):
     @property
     def total(self) -> Tensor:
         return self.reconstruction + self.latent
+
+
+def squared_error(x: Tensor, output: Tensor, observed: Tensor | None = None) -> Tensor:
+    """Squared error of each row per feature, (B,).
+
+    With `observed`, (B, D), the entries that are observed count alike, whatever row
+    they are in, and the mean over the rows is the mean over them.
+    """
+    squares = (output - x).square()
+    if observed is None:
+        return squares.mean(-1)
+    return (squares * observed).sum(-1) / observed.sum(-1).mean()
 
 
 def reparameterize(posterior: Posterior, noise: Tensor) -> Tensor:

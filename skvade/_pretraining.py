@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from skvade._batching import Batch
+from skvade._likelihoods import n_observed
 from skvade._matrix import UNIT
-from skvade._objective import latent_entropy, reparameterize
+from skvade._objective import latent_entropy, reparameterize, squared_error
 from skvade._optimizers import Adam, Momentum
 from skvade._run import (
     LEAST_STEPS,
@@ -46,7 +47,8 @@ def _autoencoder(run: Run) -> None:
     optimizer = _descent(run, autoencoder_parameters(run.model))
 
     def step(batch: Batch) -> Tensor:
-        errors = (decoder(encoder.embed(batch.x)) - batch.x).square().mean(1)
+        output = decoder(encoder.embed(batch.x))
+        errors = squared_error(batch.x, output, batch.observed)
         loss = (batch.weight * errors).mean()
         optimizer.descend(loss)
         return loss.detach().expand(1) * len(batch.x)
@@ -85,13 +87,14 @@ def _variational(run: Run) -> None:
         posterior = encoder(batch.x)
         noise = torch.empty_like(posterior.mean).normal_(generator=run.chance.noise)
         (z,) = reparameterize(posterior, noise[None])
-        errors = (decoder(z) - batch.x).square().mean(1)
+        errors = squared_error(batch.x, decoder(z), batch.observed)
         error = (batch.weight * errors).mean()
         second_moment = posterior.mean.square() + posterior.log_variance.exp()
         # The constants of entropy and prior cancel in the gradient.
         divergence = 0.5 * second_moment.sum(1) - latent_entropy(posterior)
-        noisy = 0.5 * batch.x.shape[1] * error.log()
-        optimizer.descend(noisy + (batch.weight * divergence).mean())
+        n_features = n_observed(batch.x, batch.observed)
+        noisy = 0.5 * n_features * error.log()
+        optimizer.descend((noisy + batch.weight * divergence).mean())
         return error.detach().expand(1) * len(batch.x)
 
     _reconstruct(run, step, _BLAME_ADAM)
@@ -143,7 +146,9 @@ def _denoising_step(
         with torch.no_grad():
             x = below(batch.x)
         kept = torch.empty_like(x).bernoulli_(1 - MASKED, generator=run.chance.noise)
-        errors = (pair(kept * x) - x).square().mean(1)
+        # What is missing is missing in the data only, not in what a layer gives.
+        observed = None if len(below) else batch.observed
+        errors = squared_error(x, pair(kept * x), observed)
         # In the unit of standardized rows, whatever a layer makes of it.
         scale = UNIT**2 / x.var().clamp_min(torch.finfo(x.dtype).tiny)
         loss = scale * (batch.weight * errors).mean()

@@ -116,10 +116,12 @@ def build(architecture: dict[str, Any], rows: Rows, chance: Chance) -> VaDE:
     """A model with fresh weights, tied to the place and the unit of the rows."""
     model = VaDE(**architecture).float()  # whatever the default dtype is
     initialize(model, chance.order)
-    location, scale = rows.standardization
+    model.to(rows.placement.device, rows.placement.dtype)
+    location, scale, average = rows.standardization
     model.likelihood.location.copy_(torch.from_numpy(location))
+    model.likelihood.average.copy_(torch.from_numpy(average))
     model.likelihood.scale.fill_(scale)
-    return model.to(rows.placement.device, rows.placement.dtype)
+    return model
 
 
 def autoencoder_parameters(model: VaDE) -> list[nn.Parameter]:

@@ -203,7 +203,7 @@ def _elbo_step(run: Run, optimizer: Adam) -> Callable[[Batch], Tensor]:
         shape = (plan.n_draws, *posterior.mean.shape)
         noise = torch.empty(shape, dtype=x.dtype, device=x.device)
         draws = reparameterize(posterior, noise.normal_(generator=run.chance.noise))
-        density = model.likelihood.log_density(x, model.decoder(draws))
+        density = model.likelihood.log_density(x, model.decoder(draws), batch.observed)
         terms = elbo(density, posterior, model.prior, draws if sampled else None)
         losses = -(terms.reconstruction + plan.beta * terms.latent)
         loss = (weight * losses).mean()

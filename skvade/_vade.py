@@ -358,6 +358,7 @@ class VaDEClusterer(StreamingVaDE, ClusterMixin, BaseEstimator):
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
             Training rows. Sparse ones are made dense batch by batch, never as a whole.
+            NaN is a missing entry, in dense rows.
         y : object, default=None
             Ignored, present for the interface.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -373,9 +374,10 @@ class VaDEClusterer(StreamingVaDE, ClusterMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If X or its weights do not suit a parameter: fewer rows than clusters,
-            values outside [0, 1] for the Bernoulli likelihood, an `init` or a fitted
-            state that does not match; or if training meets a loss that is not finite.
+            If a row or a feature of X has no value at all; if X or its weights do not
+            suit a parameter: fewer rows than clusters, values outside [0, 1] for the
+            Bernoulli likelihood, an `init` or a fitted state that does not match; or if
+            training meets a loss that is not finite.
         """
         with unchanged_on_error(self), gradients():
             warm = self.warm_start and hasattr(self, "_parameters")
@@ -416,5 +418,6 @@ class VaDEClusterer(StreamingVaDE, ClusterMixin, BaseEstimator):
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
+        tags.input_tags.allow_nan = True
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags

@@ -22,7 +22,7 @@ from skvade._batching import (
 from skvade._matrix import UNIT, Standardization
 
 CPU = place("cpu", "float64")
-AS_IS = Standardization(np.zeros(2), 1.0)
+AS_IS = Standardization(np.zeros(2), 1.0, np.zeros(2))
 
 
 def numbered_rows(n):
@@ -48,18 +48,18 @@ def test_rows_are_centered_before_they_lose_digits(offset):
     rows = Rows.of(
         X + offset, Standardization.of(X + offset, center=True), place("cpu", "float32")
     )
-    x = rows.take(np.arange(100)).numpy()
+    x = rows.take(np.arange(100)).x.numpy()
     assert_allclose(x.mean(0), 0, atol=1e-6)
     assert_allclose(x.var(0).mean(), UNIT**2, rtol=1e-5)
     expected = Rows.of(X, Standardization.of(X, center=True), CPU)
-    assert_allclose(x, expected.take(np.arange(100)), atol=1e-6)
+    assert_allclose(x, expected.take(np.arange(100)).x, atol=1e-6)
 
 
 def test_take_standardizes_the_rows_that_are_asked_for():
     X = np.random.default_rng(0).normal(size=(10, 3))
-    standard = Standardization(np.array([1.0, 2.0, 3.0]), 0.5)
+    standard = Standardization(np.array([1.0, 2.0, 3.0]), 0.5, np.zeros(3))
     positions = np.array([7, 7, 0])
-    taken = Rows.of(X, standard, CPU).take(positions)
+    taken = Rows.of(X, standard, CPU).take(positions).x
     assert_allclose(taken, (X[positions] - standard.location) / 0.5)
 
 
@@ -68,7 +68,7 @@ def test_take_standardizes_the_rows_that_are_asked_for():
 def test_tensors_have_the_dtype_of_the_precision(precision, dtype):
     rows = Rows.of(np.ones((3, 2), dtype), AS_IS, place("cpu", precision))
     expected = torch.float64 if precision == "float64" else torch.float32
-    assert rows.take(np.arange(3)).dtype == expected
+    assert rows.take(np.arange(3)).x.dtype == expected
 
 
 INTEL = {"cpu_name": "Intel Xeon", "avx512_bf16": True}
@@ -105,9 +105,9 @@ def test_rows_of_a_read_only_memory_map(tmp_path, order, dtype):
     np.save(tmp_path / "X.npy", X)
     mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
 
-    standard = Standardization(np.array([1.0, 2.0]), 2.0)
+    standard = Standardization(np.array([1.0, 2.0]), 2.0, np.zeros(2))
     chunks = Rows.of(mapped, standard, CPU).chunks()
-    found = torch.cat([x[:n] for x, n in chunks])
+    found = torch.cat([batch.x[:n] for batch, n in chunks])
 
     assert isinstance(mapped, np.memmap)
     assert_allclose(found, (X - standard.location) / 2, rtol=1e-6)
@@ -118,8 +118,8 @@ def test_taking_rows_leaves_the_matrix_as_it_is():
     X = np.random.default_rng(0).normal(size=(10, 2))
     before = X.copy()
     rows = Rows.of(X, Standardization.of(X, center=True), CPU)
-    for x, _ in rows.chunks():
-        x.zero_()
+    for batch, _ in rows.chunks():
+        batch.x.zero_()
     for x in batches_of(rows, 3, make_generator(0)):
         x.zero_()
     assert_array_equal(X, before)
@@ -127,7 +127,7 @@ def test_taking_rows_leaves_the_matrix_as_it_is():
 
 @pytest.mark.parametrize("n_rows", [1, CHUNK_ROWS, CHUNK_ROWS + 1, 3 * CHUNK_ROWS - 1])
 def test_chunks_have_one_shape_and_cover_the_rows_in_order(n_rows):
-    chunks = list(numbered_rows(n_rows).chunks())
+    chunks = [(batch.x, n) for batch, n in numbered_rows(n_rows).chunks()]
     assert {x.shape for x, _ in chunks} == {(CHUNK_ROWS, 2)}
     assert [*chain(*numbers(x[:n] for x, n in chunks))] == list(range(n_rows))
 
@@ -187,7 +187,7 @@ def test_split_of_nothing_keeps_all_rows_and_the_generator():
 def test_subset_of_a_subset_counts_from_the_subset():
     rows = numbered_rows(20).subset(np.arange(10, 20)).subset(np.array([0, 9]))
     assert len(rows) == 2
-    assert numbers([rows.take(np.array([1, 0]))]) == [[19, 10]]
+    assert numbers([rows.take(np.array([1, 0])).x]) == [[19, 10]]
 
 
 # --- Placement ----------------------------------------------------------------------

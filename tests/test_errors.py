@@ -122,11 +122,11 @@ def test_wrong_number_of_features(fitted, X, method):
         getattr(fitted, method)(X[:, :4])
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("bad", [np.inf, -np.inf])
 @pytest.mark.parametrize("method", ["fit", "predict"])
 def test_rows_that_are_not_finite(fitted, X, bad, method):
     X = np.where(np.arange(5) == 2, bad, X)
-    with pytest.raises(ValueError, match=r"Input X contains (NaN|infinity)"):
+    with pytest.raises(ValueError, match="Input X contains infinity"):
         getattr(copy.deepcopy(fitted), method)(X)
 
 

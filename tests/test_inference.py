@@ -14,7 +14,8 @@ LOCATION, SCALE = 3.0, 1.7
 
 
 def rows_of(X, dtype=torch.float64, location=0.0, scale=1.0):
-    standardization = Standardization(np.full(X.shape[1], location), scale)
+    location = np.full(X.shape[1], location)
+    standardization = Standardization(location, scale, location)
     return Rows.of(X, standardization, Placement(torch.device("cpu"), dtype))
 
 

@@ -3,7 +3,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 
-from skvade._matrix import UNIT, Standardization, check_indices, gather
+from skvade._matrix import UNIT, Standardization, check_sparse, gather
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def holey():
 @pytest.mark.parametrize("n_samples", [1, 30, 50_000])
 def test_standardization_is_numpys(n_samples, offset, scale):
     X = offset + scale * np.random.default_rng(0).normal(size=(n_samples, 4))
-    location, one_scale = Standardization.of(X, center=True)
+    location, one_scale, _ = Standardization.of(X, center=True)
     assert_allclose(location, X.mean(0), rtol=1e-12, atol=1e-12 * scale)
     expected = np.sqrt(X.var(0).mean()) / UNIT if n_samples > 1 else 1
     assert_allclose(one_scale, expected, rtol=1e-9)
@@ -35,7 +35,7 @@ def test_standardization_without_center_keeps_the_scale():
 
 def test_standardization_of_float32_is_measured_in_float64():
     X = (1e4 + np.random.default_rng(0).normal(size=(50_000, 3))).astype(np.float32)
-    location, scale = Standardization.of(X, center=True)
+    location, scale, _ = Standardization.of(X, center=True)
     assert location.dtype == np.float64
     exact = X.astype(np.float64)
     assert_allclose(location, exact.mean(0), rtol=1e-12)
@@ -55,7 +55,7 @@ def test_the_unit_of_weighted_rows_is_that_of_repeated_ones(n_rows):
     rng = np.random.default_rng(0)
     X = 1e4 + rng.normal(size=(n_rows, 3)) * [1, 5, 9]
     weight = rng.integers(4, size=n_rows) + 9 * (np.abs(X[:, 2] - 1e4) > 9)
-    location, scale = Standardization.of(X, True, weight / weight.mean())
+    location, scale, _ = Standardization.of(X, True, weight / weight.mean())
     repeated = Standardization.of(np.repeat(X, weight, axis=0), True)
     assert_allclose(location, repeated.location, rtol=1e-12)
     assert_allclose(scale, repeated.scale, rtol=1e-9)
@@ -100,19 +100,19 @@ def test_gathered_rows_are_dense_copies(holey, kind):
 
 
 def test_indices_that_do_not_fit(holey):
-    check_indices(holey)
-    check_indices(sparse.csr_array((3, 0)))
+    check_sparse(holey)
+    check_sparse(sparse.csr_array((3, 0)))
     overflown, high = holey.copy(), holey.copy()
     overflown.indices[5] = -(2**31) + 6
     high.indices[5] = 7
     for X, found in ((overflown, "-2147483642 to 6"), (high, "0 to 7")):
         message = f"column indices from {found}, which do not fit its 7 columns"
         with pytest.raises(ValueError, match=message):
-            check_indices(X)
+            check_sparse(X)
 
 
 @pytest.mark.parametrize("position, value", [(0, 1), (50, -3), (50, 10**6), (-1, 999)])
 def test_row_pointers_that_do_not_fit(holey, position, value):
     holey.indptr[position] = value
     with pytest.raises(ValueError, match=r"row pointers .* do not rise from 0"):
-        check_indices(holey)
+        check_sparse(holey)

@@ -22,7 +22,7 @@ def pretrained(model, X):
 
 def unexplained(run):
     """What the reconstruction leaves of the variance of standardized rows."""
-    x = run.rows.take(np.arange(len(run.rows)))
+    x = run.rows.take(np.arange(len(run.rows))).x
     with torch.no_grad():
         error = run.model.decoder(run.model.encoder.embed(x)) - x
     return float(error.square().mean()) / UNIT**2
@@ -127,7 +127,7 @@ def test_the_variational_loss_is_a_bound(tiny, X, monkeypatch):
     )
     run.model.encoder.reset_variance(0.3)
     pretrain(run)
-    x = run.rows.take(np.arange(150))
+    x = run.rows.take(np.arange(150)).x
     with torch.no_grad():
         mean, log_variance = run.model.encoder(x)
     q = Normal(mean, (0.5 * log_variance).exp())

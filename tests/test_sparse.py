@@ -121,7 +121,7 @@ def test_rows_are_never_dense_as_a_whole(tiny):
 @pytest.mark.parametrize(
     "spoil, message",
     [
-        ({"value": np.nan}, "Input X contains NaN"),
+        ({"value": np.nan}, "Sparse X contains NaN"),
         ({"value": np.inf}, "Input X contains infinity"),
         ({"index": -3}, "Sparse X has column indices from -3 to 11"),
         ({"index": 12}, "Sparse X has column indices from 0 to 12"),

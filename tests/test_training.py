@@ -156,7 +156,7 @@ def test_default_rate_of_pretraining_suits_any_width(n_features, likelihood):
 def test_pretraining_loss_is_the_unexplained_fraction_of_the_variance(X):
     run = run_of(X, pretrain_max_iter=1, pretrain_learning_rate_init=1e-12)
     after(run, pretrain)
-    x = run.rows.take(np.arange(len(X)))
+    x = run.rows.take(np.arange(len(X))).x
     with torch.no_grad():
         error = (run.model.decoder(run.model.encoder.embed(x)) - x).square().mean()
     assert_allclose(run.record.pretrain_loss_curve, error / x.square().mean())
@@ -204,7 +204,7 @@ def test_given_labels_follow_the_rows_that_are_not_held_out(blobs):
 
 def test_posterior_starts_narrow_whatever_the_row(X):
     run = after(run_of(X), pretrain, start_mixture)
-    x = run.rows.take(np.arange(len(X)))
+    x = run.rows.take(np.arange(len(X))).x
     with torch.no_grad():
         variance = run.model.encoder(x).log_variance.exp()
         average = run.model.prior.log_variances.exp().mean()
