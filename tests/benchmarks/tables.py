@@ -9,21 +9,41 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
+from methods import RECIPES
+
+from skvade import VaDEClusterer
 
 DOCS = Path(__file__).parents[2] / "docs"
+FILES = DOCS / "benchmarks"
+# Parameters that the name of a method tells, or that change no result.
+UNSAID = {"embedding", "latent_dim", "verbose"}
 ACCURACY = ["Data", "Method", "Seeds", "Accuracy", "Range", "NMI", "ARI", "Start"]
 ACCURACY += ["Time"]
 SPEED = ["Measure", "Setting", "Ours", "Reference", "Ratio", "Threads"]
 
 
 def grouped(path):
-    """Runs by data set, method and parameters, in the order of the file."""
+    """Runs by data set, method and what is special, in the order of the file."""
     groups = defaultdict(list)
     with path.open() as file:
         for row in csv.DictReader(file):
-            names = ("dataset", "n", "method", "parameters")
-            groups[tuple(row[name] for name in names)].append(row)
+            names = [row[name] for name in ("dataset", "n", "method")]
+            groups[*names, special(row)].append(row)
     return groups
+
+
+def special(row):
+    """What differs from the recipe of the data set, or from the defaults."""
+    if not row["method"].startswith("skvade"):
+        return ""
+    defaults = VaDEClusterer().get_params()
+    usual = {**defaults, **RECIPES.get(row["dataset"], {})}
+    actual = {**defaults, **ast.literal_eval(row["parameters"])}
+    return ", ".join(
+        f"{name}={value!r}"
+        for name, value in actual.items()
+        if name not in UNSAID and value != usual[name]
+    )
 
 
 def column(runs, name):
@@ -35,24 +55,12 @@ def spread(values):
     return f"{mean} ± {values.std():.3f}" if len(values) > 1 else mean
 
 
-def recipe(parameters):
-    """What tells the recipes of one data set apart."""
-    given = ast.literal_eval(parameters)
-    if "pretrain_max_iter" not in given:
-        return ""
-    epochs = f", {given['pretrain_max_iter']} + {given['max_iter']} epochs"
-    rate = given.get("mixture_learning_rate_init")
-    beta = f", beta {given['beta']}" if "beta" in given else ""
-    return epochs + beta + (f", mixture at {rate:g}" if rate else "")
-
-
-def line(dataset, n, method, parameters, runs):
+def line(dataset, n, method, change, runs):
     """A row of the table."""
-    method += recipe(parameters)
     accuracy, start = column(runs, "accuracy"), column(runs, "init_accuracy")
     return [
         f"{dataset}, {n} rows",
-        method,
+        f"{method}, {change}" if change else method,
         str(len(runs)),
         spread(accuracy),
         f"{accuracy.min():.3f} – {accuracy.max():.3f}",
@@ -76,13 +84,34 @@ def table(lines):
 
 
 def accuracy_table():
-    runs = grouped(DOCS / "benchmarks" / "accuracy.csv")
+    runs = grouped(FILES / "accuracy.csv")
     return table([ACCURACY, *(line(*key, group) for key, group in runs.items())])
+
+
+def ablation_table():
+    """A row per change of one parameter, a column per data set."""
+    runs = grouped(FILES / "ablation.csv")
+    datasets = list(dict.fromkeys(dataset for dataset, *_ in runs))
+    cells = defaultdict(dict)
+    for (dataset, _, _, change), group in runs.items():
+        accuracy, start = column(group, "accuracy"), column(group, "init_accuracy")
+        cells[change][dataset] = f"{spread(accuracy)} from {start.mean():.3f}"
+    lines = [
+        [change or "the defaults", *(found.get(name, "–") for name in datasets)]
+        for change, found in cells.items()
+    ]
+    return table([["Change", *datasets], *lines])
+
+
+def faults_table():
+    with (FILES / "faults.csv").open() as file:
+        rows = [[*row.values()] for row in csv.DictReader(file)]
+    return table([["Fault", "What was measured", "Right", "Faulty"], *rows])
 
 
 def speed_table():
     """The latest row of each measurement."""
-    with (DOCS / "benchmarks" / "speed.csv").open() as file:
+    with (FILES / "speed.csv").open() as file:
         rows = {(row["measure"], row["setting"]): row for row in csv.DictReader(file)}
     lines = [
         [
@@ -109,6 +138,8 @@ def fill(page, name, text):
 
 def main():
     fill("benchmarks.rst", "accuracy", accuracy_table())
+    fill("benchmarks.rst", "ablation", ablation_table())
+    fill("reproducing.rst", "faults", faults_table())
     fill("performance.rst", "speed", speed_table())
 
 
