@@ -19,6 +19,8 @@ FILES = DOCS / "benchmarks"
 UNSAID = {"embedding", "latent_dim", "verbose"}
 ACCURACY = ["Data", "Method", "Seeds", "Accuracy", "Range", "NMI", "ARI", "Start"]
 ACCURACY += ["Time"]
+MISSING = ["Data", "Missing", "Method", "Seeds", "ARI", "Error of filled entries"]
+MEMORY = ["Data", "X is", "Memory beyond that of sparse X", "Time", "ARI"]
 SPEED = ["Measure", "Setting", "Ours", "Reference", "Ratio", "Threads"]
 
 
@@ -109,6 +111,33 @@ def faults_table():
     return table([["Fault", "What was measured", "Right", "Faulty"], *rows])
 
 
+def missing_table():
+    """Mean ARI over seeds, and the error of the filled entries, by what is missing."""
+    groups = grouped(DOCS / "benchmarks" / "data_missing.csv")
+    lines = []
+    for (dataset, n, method, parameters), runs in groups.items():
+        fraction = ast.literal_eval(parameters)["fraction"]
+        ari, error = spread(column(runs, "ari")), column(runs, "error").mean()
+        counted = [str(len(runs)), ari, f"{error:.3f}"]
+        lines.append([f"{dataset}, {n} rows", f"{fraction:.0%}", method, *counted])
+    return table([MISSING, *sorted(lines)])
+
+
+def memory_table():
+    groups = grouped(DOCS / "benchmarks" / "data_memory.csv")
+    lines = [
+        [
+            f"{dataset}, {n} rows",
+            method,
+            f"{column(runs, 'peak_mb').mean():.0f} MB",
+            f"{column(runs, 'seconds').mean():.0f} s",
+            f"{column(runs, 'ari').mean():.3f}",
+        ]
+        for (dataset, n, method, _), runs in groups.items()
+    ]
+    return table([MEMORY, *lines])
+
+
 def speed_table():
     """The latest row of each measurement."""
     with (FILES / "speed.csv").open() as file:
@@ -140,6 +169,8 @@ def main():
     fill("benchmarks.rst", "accuracy", accuracy_table())
     fill("benchmarks.rst", "ablation", ablation_table())
     fill("reproducing.rst", "faults", faults_table())
+    fill("benchmarks.rst", "missing", missing_table())
+    fill("benchmarks.rst", "memory", memory_table())
     fill("performance.rst", "speed", speed_table())
 
 

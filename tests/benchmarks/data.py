@@ -1,0 +1,248 @@
+"""Data as users have it: missing entries, sparse rows, files larger than memory.
+
+    python tests/benchmarks/data.py missing --data FOLDER --seeds 0 1 2
+    python tests/benchmarks/data.py sparse --data FOLDER
+    python tests/benchmarks/data.py file --rows 2000000
+
+Appends to data_missing.csv, data_memory.csv and data_file.csv under docs/benchmarks.
+Each run has a process of its own, so that its memory is its own; runs of the first two
+that the CSV already holds are skipped. Memory is read from /proc, so on Linux. Labels
+judge a result and select nothing.
+"""
+
+import argparse
+import multiprocessing
+import re
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+from accuracy import append, finished
+from labeled import load
+from scipy.sparse import csr_array
+from sklearn.datasets import make_blobs
+from sklearn.feature_extraction.text import TfidfTransformer
+from sklearn.impute import SimpleImputer
+from sklearn.metrics import adjusted_rand_score
+from sklearn.pipeline import make_pipeline
+
+from skvade import VaDEClusterer, __version__
+
+RESULTS = Path(__file__).parents[2] / "docs" / "benchmarks"
+MISSING = ["dataset", "n", "method", "parameters", "seed", "ari", "error", "seconds"]
+MISSING += ["version"]
+MEMORY = ["dataset", "n", "method", "parameters", "seed", "ari", "peak_mb", "seconds"]
+MEMORY += ["version"]
+CURVE = ["n", "parameters", "file_mb", "second", "private_mb", "version"]
+
+FRACTIONS = (0.1, 0.3, 0.5)
+FEW_EPOCHS = {"max_iter": 40, "tol": 0}
+
+
+# --- Missing entries ----------------------------------------------------------------
+
+
+def complete(dataset, seed, options):
+    if dataset == "generated":
+        return make_blobs(1000, 20, centers=8, cluster_std=4.0, random_state=seed)
+    return load(dataset, options.data)
+
+
+def run_missing(dataset, method, fraction, seed, options):
+    """Clusters of rows with entries removed at random, and the entries found again."""
+    X, y = complete(dataset, seed, options)
+    removed = np.random.default_rng(seed).random(X.shape) < fraction
+    removed[removed.all(1), 0] = False
+    holed = np.where(removed, np.nan, X)
+    start = time.perf_counter()
+    model = VaDEClusterer(len(np.unique(y)), random_state=seed, **FEW_EPOCHS)
+    if method == "mean + skvade":
+        model = make_pipeline(SimpleImputer(), model)
+    labels = model.fit_predict(holed)
+    seconds = time.perf_counter() - start
+    if method == "mean + skvade":
+        filled = model[0].transform(holed)
+    else:
+        filled = model.impute(holed)
+    residual = np.square(filled - X)[removed].mean() / X.var(0).mean()
+    return {
+        "dataset": dataset,
+        "n": len(X),
+        "method": method,
+        "parameters": repr({"fraction": fraction, **FEW_EPOCHS}),
+        "seed": seed,
+        "ari": f"{adjusted_rand_score(y, labels):.4f}",
+        "error": f"{residual:.4f}",
+        "seconds": f"{seconds:.1f}",
+        "version": __version__,
+    }
+
+
+def missing(options):
+    for seed in options.seeds:
+        for dataset in ("digits", "generated", "pendigits"):
+            for fraction in FRACTIONS:
+                for method in ("skvade", "mean + skvade"):
+                    parameters = repr({"fraction": fraction, **FEW_EPOCHS})
+                    key = (dataset, method, parameters, str(seed))
+                    arguments = (dataset, method, fraction, seed, options)
+                    once("data_missing.csv", MISSING, key, run_missing, arguments)
+
+
+# --- Sparse rows --------------------------------------------------------------------
+
+TEN_EPOCHS = {"max_iter": 10, "tol": 0}
+
+
+def counts(name, folder):
+    with np.load(Path(folder) / f"{name}.npz") as file:
+        arrays = dict(file)
+    parts = arrays["data"].astype(np.float32), arrays["indices"], arrays["indptr"]
+    return csr_array(parts, shape=tuple(arrays["shape"])), arrays
+
+
+def sparse_rows(dataset, folder):
+    """Documents as tf-idf, or cells as logarithms of counts, and their classes."""
+    if dataset == "sc_worm_neuron":
+        X, arrays = counts(dataset, folder)
+        return X.log1p(), arrays["y"]
+    X, arrays = counts("reuters21578_r52", folder)
+    rows = np.flatnonzero(arrays["r8"] | (dataset == "r52"))
+    X = TfidfTransformer(sublinear_tf=True).fit_transform(X[rows])
+    filled = np.flatnonzero(np.diff(X.indptr))
+    return X[filled].astype(np.float32), arrays["y"][rows][filled]
+
+
+def resident_mb(name):
+    status = Path("/proc/self/status").read_text()
+    return int(re.findall(rf"{name}:\s*(\d+)", status)[0]) / 1024
+
+
+def run_sparse(dataset, method, options):
+    """Fit, and tell by how much the memory grew beyond that of the sparse rows."""
+    X, y = sparse_rows(dataset, options.data)
+    before = resident_mb("VmRSS")
+    start = time.perf_counter()
+    X = X.toarray() if method == "dense" else X
+    model = VaDEClusterer(len(np.unique(y)), random_state=0, **TEN_EPOCHS).fit(X)
+    return {
+        "dataset": dataset,
+        "n": X.shape[0],
+        "method": method,
+        "parameters": repr(TEN_EPOCHS),
+        "seed": 0,
+        "ari": f"{adjusted_rand_score(y, model.labels_):.4f}",
+        "peak_mb": f"{resident_mb('VmHWM') - before:.0f}",
+        "seconds": f"{time.perf_counter() - start:.1f}",
+        "version": __version__,
+    }
+
+
+def sparse(options):
+    for dataset in ("r8", "r52", "sc_worm_neuron"):
+        for method in ("sparse", "dense"):
+            key = (dataset, method, repr(TEN_EPOCHS), "0")
+            arguments = (dataset, method, options)
+            once("data_memory.csv", MEMORY, key, run_sparse, arguments)
+
+
+# --- A file larger than memory ------------------------------------------------------
+
+TWO_EPOCHS = {
+    "pretrain_max_iter": 1,
+    "catch_up_max_iter": 1,
+    "max_iter": 2,
+    "n_init": 1,
+    "tol": 0,
+    "random_state": 0,
+}
+
+
+def write_file(path, n_rows):
+    """Rows of 100 features around 8 centers, in float32."""
+    rng = np.random.default_rng(0)
+    centers = rng.normal(size=(8, 100)).astype(np.float32)
+    X = np.lib.format.open_memmap(path, "w+", np.float32, (n_rows, 100))
+    for start in range(0, n_rows, 10_000):
+        rows = X[start : start + 10_000]
+        rows[:] = centers[rng.integers(8, size=len(rows))]
+        rows += rng.normal(size=rows.shape)
+    X.flush()
+    return X.nbytes
+
+
+def _fit_file(path, warm):
+    X = np.load(path, mmap_mode="r")
+    VaDEClusterer(8, **TWO_EPOCHS).fit(X[:10_000])
+    warm.set()
+    VaDEClusterer(8, **TWO_EPOCHS).fit(X)
+
+
+def private_mb(pid):
+    """Memory that is no page of a file, 0 if the process has ended."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    found = re.findall(r"RssAnon:\s*(\d+)", status)
+    return int(found[0]) / 1024 if found else 0
+
+
+def file(options):
+    """The private memory of a fit, second by second, above that of a small one."""
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "rows.npy"
+        size = write_file(path, options.rows)
+        warm = context.Event()
+        fit = context.Process(target=_fit_file, args=(path, warm))
+        fit.start()
+        warm.wait()
+        before, second = private_mb(fit.pid), 0
+        while fit.is_alive():
+            row = {
+                "n": options.rows,
+                "parameters": repr(TWO_EPOCHS),
+                "file_mb": f"{size / 2**20:.0f}",
+                "second": second,
+                "private_mb": f"{private_mb(fit.pid) - before:.0f}",
+                "version": __version__,
+            }
+            append(RESULTS / "data_file.csv", CURVE, row)
+            time.sleep(1)
+            second += 1
+
+
+# --- Running ------------------------------------------------------------------------
+
+
+def quietly(run, arguments):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return run(*arguments)
+
+
+def once(name, columns, key, run, arguments):
+    """Append a run to the CSV unless it is there."""
+    if key in finished(RESULTS / name):
+        return
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        row = pool.apply(quietly, (run, arguments))
+    append(RESULTS / name, columns, row)
+    print(row, flush=True)
+
+
+STUDIES = {"missing": missing, "sparse": sparse, "file": file}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("study", choices=list(STUDIES))
+    parser.add_argument("--data", help="folder of the .npz files")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--rows", type=int, default=2_000_000)
+    options = parser.parse_args()
+    STUDIES[options.study](options)
+
+
+if __name__ == "__main__":
+    main()
