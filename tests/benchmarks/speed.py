@@ -73,7 +73,7 @@ def run_of(X, n_clusters=10, hidden_layer_sizes=PAPER, batch_size=256, latent_di
         device="cpu",
         random_state=0,
     )
-    run = fresh_run(model, X, None)
+    run = fresh_run(model, X, np.ones(len(X)))
     _training.start_mixture(run)
     return run
 
@@ -185,7 +185,7 @@ def profile_of(epoch, n_steps):
 
 def measure_profile(options):
     """What torch.profiler sees in a step of ours and of the minimal loop."""
-    for n_features, layers, batch_size in ((784, PAPER, 256), (64, (128, 64), 56)):
+    for n_features, layers, batch_size in ((64, (128, 64), 56), (784, PAPER, 256)):
         shape = (N_STEPS * batch_size, n_features)
         X = np.random.default_rng(0).random(shape, np.float32)
         sizes = {"hidden_layer_sizes": layers, "batch_size": batch_size}
