@@ -19,6 +19,7 @@ from skvade._matrix import equal_weights, extent
 from skvade._networks import ACTIVATIONS
 from skvade._pretraining import PRETRAINING
 from skvade._run import Record
+from skvade._version import __version__
 
 __all__ = [
     "PARAMETER_CONSTRAINTS",
@@ -31,6 +32,7 @@ __all__ = [
     "given_labels",
     "n_held_out",
     "warn_of_result",
+    "warn_of_version",
 ]
 
 # Share of the largest entropy above which responsibilities say nothing.
@@ -270,6 +272,18 @@ def warn_of_result(estimator: BaseEstimator, record: Record, warm: bool) -> None
             f"{'held-out ' if estimator.early_stopping else ''}ELBO was level for "
             f"n_iter_no_change={estimator.n_iter_no_change} of them. Raise max_iter or "
             "tol, or set tol=0 to train for just as long."
+        )
+
+
+def warn_of_version(estimator: BaseEstimator, state: dict[str, Any]) -> None:
+    """Say that a fitted state was made by another version, wherever it comes from."""
+    version = state.get("_version", __version__)
+    if version != __version__:
+        warnings.warn(
+            f"This {type(estimator).__name__} was fitted with skvade {version} and is "
+            f"loaded with skvade {__version__}: its answers may differ, or fail. "
+            f"Install skvade {version}, or fit it again.",
+            stacklevel=3,
         )
 
 

@@ -23,6 +23,7 @@ from skvade._fitted import FittedVaDE
 from skvade._inference import elbo_per_row, log_responsibilities_per_row
 from skvade._matrix import Standardization, Tally, equal_weights
 from skvade._run import Chance, Plan, Record, Run, build
+from skvade._version import __version__
 
 __all__ = [
     "adopt",
@@ -133,6 +134,7 @@ def adopt(estimator: FittedVaDE, run: Run) -> None:
     unit = rows.standardization._asdict()
     exact = {f"likelihood.{name}": np.asarray(value) for name, value in unit.items()}
     estimator._parameters = {**dump_parameters(model), **exact}
+    estimator._version = __version__
     estimator._architecture = architecture(estimator, rows.X.shape[1])
     estimator.n_samples_seen_ = run.tally.n_rows
     estimator._memory = {

@@ -1,6 +1,6 @@
 """The door: VaDEClusterer, what its parameters and attributes mean, and fit."""
 
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,6 +11,7 @@ from skvade._checks import (
     check_rows,
     checked_weight,
     warn_of_result,
+    warn_of_version,
 )
 from skvade._fitting import adopt, fresh_run, unchanged_on_error, warm_run
 from skvade._run import gradients
@@ -414,6 +415,10 @@ class VaDEClusterer(StreamingVaDE, ClusterMixin, BaseEstimator):
     @property
     def _n_features_out(self) -> int:
         return self._architecture["latent_dim"]
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        warn_of_version(self, state)
+        super().__setstate__(state)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -14,7 +14,7 @@ from numpy.testing import assert_array_equal
 from sklearn.base import clone
 from sklearn.cluster import KMeans
 
-from skvade import VaDEClusterer
+from skvade import VaDEClusterer, __version__
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -164,3 +164,75 @@ def test_parameters_of_the_clusterer_given_as_init_can_be_searched():
 def test_same_parameters_give_the_same_hash(fitted):
     assert joblib.hash(clone(fitted)) == joblib.hash(clone(fitted))
     assert joblib.hash(fitted) == joblib.hash(copy.deepcopy(fitted))
+
+
+# --- Versions -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def of_the_past(fitted):
+    """The fitted estimator as an earlier version would have left it."""
+    model = copy.deepcopy(fitted)
+    model._version = "0.0.9"
+    return model
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_another_version_warns(of_the_past, X, way):
+    with pytest.warns(UserWarning) as caught:
+        restored = WAYS[way](of_the_past)
+    message = str(caught[0].message)
+    assert len(caught) == 1
+    assert (
+        f"fitted with skvade 0.0.9 and is loaded with skvade {__version__}" in message
+    )
+    assert "Install skvade 0.0.9, or fit it again" in message
+    assert_same_answers(of_the_past, restored, X)
+
+
+def test_the_warning_points_at_the_line_that_loads(of_the_past):
+    pickled = pickle.dumps(of_the_past)
+    with pytest.warns(UserWarning, match="was fitted with") as caught:
+        pickle.loads(pickled)
+    assert caught[0].filename == __file__
+
+
+def test_a_copy_of_a_copy_still_warns(of_the_past):
+    with pytest.warns(UserWarning, match="was fitted with"):
+        restored = by_joblib(of_the_past)
+    with pytest.warns(UserWarning, match="was fitted with"):
+        by_joblib(restored)
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_a_model_that_learns_is_of_this_version(of_the_past, X, method):
+    getattr(of_the_past, method)(X)
+    by_joblib(of_the_past)  # in silence: warnings are errors
+
+
+def test_a_clone_has_no_version(of_the_past, fitted):
+    assert joblib.hash(clone(of_the_past)) == joblib.hash(clone(fitted))
+
+
+# --- skops --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
+def test_skops_asks_to_trust_nothing_but_the_class(tiny, X_unit, likelihood):
+    skops_io = pytest.importorskip("skops.io")
+    model = tiny(likelihood=likelihood, early_stopping=True).fit(X_unit)
+    dumped = skops_io.dumps(model)
+    trusted = ["skvade._vade.VaDEClusterer"]
+    assert skops_io.get_untrusted_types(data=dumped) == trusted
+    restored = skops_io.loads(dumped, trusted=trusted)
+    assert_same_answers(model, restored, X_unit)
+    assert restored.get_params() == model.get_params()
+    restored.set_params(warm_start=True, max_iter=1).fit(X_unit)
+    assert restored.n_iter_ == 1
+
+
+def test_skops_warns_of_another_version(of_the_past):
+    skops_io = pytest.importorskip("skops.io")
+    dumped = skops_io.dumps(of_the_past)
+    with pytest.warns(UserWarning, match="was fitted with skvade 0.0.9"):
+        skops_io.loads(dumped, trusted=["skvade._vade.VaDEClusterer"])
