@@ -2,6 +2,7 @@
 
 import warnings
 from numbers import Integral
+from os import PathLike
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-from skvade import _inference
+from skvade import _inference, _onnx
 from skvade._batching import Placement, Rows, load_parameters, make_generator, place
 from skvade._likelihoods import LIKELIHOODS, Likelihood
 from skvade._matrix import (
@@ -28,6 +29,7 @@ from skvade._matrix import (
     has_missing,
 )
 from skvade._networks import VaDE
+from skvade._run import gradients
 
 __all__ = ["FittedVaDE"]
 
@@ -303,6 +305,39 @@ class FittedVaDE(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         check_is_fitted(self)
         wanted = self.device if device is None else str(device)
         return self._model(place(wanted, self.precision, strict=device is not None))
+
+    def to_onnx(self, path: str | PathLike, method: str = "predict_proba") -> None:
+        """Write a method as an ONNX file, to predict without PyTorch and skvade.
+
+        The packages it needs come with the extra ``onnx``.
+
+        Parameters
+        ----------
+        path : str or path-like
+            The file, with all that the method needs.
+        method : {"predict_proba", "transform"}, default="predict_proba"
+            What the file computes, and the name of its output. Its input is X, any
+            number of rows as the method takes them, of float32 unless `precision` is
+            "float64"; the output is of the same type. The arithmetic is that of
+            float32 where `precision` is "bfloat16".
+
+        Raises
+        ------
+        ImportError
+            If the packages of the extra are not installed.
+        ValueError
+            If there is no such method.
+        """
+        check_is_fitted(self)
+        if method not in _onnx.METHODS:
+            raise ValueError(
+                f"method must be one of {[*_onnx.METHODS]}. Got {method!r} instead."
+            )
+        exact = self.precision == "float64"
+        dtype = torch.float64 if exact else torch.float32
+        with gradients():
+            model = self._model(Placement(torch.device("cpu"), dtype))
+            _onnx.export(model, self.responsibilities, method, path)
 
     # --- State ----------------------------------------------------------------------
 

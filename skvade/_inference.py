@@ -28,6 +28,7 @@ __all__ = [
     "decode",
     "elbo_per_row",
     "embed",
+    "log_responsibilities_of",
     "log_responsibilities_per_row",
     "mixture_labels",
     "reconstruct",
@@ -102,10 +103,10 @@ def mixture_labels(model: VaDE, rows: Rows) -> NDArray:
     return _over_chunks(rows, answer)
 
 
-def log_responsibilities_per_row(
-    model: VaDE, rows: Rows, responsibilities: str
-) -> NDArray:
-    """log q(c|x), (n, K)."""
+def log_responsibilities_of(
+    model: VaDE, responsibilities: str
+) -> Callable[[Tensor], Tensor]:
+    """The function that gives log q(c|x), (B, K), of standardized rows."""
     prior, noise = _exact_prior(model), _fixed_noise(model)
 
     def answer(x: Tensor) -> Tensor:
@@ -114,7 +115,14 @@ def log_responsibilities_per_row(
         draws = reparameterize(posterior, noise) if sampled else None
         return log_responsibilities(prior, posterior, draws)
 
-    return _over_chunks(rows, answer)
+    return answer
+
+
+def log_responsibilities_per_row(
+    model: VaDE, rows: Rows, responsibilities: str
+) -> NDArray:
+    """log q(c|x), (n, K)."""
+    return _over_chunks(rows, log_responsibilities_of(model, responsibilities))
 
 
 def elbo_per_row(model: VaDE, rows: Rows, responsibilities: str) -> NDArray:

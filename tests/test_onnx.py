@@ -1,0 +1,91 @@
+import builtins
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+from sklearn.datasets import make_blobs
+
+# How each of the exported models is fitted, and what is asked of it.
+CASES = {
+    "expected": ({}, "predict_proba"),
+    "sampled": ({"responsibilities": "sampled"}, "predict_proba"),
+    "coordinates": ({"likelihood": "bernoulli"}, "transform"),
+    "float64": ({"precision": "float64"}, "predict_proba"),
+}
+
+# torch's own exporter meets a deprecation of torch's own pytree.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:`isinstance\\(treespec, LeafSpec\\)`:FutureWarning"
+)
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """1,000 rows in [0, 1] that no model has seen."""
+    X = make_blobs(1000, 5, centers=3, cluster_std=3, random_state=0)[0]
+    return ((X - X.min(0)) / np.ptp(X, axis=0)).astype(np.float32)
+
+
+@pytest.fixture(scope="module", params=CASES)
+def exported(request, tiny, X_unit, tmp_path_factory):
+    """A fitted estimator, the name of a method, and the same by onnxruntime."""
+    for package in ("onnx", "onnxscript"):
+        pytest.importorskip(package)
+    onnxruntime = pytest.importorskip("onnxruntime")
+    parameters, method = CASES[request.param]
+    model = tiny(**parameters).fit(X_unit)
+    folder = tmp_path_factory.mktemp("onnx")
+    with torch.inference_mode():
+        model.to_onnx(folder / "model.onnx", method)
+    assert [path.name for path in folder.iterdir()] == ["model.onnx"]
+    session = onnxruntime.InferenceSession(folder / "model.onnx")
+    return model, method, session
+
+
+def input_dtype(model):
+    return np.float64 if model.precision == "float64" else np.float32
+
+
+@pytest.mark.parametrize("n_rows", [1000, 257, 2, 1])
+def test_the_runtime_gives_the_same_answers(exported, rows, n_rows):
+    model, method, session = exported
+    X = rows[:n_rows].astype(input_dtype(model))
+    (answers,) = session.run([method], {"X": X})
+    assert answers.dtype == X.dtype
+    assert_allclose(answers, getattr(model, method)(X), rtol=0, atol=1e-5)
+
+
+def test_the_answers_depend_on_the_rows(exported, rows):
+    model, method, session = exported
+    (answers,) = session.run([method], {"X": rows.astype(input_dtype(model))})
+    assert np.ptp(answers, axis=0).max() > 0.1
+
+
+def test_the_runtime_understands_nan(exported, rows):
+    model, method, session = exported
+    X = rows.astype(input_dtype(model))
+    X[::2, 1] = np.nan
+    (answers,) = session.run([method], {"X": X})
+    assert_allclose(answers, getattr(model, method)(X), rtol=0, atol=1e-5)
+
+
+def test_an_unknown_method_is_an_error(fitted, tmp_path):
+    message = r"one of \['predict_proba', 'transform'\]. Got 'sample' instead"
+    with pytest.raises(ValueError, match=message):
+        fitted.to_onnx(tmp_path / "model.onnx", "sample")
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxscript"])
+def test_a_missing_package_names_the_extra(fitted, tmp_path, monkeypatch, package):
+    real_import = builtins.__import__
+
+    def without_package(name, *args, **kwargs):
+        if name in ("onnx", "onnxscript"):
+            raise ImportError(f"No module named {package!r}", name=package)
+        return real_import(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without_package)
+    with pytest.raises(ImportError, match=rf"needs {package}\..*skvade\[onnx\]"):
+        fitted.to_onnx(tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
