@@ -1,5 +1,7 @@
 """skvade as a user of scikit-learn writes it."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -185,6 +187,31 @@ def test_notebooks_can_show_it(fitted):
     assert "VaDEClusterer" in estimator_html_repr(fitted)
     assert "VaDEClusterer" in estimator_html_repr(VaDEClusterer())
     assert repr(VaDEClusterer(latent_dim=3)) == "VaDEClusterer(latent_dim=3)"
+
+
+def test_a_notebook_lists_every_parameter_and_every_result(fitted):
+    page = fitted._repr_html_()
+    results = {name for name in vars(fitted) if re.fullmatch("[a-z].*_", name)}
+    assert "lower_bound_" in results
+    cells = set(re.findall(r'<td class="param">(?:<a [^>]*>)?([a-z]\w*)<', page))
+    assert cells == results | set(fitted.get_params())
+
+
+def test_a_notebook_links_to_no_page_of_scikit_learn(fitted):
+    assert "href=" not in re.sub(r"<style.*?</style>", "", fitted._repr_html_())
+
+
+def test_every_parameter_and_result_has_a_tooltip_where_there_is_a_site(
+    fitted, monkeypatch
+):
+    address = "https://docs.example/{estimator_module}.{estimator_name}.html"
+    monkeypatch.setattr(VaDEClusterer, "_doc_link_module", "skvade")
+    monkeypatch.setattr(VaDEClusterer, "_doc_link_template", address)
+    page = fitted._repr_html_()
+    assert "https://docs.example/skvade.VaDEClusterer.html#" in page
+    explained = set(re.findall(r"position-anchor: --doc-link-(\w+);", page))
+    results = {name for name in vars(fitted) if re.fullmatch("[a-z].*_", name)}
+    assert explained == results | set(fitted.get_params())
 
 
 @pytest.mark.parametrize("state", ["unfitted", "fitted"])
