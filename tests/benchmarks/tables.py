@@ -6,6 +6,7 @@ python tests/benchmarks/tables.py
 import ast
 import csv
 from collections import defaultdict
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -24,13 +25,13 @@ MEMORY = ["Data", "X is", "Memory beyond that of sparse X", "Time", "ARI"]
 SPEED = ["Measure", "Setting", "Ours", "Reference", "Ratio", "Threads"]
 
 
-def grouped(path):
-    """Runs by data set, method and what is special, in the order of the file."""
+def grouped(path, label):
+    """Runs by data set, method and a label of the row, in the order of the file."""
     groups = defaultdict(list)
     with path.open() as file:
         for row in csv.DictReader(file):
             names = [row[name] for name in ("dataset", "n", "method")]
-            groups[*names, special(row)].append(row)
+            groups[*names, label(row)].append(row)
     return groups
 
 
@@ -86,13 +87,13 @@ def table(lines):
 
 
 def accuracy_table():
-    runs = grouped(FILES / "accuracy.csv")
+    runs = grouped(FILES / "accuracy.csv", special)
     return table([ACCURACY, *(line(*key, group) for key, group in runs.items())])
 
 
 def ablation_table():
     """A row per change of one parameter, a column per data set."""
-    runs = grouped(FILES / "ablation.csv")
+    runs = grouped(FILES / "ablation.csv", special)
     datasets = list(dict.fromkeys(dataset for dataset, *_ in runs))
     cells = defaultdict(dict)
     for (dataset, _, _, change), group in runs.items():
@@ -113,7 +114,7 @@ def faults_table():
 
 def missing_table():
     """Mean ARI over seeds, and the error of the filled entries, by what is missing."""
-    groups = grouped(DOCS / "benchmarks" / "data_missing.csv")
+    groups = grouped(FILES / "data_missing.csv", itemgetter("parameters"))
     lines = []
     for (dataset, n, method, parameters), runs in groups.items():
         fraction = ast.literal_eval(parameters)["fraction"]
@@ -124,7 +125,7 @@ def missing_table():
 
 
 def memory_table():
-    groups = grouped(DOCS / "benchmarks" / "data_memory.csv")
+    groups = grouped(FILES / "data_memory.csv", itemgetter("parameters"))
     lines = [
         [
             f"{dataset}, {n} rows",
