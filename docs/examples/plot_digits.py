@@ -13,6 +13,8 @@ import argparse
 
 import matplotlib.pyplot as plt
 import numpy as np
+from scipy.special import softmax
+from scipy.stats import norm
 from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits
 from sklearn.manifold import TSNE
@@ -67,13 +69,21 @@ for name, rows in scores.items():
 
 # %%
 # A new digit is a point drawn from the Gaussian of its cluster, decoded. The decoder
-# gives the expected image; ``sample`` would add the noise of the pixels.
+# gives the expected image; ``sample`` would add the noise of the pixels. Where two
+# clusters meet a digit may be of either kind, so of 24 points from each cluster the
+# picture shows the 12 that belong to it most clearly.
 rng = np.random.default_rng(0)
+scales = np.sqrt(model.covariances_)
 Z = rng.normal(
     model.means_[:, None],
-    np.sqrt(model.covariances_)[:, None],
-    size=(10, 12, model.means_.shape[1]),  # clusters, digits of each, latent
+    scales[:, None],
+    size=(10, 24, model.means_.shape[1]),  # clusters, points of each, latent
 )
+densities = norm.logpdf(Z[:, :, None], model.means_, scales).sum(axis=-1)
+probabilities = softmax(np.log(model.weights_) + densities, axis=-1)
+own = np.array([probabilities[c, :, c] for c in range(10)])
+clearest = np.argsort(-own, axis=1)[:, :12]
+Z = np.take_along_axis(Z, clearest[:, :, None], axis=1)
 images = model.inverse_transform(Z.reshape(120, -1)).reshape(10, 12, 8, 8)
 
 # %%
