@@ -20,8 +20,7 @@ from pathlib import Path
 
 import numpy as np
 from accuracy import append, finished
-from labeled import load
-from scipy.sparse import csr_array
+from labeled import counts, load
 from sklearn.datasets import make_blobs
 from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.impute import SimpleImputer
@@ -96,19 +95,12 @@ def missing(options):
 TEN_EPOCHS = {"max_iter": 10, "tol": 0}
 
 
-def counts(name, folder):
-    with np.load(Path(folder) / f"{name}.npz") as file:
-        arrays = dict(file)
-    parts = arrays["data"].astype(np.float32), arrays["indices"], arrays["indptr"]
-    return csr_array(parts, shape=tuple(arrays["shape"])), arrays
-
-
 def sparse_rows(dataset, folder):
     """Documents as tf-idf, or cells as logarithms of counts, and their classes."""
     if dataset == "sc_worm_neuron":
-        X, arrays = counts(dataset, folder)
+        X, arrays = counts(folder, dataset)
         return X.log1p(), arrays["y"]
-    X, arrays = counts("reuters21578_r52", folder)
+    X, arrays = counts(folder, "reuters21578_r52")
     rows = np.flatnonzero(arrays["r8"] | (dataset == "r52"))
     X = TfidfTransformer(sublinear_tf=True).fit_transform(X[rows])
     filled = np.flatnonzero(np.diff(X.indptr))

@@ -14,7 +14,7 @@ from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, minmax_scale
 
-__all__ = ["DATASETS", "load"]
+__all__ = ["DATASETS", "counts", "load"]
 
 
 def _arrays(folder, name):
@@ -22,9 +22,11 @@ def _arrays(folder, name):
         return dict(arrays)
 
 
-def _counts(arrays):
+def counts(folder, name):
+    """Sparse counts, and all the arrays of the file."""
+    arrays = _arrays(folder, name)
     parts = arrays["data"].astype(np.float32), arrays["indices"], arrays["indptr"]
-    return csr_array(parts, shape=tuple(arrays["shape"]))
+    return csr_array(parts, shape=tuple(arrays["shape"])), arrays
 
 
 def _digits(folder):
@@ -76,8 +78,8 @@ def _reuters(only_r8):
     """Word counts as tf-idf."""
 
     def read(folder):
-        arrays = _arrays(folder, "reuters21578_r52")
-        X = TfidfTransformer(sublinear_tf=True).fit_transform(_counts(arrays))
+        X, arrays = counts(folder, "reuters21578_r52")
+        X = TfidfTransformer(sublinear_tf=True).fit_transform(X)
         rows = arrays["r8"] if only_r8 else slice(None)
         return X[rows].toarray(), arrays["y"][rows]
 
@@ -88,8 +90,8 @@ def _cells(name):
     """Counts of genes as log(1 + counts per 10,000)."""
 
     def read(folder):
-        arrays = _arrays(folder, name)
-        X = _counts(arrays).toarray()
+        X, arrays = counts(folder, name)
+        X = X.toarray()
         X *= 1e4 / np.maximum(X.sum(axis=1, keepdims=True), 1)
         return np.log1p(X), arrays["y"]
 

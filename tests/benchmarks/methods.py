@@ -14,7 +14,7 @@ from sklearn.pipeline import make_pipeline
 
 from skvade import VaDEClusterer
 
-__all__ = ["METHODS", "RECIPES", "Peer", "build"]
+__all__ = ["METHODS", "RECIPES", "build", "peer"]
 
 # Parameters of VaDEClusterer that differ from the defaults.
 PAPER = {"hidden_layer_sizes": (500, 500, 2000)}
@@ -38,21 +38,26 @@ def _umap(n_components=10):
     return UMAP(n_components=n_components, min_dist=0.0, n_jobs=1)
 
 
+def peer(python, X, **settings):
+    """What ClustPy's VaDE took and found, fitted by an interpreter of its own."""
+    script = Path(__file__).with_name("clustpy_vade.py")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "rows.npy"
+        np.save(path, X)
+        command = [python, str(script), json.dumps({"rows": str(path), **settings})]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 class Peer:
-    """The VaDE of ClustPy, fitted by an interpreter of its own on rows in [0, 1]."""
+    """ClustPy's VaDE as a clusterer; its likelihood wants rows in [0, 1]."""
 
     def __init__(self, python, **settings):
         self.python, self.settings = python, settings
 
     def fit_predict(self, X):
-        script = Path(__file__).with_name("clustpy_vade.py")
-        with tempfile.TemporaryDirectory() as folder:
-            rows = Path(folder) / "rows.npy"
-            np.save(rows, (X - X.min()) / np.ptp(X))
-            settings = json.dumps({**self.settings, "rows": str(rows)})
-            command = [self.python, str(script), settings]
-            run = subprocess.run(command, check=True, capture_output=True, text=True)
-        return np.array(json.loads(run.stdout.splitlines()[-1])["labels"])
+        X = (X - X.min()) / np.ptp(X)
+        return np.array(peer(self.python, X, **self.settings)["labels"])
 
 
 def _k_means(dataset, k, seed, options):
@@ -104,7 +109,7 @@ def _vade_of_tsne(dataset, k, seed, options):
 
 
 def _clustpy(dataset, k, seed, options):
-    """The network of our recipe, and as many epochs as our default for pretraining."""
+    """The network of our recipe, 50 epochs for each of the two stages."""
     settings = {
         "n_clusters": k,
         "hidden_layer_sizes": RECIPES.get(dataset, {}).get(

@@ -10,11 +10,9 @@ the interpreter of an environment that holds ClustPy 0.0.3 and the same torch.
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 import warnings
 from itertools import pairwise
@@ -23,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accuracy import append, load
+from methods import peer
 from sklearn.datasets import make_blobs
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
@@ -229,18 +228,6 @@ def measure_mixture(options):
 # --- Whole fits, beside ClustPy -----------------------------------------------------
 
 
-def peer(options, X, **settings):
-    """What ClustPy's VaDE took and found."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "rows.npy"
-        np.save(path, X)
-        settings = {"rows": str(path), "threads": options.threads, **settings}
-        script = str(HERE / "clustpy_vade.py")
-        command = [options.peer, script, json.dumps(settings)]
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def our_fit(
     X, hidden_layer_sizes, seed, n_clusters, batch_size, pretrain_epochs, epochs
 ):
@@ -288,7 +275,8 @@ def beside_peer(options, name, X, y, n_seeds, **settings):
     runs = {"ours": [], "clustpy": []}
     for seed in range(n_seeds):
         runs["ours"].append(our_fit(X, seed=seed, **settings))
-        runs["clustpy"].append(peer(options, X, seed=seed, **settings))
+        theirs = peer(options.peer, X, seed=seed, threads=options.threads, **settings)
+        runs["clustpy"].append(theirs)
     epochs = f"{settings['pretrain_epochs']} + {settings['epochs']} epochs"
     setting = f"{name}, {epochs}, batch {settings['batch_size']}"
     for part in ("pretrain_epoch", "epoch", "fit", "predict"):
