@@ -153,7 +153,7 @@ def n_held_out(estimator: BaseEstimator, n_samples: int) -> int:
     return math.ceil(estimator.validation_fraction * n_samples)
 
 
-def check_embedding(estimator: BaseEstimator) -> None:
+def _check_embedding(estimator: BaseEstimator) -> None:
     """Reject a transformer that can not teach the encoder, as far as can be foretold.
 
     Raises
@@ -236,7 +236,7 @@ def check_rows(
         return
     check_weights(weight, estimator.init)
     if estimator.embedding is not None:
-        check_embedding(estimator)
+        _check_embedding(estimator)
     labels = given_labels(estimator.init)
     if labels is not None:
         check_labels(

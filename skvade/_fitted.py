@@ -1,6 +1,7 @@
 """What a fitted estimator answers: clusters, coordinates, scores and new rows."""
 
 import warnings
+from dataclasses import replace
 from numbers import Integral
 from os import PathLike
 
@@ -333,10 +334,9 @@ class FittedVaDE(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
             raise ValueError(
                 f"method must be one of {[*_onnx.METHODS]}. Got {method!r} instead."
             )
-        exact = self.precision == "float64"
-        dtype = torch.float64 if exact else torch.float32
+        placement = place("cpu", self.precision, strict=False)
         with gradients():
-            model = self._model(Placement(torch.device("cpu"), dtype))
+            model = self._model(replace(placement, bfloat16=False))
             _onnx.export(model, self.responsibilities, method, path)
 
     # --- State ----------------------------------------------------------------------

@@ -21,7 +21,7 @@ from skvade._checks import (
 )
 from skvade._fitted import FittedVaDE
 from skvade._inference import elbo_per_row, log_responsibilities_per_row
-from skvade._matrix import Standardization, Tally, equal_weights
+from skvade._matrix import Standardization, Tally
 from skvade._run import Chance, Plan, Record, Run, build
 from skvade._version import __version__
 
@@ -58,14 +58,11 @@ def plan_of(estimator: FittedVaDE, n_samples: int) -> Plan:
     return Plan(**values)
 
 
-def fresh_run(
-    estimator: FittedVaDE, X: NDArray | csr_array, weight: NDArray | None = None
-) -> Run:
+def fresh_run(estimator: FittedVaDE, X: NDArray | csr_array, weight: NDArray) -> Run:
     """A model with fresh weights, at the start of all stages."""
     placement = place(estimator.device, estimator.precision)
     chance = Chance.of(check_random_state(estimator.random_state), placement.device)
     center = estimator.likelihood == "gaussian"
-    weight = equal_weights(X.shape[0]) if weight is None else weight
     tally = Tally().add(weight)
     weight = weight / tally.mean_weight
     standard = Standardization.of(X, center, weight)

@@ -80,9 +80,8 @@ def check_observed(X: NDArray) -> None:
     """
     if not has_missing(X):
         return
-    n_rows = max(1, CHUNK_VALUES // X.shape[1])
-    starts = range(0, len(X), n_rows)
-    empty = [np.isnan(X[start : start + n_rows]).all(1) for start in starts]
+    chunks = _chunks(X, equal_weights(len(X)))
+    empty = [np.isnan(x).all(1) for x, _ in chunks]
     rows = np.flatnonzero(np.concatenate(empty)).tolist()
     if rows:
         raise ValueError(

@@ -86,7 +86,7 @@ class VaDEClusterer(StreamingVaDE, ClusterMixin, BaseEstimator):
 
     embedding_input : {"data", "autoencoder"}, default="data"
         What `embedding` sees: the rows of X, and there is no pretraining, or their
-        embedding by the pretrained autoencoder, which can be better on big data.
+        embedding by the pretrained autoencoder.
 
     embedding_max_samples : int, default=20000
         Most rows that `embedding` sees, chosen at random.

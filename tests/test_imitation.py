@@ -214,7 +214,7 @@ def test_the_main_phase_keeps_the_groups_of_the_map(tiny):
     assert adjusted_rand_score(model.init_labels_, model.labels_) > 0.85
 
 
-def test_another_number_of_components_is_foretold(tiny, X, seen):
+def test_another_number_of_components_is_foretold(tiny, X):
     message = r"n_components=3, but latent_dim=2\. Make them equal"
     with pytest.raises(ValueError, match=message):
         tiny(embedding=PCA(3)).fit(X)
