@@ -29,11 +29,6 @@ __all__ = [
     "place",
 ]
 
-# Every chunk of an inference has this many rows, the last one padded. Matrix products
-# pick their kernel by shape: one shape makes the answer for a row independent of the
-# rows it came with, to the last bit.
-CHUNK_ROWS = 256
-
 
 @dataclass(frozen=True)
 class Placement:
@@ -212,12 +207,15 @@ class Rows:
             for positions in np.array_split(order, n_batches):
                 yield self.take(positions)
 
-    def chunks(self) -> Iterator[tuple[Batch, int]]:
-        """The rows in order, `CHUNK_ROWS` at a time, with how many are not padding."""
-        for start in range(0, len(self), CHUNK_ROWS):
-            positions = np.arange(start, min(start + CHUNK_ROWS, len(self)))
-            padded = np.resize(positions, CHUNK_ROWS)
-            yield self.take(padded), len(positions)
+    def chunks(self, n_rows: int) -> Iterator[tuple[Batch, int]]:
+        """The rows in order, `n_rows` at a time, with how many are not padding.
+
+        Matrix products pick their kernel by shape: one shape of all chunks makes the
+        answer for a row independent of the rows it came with, to the last bit.
+        """
+        for start in range(0, len(self), n_rows):
+            positions = np.arange(start, min(start + n_rows, len(self)))
+            yield self.take(np.resize(positions, n_rows)), len(positions)
 
 
 # What an optimizer remembers of each parameter, and the same as arrays, by the
@@ -250,12 +248,10 @@ def dump_parameters(module: nn.Module) -> dict[str, NDArray]:
 
 def load_parameters(module: nn.Module, arrays: dict[str, NDArray]) -> None:
     """Fill a module with arrays, cast to the dtype that it already has."""
-    present = module.state_dict()
-    loaded = {
-        name: torch.tensor(
-            array, dtype=present[name].dtype, device=present[name].device
-        )
-        for name, array in arrays.items()
-    }
-    # What the module was built with may never have been touched, so no memory either.
-    module.load_state_dict(loaded, assign=True)
+    present = module.state_dict(keep_vars=True)
+    for name, array in arrays.items():
+        old = present.pop(name)
+        # What the module was built with may never have been touched, so no memory.
+        old.data = torch.tensor(array, dtype=old.dtype, device=old.device)
+    if present:
+        raise KeyError(f"There are no values for {[*present]}.")

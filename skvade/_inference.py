@@ -37,6 +37,11 @@ __all__ = [
 # Draws at which the ELBO of a row is taken, at least and at most.
 LEAST_DRAWS, MOST_DRAWS = 8, 64
 
+# Entries of X in a chunk, within the limits of its rows: short rows go through small
+# networks, where each chunk costs more than its arithmetic.
+CHUNK_ENTRIES = 65_536
+LEAST_CHUNK_ROWS, MOST_CHUNK_ROWS = 256, 512
+
 
 def _fixed_noise(model: VaDE) -> Tensor:
     """The same table of draws for every row and every call, (S, 1, L).
@@ -78,19 +83,30 @@ def _exact_posterior(model: VaDE, x: Tensor) -> Posterior:
     return Posterior(*map(_exact, model.encoder(x)))
 
 
-def _over_chunks(rows: Rows, answer: Callable[[Tensor], Tensor]) -> NDArray:
+def _over_chunks(
+    model: VaDE, rows: Rows, answer: Callable[[Tensor], Tensor]
+) -> NDArray:
     """Concatenate the answers for the chunks of rows."""
-    return _over_batches(rows, lambda batch: answer(batch.x))
+    return _over_batches(model, rows, lambda batch: answer(batch.x))
 
 
 @torch.inference_mode()
-def _over_batches(rows: Rows, answer: Callable[[Batch], Tensor]) -> NDArray:
-    return torch.cat([answer(batch)[:n].cpu() for batch, n in rows.chunks()]).numpy()
+def _over_batches(
+    model: VaDE, rows: Rows, answer: Callable[[Batch], Tensor]
+) -> NDArray:
+    chunks = rows.chunks(_chunk_size(model))
+    return torch.cat([answer(batch)[:n].cpu() for batch, n in chunks]).numpy()
+
+
+def _chunk_size(model: VaDE) -> int:
+    """Rows that go through the networks together, whatever their number is."""
+    n_rows = CHUNK_ENTRIES // len(model.likelihood.location)
+    return min(MOST_CHUNK_ROWS, max(LEAST_CHUNK_ROWS, n_rows))
 
 
 def embed(model: VaDE, rows: Rows) -> NDArray:
     """Posterior means, (n, L)."""
-    return _over_chunks(rows, lambda x: _exact(model.encoder.embed(x)))
+    return _over_chunks(model, rows, lambda x: _exact(model.encoder.embed(x)))
 
 
 def mixture_labels(model: VaDE, rows: Rows) -> NDArray:
@@ -100,19 +116,19 @@ def mixture_labels(model: VaDE, rows: Rows) -> NDArray:
     def answer(x: Tensor) -> Tensor:
         return prior.log_joint(_exact_posterior(model, x).mean).argmax(1)
 
-    return _over_chunks(rows, answer)
+    return _over_chunks(model, rows, answer)
 
 
 def log_responsibilities_of(
     model: VaDE, responsibilities: str
 ) -> Callable[[Tensor], Tensor]:
     """The function that gives log q(c|x), (B, K), of standardized rows."""
-    prior, noise = _exact_prior(model), _fixed_noise(model)
+    prior = _exact_prior(model)
+    noise = _fixed_noise(model) if responsibilities == "sampled" else None
 
     def answer(x: Tensor) -> Tensor:
         posterior = _exact_posterior(model, x)
-        sampled = responsibilities == "sampled"
-        draws = reparameterize(posterior, noise) if sampled else None
+        draws = None if noise is None else reparameterize(posterior, noise)
         return log_responsibilities(prior, posterior, draws)
 
     return answer
@@ -122,7 +138,7 @@ def log_responsibilities_per_row(
     model: VaDE, rows: Rows, responsibilities: str
 ) -> NDArray:
     """log q(c|x), (n, K)."""
-    return _over_chunks(rows, log_responsibilities_of(model, responsibilities))
+    return _over_chunks(model, rows, log_responsibilities_of(model, responsibilities))
 
 
 def elbo_per_row(model: VaDE, rows: Rows, responsibilities: str) -> NDArray:
@@ -141,7 +157,7 @@ def elbo_per_row(model: VaDE, rows: Rows, responsibilities: str) -> NDArray:
         terms: Elbo = elbo(_exact(density), posterior, prior, sampled)
         return torch.stack(terms, dim=1)
 
-    return _over_batches(rows, answer)
+    return _over_batches(model, rows, answer)
 
 
 def decode(model: VaDE, rows: Rows, likelihood: Likelihood) -> NDArray:
@@ -149,7 +165,9 @@ def decode(model: VaDE, rows: Rows, likelihood: Likelihood) -> NDArray:
 
     `likelihood` is the model's own in float64: the data may lie far from the origin.
     """
-    return _over_chunks(rows, lambda z: likelihood.mean(_exact(model.decoder(z))))
+    return _over_chunks(
+        model, rows, lambda z: likelihood.mean(_exact(model.decoder(z)))
+    )
 
 
 def reconstruct(model: VaDE, rows: Rows, likelihood: Likelihood) -> NDArray:
@@ -158,4 +176,4 @@ def reconstruct(model: VaDE, rows: Rows, likelihood: Likelihood) -> NDArray:
     def answer(x: Tensor) -> Tensor:
         return likelihood.mean(_exact(model.decoder(model.encoder.embed(x))))
 
-    return _over_chunks(rows, answer)
+    return _over_chunks(model, rows, answer)

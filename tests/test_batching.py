@@ -10,7 +10,6 @@ from torch import nn
 
 from skvade import _batching
 from skvade._batching import (
-    CHUNK_ROWS,
     Rows,
     dump_moments,
     dump_parameters,
@@ -106,7 +105,7 @@ def test_rows_of_a_read_only_memory_map(tmp_path, order, dtype):
     mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
 
     standard = Standardization(np.array([1.0, 2.0]), 2.0, np.zeros(2))
-    chunks = Rows.of(mapped, standard, CPU).chunks()
+    chunks = Rows.of(mapped, standard, CPU).chunks(256)
     found = torch.cat([batch.x[:n] for batch, n in chunks])
 
     assert isinstance(mapped, np.memmap)
@@ -118,17 +117,17 @@ def test_taking_rows_leaves_the_matrix_as_it_is():
     X = np.random.default_rng(0).normal(size=(10, 2))
     before = X.copy()
     rows = Rows.of(X, Standardization.of(X, center=True), CPU)
-    for batch, _ in rows.chunks():
+    for batch, _ in rows.chunks(4):
         batch.x.zero_()
     for x in batches_of(rows, 3, make_generator(0)):
         x.zero_()
     assert_array_equal(X, before)
 
 
-@pytest.mark.parametrize("n_rows", [1, CHUNK_ROWS, CHUNK_ROWS + 1, 3 * CHUNK_ROWS - 1])
+@pytest.mark.parametrize("n_rows", [1, 8, 9, 23])
 def test_chunks_have_one_shape_and_cover_the_rows_in_order(n_rows):
-    chunks = [(batch.x, n) for batch, n in numbered_rows(n_rows).chunks()]
-    assert {x.shape for x, _ in chunks} == {(CHUNK_ROWS, 2)}
+    chunks = [(batch.x, n) for batch, n in numbered_rows(n_rows).chunks(8)]
+    assert {x.shape for x, _ in chunks} == {(8, 2)}
     assert [*chain(*numbers(x[:n] for x, n in chunks))] == list(range(n_rows))
 
 

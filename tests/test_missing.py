@@ -119,7 +119,7 @@ def test_the_average_stands_for_what_is_missing(holed, center):
 def test_complete_rows_have_no_mask(X):
     rows = Rows.of(X, Standardization.of(X, True), place("cpu", "float64"))
     assert rows.take(np.arange(3)).observed is None
-    assert all(batch.observed is None for batch, _ in rows.chunks())
+    assert all(batch.observed is None for batch, _ in rows.chunks(256))
 
 
 # --- Answers ------------------------------------------------------------------------

@@ -43,7 +43,7 @@ def run(name, dataset, seed, options):
     seconds = time.perf_counter() - start
     for warning in caught:
         print(f"{name} on {dataset}, seed {seed}: {warning.message}")
-    if name.startswith("AE +"):
+    if name == "AE + GaussianMixture":
         labels = estimator.init_labels_
     row = {
         "dataset": dataset,

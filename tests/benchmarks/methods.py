@@ -94,6 +94,14 @@ def _shown(value):
     return " ".join(repr(value).split()) if hasattr(value, "get_params") else value
 
 
+def _autoencoder_k_means(dataset, k, seed, options):
+    """The autoencoder alone: after its pretraining the steps are too small to count."""
+    alone = {"catch_up_max_iter": 0, "max_iter": 1, "learning_rate_init": 1e-12}
+    alone["mixture_learning_rate_init"] = None
+    model, shown = _vade(dataset, k, seed, options, **alone)
+    return make_pipeline(model, KMeans(k, n_init=10, random_state=seed)), shown
+
+
 def _autoencoder_mixture(dataset, k, seed, options):
     """Their `init_labels_` count: the mixture that EM finds on the embedding."""
     alone = {"init": "gmm", "catch_up_max_iter": 0, "max_iter": 1, "tol": 0}
@@ -130,6 +138,7 @@ METHODS = {
     "GaussianMixture": _mixture,
     "PCA + GaussianMixture": _pca_mixture,
     "UMAP + GaussianMixture": _umap_mixture,
+    "AE + k-means": _autoencoder_k_means,
     "AE + GaussianMixture": _autoencoder_mixture,
     "skvade": _vade,
     "skvade of t-SNE": _vade_of_tsne,
