@@ -10,6 +10,8 @@ from copy import deepcopy
 
 import torch
 from numpy.typing import NDArray
+from scipy.special import ndtri
+from scipy.stats.qmc import Sobol
 from torch import Tensor
 
 from skvade._batching import Batch, Rows, make_generator
@@ -20,6 +22,7 @@ from skvade._objective import (
     Elbo,
     Posterior,
     elbo,
+    log_importance_weights,
     log_responsibilities,
     reparameterize,
 )
@@ -28,6 +31,7 @@ __all__ = [
     "decode",
     "elbo_per_row",
     "embed",
+    "importance_weighted_per_row",
     "log_responsibilities_of",
     "log_responsibilities_per_row",
     "mixture_labels",
@@ -68,6 +72,19 @@ def _fixed_noise(model: VaDE) -> Tensor:
     corners = torch.linalg.qr(columns).Q[..., 1:] * math.sqrt(n_corners)
     axes = torch.linalg.qr(normal(latent_dim, span)).Q * math.sqrt(latent_dim / span)
     return (corners @ axes.mT).reshape(-1, 1, latent_dim)
+
+
+def _normal_table(model: VaDE, n_draws: int) -> Tensor:
+    """Standard normal draws for every row and every call, (S, 1, L).
+
+    Importance weights want draws whose distances vary as a normal's do, which corners
+    of a simplex do not. All rows share the error of the table: a low-discrepancy
+    sequence makes it less than that of a random one.
+    """
+    engine = Sobol(model.prior.means.shape[1], seed=0)
+    points = engine.random_base2((n_draws - 1).bit_length())[:n_draws]
+    inside = 0.5 + (1 - 1e-10) * (points - 0.5)  # 0 would be infinitely far out
+    return torch.from_numpy(ndtri(inside))[:, None]
 
 
 def _exact(values: Tensor) -> Tensor:
@@ -156,6 +173,25 @@ def elbo_per_row(model: VaDE, rows: Rows, responsibilities: str) -> NDArray:
         sampled = draws if responsibilities == "sampled" else None
         terms: Elbo = elbo(_exact(density), posterior, prior, sampled)
         return torch.stack(terms, dim=1)
+
+    return _over_batches(model, rows, answer)
+
+
+def importance_weighted_per_row(model: VaDE, rows: Rows, n_draws: int) -> NDArray:
+    """The bound on log p(x) by importance weights at `n_draws` of z, (n,), in nats."""
+    prior, noise = _exact_prior(model), _normal_table(model, n_draws)
+    log_density = model.likelihood.log_density
+
+    def answer(batch: Batch) -> Tensor:
+        x, observed = batch.x, batch.observed
+        posterior = _exact_posterior(model, x)
+        total = torch.tensor(-math.inf, dtype=torch.float64)
+        for z in (reparameterize(posterior, one) for one in noise):
+            output = model.decoder(z.to(x.device, x.dtype))
+            density = _exact(log_density(x, output, observed))
+            weight = log_importance_weights(density, posterior, prior, z)
+            total = torch.logaddexp(total, weight)
+        return total - math.log(n_draws)
 
     return _over_batches(model, rows, answer)
 

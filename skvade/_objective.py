@@ -15,6 +15,7 @@ __all__ = [
     "Posterior",
     "elbo",
     "latent_entropy",
+    "log_importance_weights",
     "log_responsibilities",
     "mixture_term",
     "reparameterize",
@@ -118,3 +119,17 @@ def elbo(
         mixture=mixture_term(prior, posterior, draws),
         entropy=latent_entropy(posterior),
     )
+
+
+def log_importance_weights(
+    log_likelihood: Tensor, posterior: Posterior, prior: MixturePrior, draws: Tensor
+) -> Tensor:
+    """log p(x, z) - log q(z|x) at each draw of z, (S, B): the mean of exp is p(x).
+
+    The log of the mean over S draws is a bound that rises with S from what a single
+    draw says of the ELBO, without q(c|x), to log p(x) (Burda et al., 2016, eq. 8).
+    """
+    mean, log_variance = posterior
+    squares = (draws - mean).square() / log_variance.exp()
+    log_q = -0.5 * (squares + log_variance + LOG_2PI).sum(-1)
+    return log_likelihood + prior.log_joint(draws).logsumexp(-1) - log_q

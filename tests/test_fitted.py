@@ -123,6 +123,22 @@ def test_unlikely_rows_score_low(fitted, X_new):
     assert fitted.score_samples(X_new + 50).max() < typical.min()
 
 
+def test_more_draws_give_a_tighter_bound(fitted, X_new):
+    means = [fitted.score_samples(X_new, n_draws=n).mean() for n in (8, 64, 512)]
+    assert means == sorted(means)
+    assert means[-1] > fitted.score(X_new)
+    assert_array_equal(
+        fitted.score_samples(X_new, n_draws=8)[:5],
+        fitted.score_samples(X_new[:5], n_draws=8),
+    )
+
+
+@pytest.mark.parametrize("n_draws", [0, -1, 1.5, True, "many"])
+def test_number_of_draws_must_be_a_count(fitted, X_new, n_draws):
+    with pytest.raises(ValueError, match=f"n_draws must be .* Got {n_draws!r}"):
+        fitted.score_samples(X_new, n_draws=n_draws)
+
+
 def test_bernoulli_score_of_rows_outside_of_the_unit_interval_warns(bernoulli, X_unit):
     with pytest.warns(UserWarning, match=r"ranges from -1 to .*Clip X"):
         bernoulli.score(X_unit - 1)

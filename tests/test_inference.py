@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.mixture import GaussianMixture
+from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
 from skvade import _inference
 from skvade._batching import Placement, Rows
@@ -39,6 +40,9 @@ ANSWERS = {
     ),
     "elbo": lambda model, rows: _inference.elbo_per_row(model, rows, "expected"),
     "sampled elbo": lambda model, rows: _inference.elbo_per_row(model, rows, "sampled"),
+    "weighted": lambda model, rows: _inference.importance_weighted_per_row(
+        model, rows, 5
+    ),
 }
 
 
@@ -214,3 +218,69 @@ def test_draws_are_centered_and_as_wide_as_a_normal(make_model, latent_dim, n_dr
     torch.testing.assert_close(draws.sum(0), torch.zeros(1, latent_dim).double())
     norms = draws.square().sum(-1)
     torch.testing.assert_close(norms, torch.full_like(norms, latent_dim))
+
+
+# --- Importance weights -------------------------------------------------------------
+
+
+@pytest.fixture
+def linear(make_model):
+    """A model whose log p(x) is known, since its decoder is linear.
+
+    Its encoder says the same of every row, much wider than the prior.
+    """
+    model = make_model(activation="identity").requires_grad_(False)
+    model.likelihood.log_excess_noise.fill_(1.0)
+    model.encoder.mean.weight.zero_()
+    model.encoder.mean.bias.zero_()
+    model.encoder.reset_variance(6.0)
+    return model
+
+
+def marginal(model):
+    """p(x) of a linear decoder W z + b: a mixture of correlated Gaussians."""
+    latent_dim = model.prior.means.shape[1]
+    identity = torch.eye(latent_dim, dtype=torch.float64)
+    offset = model.decoder(torch.zeros(1, latent_dim).double())
+    W = (model.decoder(identity) - offset).mT
+    noise = model.likelihood.noise_variance / model.likelihood.scale**2
+    spread = W @ torch.diag_embed(model.prior.log_variances.exp()) @ W.mT
+    covariances = spread + noise * torch.eye(len(W), dtype=torch.float64)
+    parts = MultivariateNormal(model.decoder(model.prior.means), covariances)
+    return MixtureSameFamily(Categorical(logits=model.prior.logits), parts)
+
+
+def test_importance_weights_approach_the_likelihood_of_a_linear_model(linear, normal):
+    x = normal(300, 6)
+    rows, exact = rows_of(x.numpy()), marginal(linear).log_prob(x).numpy()
+    gaps = [
+        np.mean(exact - _inference.importance_weighted_per_row(linear, rows, n_draws))
+        for n_draws in (8, 64, 4096)
+    ]
+    assert np.mean(exact - ANSWERS["elbo"](linear, rows).sum(1)) > 2 * gaps[0]
+    assert gaps[0] > 2 * gaps[1] > 20 * abs(gaps[2])
+
+
+def test_any_draw_from_the_exact_posterior_tells_the_likelihood(linear, normal):
+    """No row says anything of z, and q(z|x) is the prior of one component."""
+    linear.prior.logits[1:] = -1e4
+    linear.decoder.output.weight.zero_()
+    linear.encoder.mean.bias.copy_(linear.prior.means[0])
+    linear.encoder.log_variance.bias.copy_(linear.prior.log_variances[0])
+    x = normal(10, 6)
+    exact = marginal(linear).log_prob(x).numpy()
+    for n_draws in (1, 7):
+        bound = _inference.importance_weighted_per_row(
+            linear, rows_of(x.numpy()), n_draws
+        )
+        np.testing.assert_allclose(bound, exact, rtol=1e-6)
+
+
+@pytest.mark.parametrize("n_draws", [1, 2, 5, 64, 100])
+def test_table_of_normal_draws(make_model, n_draws):
+    table = _inference._normal_table(make_model(), n_draws)
+    assert table.shape == (n_draws, 1, 3)
+    assert table.isfinite().all()
+    if n_draws >= 64:
+        assert table.mean().abs() < 0.05
+        assert abs(table.var() - 1) < 0.1

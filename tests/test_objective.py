@@ -18,6 +18,7 @@ from skvade._objective import (
     Posterior,
     elbo,
     latent_entropy,
+    log_importance_weights,
     log_responsibilities,
     mixture_term,
     reparameterize,
@@ -307,3 +308,16 @@ def test_gradient_of_the_bound(make_prior, make_posterior, normal, sampled):
         return bound_at(x, q, prior, lambda z: z @ matrix, noise, sampled).total
 
     assert gradcheck(total, (*posterior, matrix, *prior.parameters()))
+
+
+# --- Importance weights -------------------------------------------------------------
+
+
+def test_importance_weights_are_ratios_of_densities(make_prior, make_posterior, normal):
+    prior, posterior, density = make_prior(), make_posterior(), normal(7, 5)
+    z = reparameterize(posterior, normal(7, 5, 3))
+    expected = (
+        density + latent_mixture(prior).log_prob(z) - diagonal(*posterior).log_prob(z)
+    )
+    actual = log_importance_weights(density, posterior, prior, z)
+    torch.testing.assert_close(actual, expected)
