@@ -212,3 +212,8 @@ def test_readme():
     links = re.findall(r"<((?!https?:)[^>\s]+)>`_", text)
     assert links
     assert not [link for link in links if not (ROOT / link).exists()]
+
+
+def test_citation_names_the_version():
+    text = (ROOT / "docs" / "CITATION.cff").read_text()
+    assert re.findall(r"^version: (.+)$", text, re.MULTILINE) == [skvade.__version__]

@@ -1,0 +1,159 @@
+"""Clusters of very different sizes, and a prior that might empty superfluous ones.
+
+    python tests/benchmarks/unbalanced.py rare shuttle sc_pbmc4k --data FOLDER
+
+Each method gets the true number of clusters, and twice as many. *skvade, Dirichlet(a)*
+is skvade with a symmetric Dirichlet prior on the weights, whose posterior is found by
+variational inference as in BayesianGaussianMixture: an experiment of this script. A CSV
+row per run; runs that the CSV already holds are skipped. Labels judge and select
+nothing.
+"""
+
+import argparse
+import time
+import warnings
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import torch
+from accuracy import append, finished
+from labeled import load
+from scipy.stats import entropy
+from sklearn.cluster import KMeans
+from sklearn.datasets import make_blobs
+from sklearn.metrics import adjusted_rand_score, f1_score
+from sklearn.mixture import BayesianGaussianMixture, GaussianMixture
+from torch.distributions import Dirichlet, kl_divergence
+
+from skvade import VaDEClusterer, __version__, _networks
+from skvade._mixture import MixturePrior
+
+RESULTS = Path(__file__).parents[2] / "docs" / "benchmarks" / "unbalanced.csv"
+COLUMNS = ["dataset", "n", "method", "parameters", "seed", "ari", "rarest_f1"]
+COLUMNS += ["clusters_in_use", "effective_clusters", "warned", "seconds", "version"]
+CONCENTRATIONS = (1e-3, 100.0)
+
+
+def rows_of(dataset, seed, options):
+    """*rare* is generated: 100 rows of one cluster for each row of another."""
+    if dataset != "rare":
+        return load(dataset, options.data)
+    sizes = [2000, 1000, 200, 20]
+    return make_blobs(sizes, 10, cluster_std=3.0, random_state=seed)
+
+
+def with_dirichlet(concentration, n_rows):
+    """A mixture prior with q(pi) = Dir(concentration + n softmax(logits)).
+
+    What the bound pays for q(pi) is spread over the rows; as it is the same for all
+    components, it may ride on their log-weights.
+    """
+
+    class WithDirichlet(MixturePrior):
+        @property
+        def log_weights(self):
+            q = Dirichlet(concentration + n_rows * torch.softmax(self.logits, 0))
+            p = Dirichlet(torch.full_like(self.logits, concentration))
+            counts = q.concentration
+            expected = torch.digamma(counts) - torch.digamma(counts.sum())
+            return expected - kl_divergence(q, p) / n_rows
+
+    return WithDirichlet
+
+
+def our_model(k, seed, X):
+    return VaDEClusterer(k, random_state=seed)
+
+
+def bayesian_mixture(k, seed, X):
+    return BayesianGaussianMixture(
+        n_components=k,
+        covariance_type="diag",
+        weight_concentration_prior_type="dirichlet_distribution",
+        weight_concentration_prior=1e-3,
+        max_iter=500,
+        random_state=seed,
+    )
+
+
+METHODS = {
+    "k-means": lambda k, seed, X: KMeans(k, n_init=10, random_state=seed),
+    "GaussianMixture": lambda k, seed, X: GaussianMixture(
+        k, covariance_type="diag", random_state=seed
+    ),
+    "BayesianGaussianMixture": bayesian_mixture,
+    "skvade": our_model,
+    "skvade, init=BayesianGaussianMixture": lambda k, seed, X: VaDEClusterer(
+        k, init=bayesian_mixture(k, seed, X), random_state=seed
+    ),
+    **{f"skvade, Dirichlet({a:g})": our_model for a in CONCENTRATIONS},
+}
+
+
+def labels_of(name, k, seed, X):
+    """Labels that a method finds; the experiment changes the prior while it fits."""
+    model = METHODS[name](k, seed, X)
+    _, dirichlet, concentration = name.partition("Dirichlet(")
+    if not dirichlet:
+        return model.fit_predict(X)
+    prior = with_dirichlet(float(concentration[:-1]), len(X))
+    with mock.patch.object(_networks, "MixturePrior", prior):
+        return model.fit_predict(X)
+
+
+def rarest_f1(y, labels):
+    """F1 of the smallest class against the cluster that matches it best."""
+    classes, sizes = np.unique(y, return_counts=True)
+    rare = y == classes[sizes.argmin()]
+    return max(f1_score(rare, labels == cluster) for cluster in np.unique(labels))
+
+
+def run(dataset, name, times, seed, options):
+    X, y = rows_of(dataset, seed, options)
+    k = times * len(np.unique(y))
+    start = time.perf_counter()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        labels = labels_of(name, k, seed, X)
+    return {
+        "dataset": dataset,
+        "n": len(X),
+        "method": name,
+        "parameters": repr({"n_clusters": k}),
+        "seed": seed,
+        "ari": f"{adjusted_rand_score(y, labels):.4f}",
+        "rarest_f1": f"{rarest_f1(y, labels):.4f}",
+        "clusters_in_use": len(np.unique(labels)),
+        "effective_clusters": f"{np.exp(entropy(np.bincount(labels))):.3f}",
+        "warned": sum("cluster" in str(w.message) for w in caught),
+        "seconds": f"{time.perf_counter() - start:.1f}",
+        "version": __version__,
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("datasets", nargs="+")
+    parser.add_argument("--data", help="folder of the .npz files")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument(
+        "--methods", nargs="+", choices=list(METHODS), default=list(METHODS)
+    )
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    for dataset in options.datasets:
+        for seed in options.seeds:
+            n_classes = len(np.unique(rows_of(dataset, seed, options)[1]))
+            for times in (1, 2):
+                for name in options.methods:
+                    shown = repr({"n_clusters": times * n_classes})
+                    key = (dataset, name, shown, str(seed))
+                    if key not in finished(options.results):
+                        row = run(dataset, name, times, seed, options)
+                        append(options.results, COLUMNS, row)
+                        print(row, flush=True)
+
+
+if __name__ == "__main__":
+    main()
