@@ -266,7 +266,7 @@ def warn_of_result(estimator: BaseEstimator, record: Record, warm: bool) -> None
             f"learning_rate_init={estimator.learning_rate_init!r}."
         )
     budget_spent = estimator.n_iter_ == estimator.max_iter and estimator.tol > 0
-    if budget_spent and not estimator.converged_:
+    if budget_spent and not (estimator.converged_ or record.stopped):
         _warn(
             f"Training ended after max_iter={estimator.max_iter} epochs, before the "
             f"{'held-out ' if estimator.early_stopping else ''}ELBO was level for "

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from copy import deepcopy
+from copy import copy, deepcopy
 from dataclasses import fields
+from typing import Any
 
 import numpy as np
 from numpy.random import RandomState
@@ -27,12 +28,18 @@ from skvade._version import __version__
 
 __all__ = [
     "adopt",
+    "forget",
     "fresh_run",
     "next_run",
     "plan_of",
+    "snapshot",
     "unchanged_on_error",
     "warm_run",
 ]
+
+
+# Fitted attributes that take a pass over the rows.
+OF_THE_ROWS = ("labels_", "lower_bound_", "n_effective_clusters_")
 
 
 @contextmanager
@@ -126,7 +133,39 @@ def _vagueness(log_r: NDArray, weight: NDArray) -> float:
 
 def adopt(estimator: FittedVaDE, run: Run) -> None:
     """Turn what was learned into fitted attributes, all of them NumPy."""
-    model, record, rows = run.model, run.record, run.rows.whole()
+    _adopt_model(estimator, run)
+    model, rows = run.model, run.rows.whole()
+    log_r = log_responsibilities_per_row(model, rows, estimator.responsibilities)
+    estimator.labels_ = log_r.argmax(axis=1)
+    mean_r = np.average(np.exp(log_r), axis=0, weights=rows.weight)
+    estimator.n_effective_clusters_ = float(np.exp(entropy(mean_r)))
+    run.record.vagueness = _vagueness(log_r, rows.weight)
+    bounds = elbo_per_row(model, rows, estimator.responsibilities)
+    bound = np.average(bounds.sum(axis=1), weights=rows.weight)
+    estimator.lower_bound_ = float(bound)
+
+
+def forget(estimator: FittedVaDE) -> None:
+    """Drop what a snapshot of the next fit would not replace."""
+    for name in (*OF_THE_ROWS, "noise_variance_", "_version"):
+        vars(estimator).pop(name, None)
+
+
+def snapshot(estimator: FittedVaDE, run: Run) -> dict[str, Any] | None:
+    """Attributes of an estimator that answers as the model does now.
+
+    None as long as there is no mixture. What takes a pass over the rows is not there.
+    """
+    if run.record.init_labels is None:
+        return None
+    fitted = copy(estimator)
+    _adopt_model(fitted, run)
+    return vars(fitted)
+
+
+def _adopt_model(estimator: FittedVaDE, run: Run) -> None:
+    """The fitted attributes that are no answers about the training rows."""
+    model, record, rows = run.model, deepcopy(run.record), run.rows
     # Kept in float64: the model's own copies may have been rounded.
     unit = rows.standardization._asdict()
     exact = {f"likelihood.{name}": np.asarray(value) for name, value in unit.items()}
@@ -137,7 +176,7 @@ def adopt(estimator: FittedVaDE, run: Run) -> None:
     estimator._memory = {
         "mean_weight": run.tally.mean_weight,
         "moments": run.moments,
-        "seed": int(run.chance.numpy.randint(np.iinfo(np.int32).max)),
+        "seed": int(deepcopy(run.chance.numpy).randint(np.iinfo(np.int32).max)),
     }
     estimator.pretrain_loss_curve_ = record.pretrain_loss_curve
     estimator.embedding_loss_curve_ = record.embedding_loss_curve
@@ -147,20 +186,11 @@ def adopt(estimator: FittedVaDE, run: Run) -> None:
     estimator.validation_scores_ = record.validation_scores
     estimator.converged_ = record.converged
     estimator.n_iter_ = len(record.lower_bounds)
-    log_r = log_responsibilities_per_row(model, rows, estimator.responsibilities)
-    estimator.labels_ = log_r.argmax(axis=1)
-    mean_r = np.average(np.exp(log_r), axis=0, weights=rows.weight)
-    estimator.n_effective_clusters_ = float(np.exp(entropy(mean_r)))
-    record.vagueness = _vagueness(log_r, rows.weight)
-    bounds = elbo_per_row(model, rows, estimator.responsibilities)
-    bound = np.average(bounds.sum(axis=1), weights=rows.weight)
-    estimator.lower_bound_ = float(bound)
     mixture = deepcopy(model.prior).cpu().double()
     estimator.weights_ = mixture.log_weights.exp().numpy(force=True)
     estimator.means_ = mixture.means.numpy(force=True)
     estimator.covariances_ = mixture.log_variances.exp().numpy(force=True)
     estimator.cluster_centers_ = estimator.inverse_transform(estimator.means_)
     noise = estimator._likelihood().noise_variance
-    vars(estimator).pop("noise_variance_", None)
     if noise is not None:
         estimator.noise_variance_ = noise.item()

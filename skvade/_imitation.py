@@ -17,7 +17,14 @@ from skvade._initial_mixture import seeded_clone
 from skvade._matrix import UNIT
 from skvade._objective import squared_error
 from skvade._optimizers import Adam
-from skvade._run import LEAST_STEPS, Run, autoencoder_parameters, epoch, report
+from skvade._run import (
+    LEAST_STEPS,
+    Run,
+    autoencoder_parameters,
+    epoch,
+    epochs,
+    report,
+)
 
 __all__ = ["coordinates", "imitate"]
 
@@ -70,7 +77,7 @@ def imitate(run: Run) -> None:
     fused = run.rows.placement.fuses_optimizers
     optimizer = Adam([(LEARNING_RATE, parameters)], fused)
     step = _step(taught, _target(taught), optimizer)
-    for n_done in range(plan.embedding_max_iter):
+    for n_done in epochs(run, plan.embedding_max_iter):
         optimizer.groups[0].rate = LEARNING_RATE * (
             1 - n_done / plan.embedding_max_iter
         )

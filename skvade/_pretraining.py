@@ -15,10 +15,11 @@ from skvade._run import (
     Run,
     autoencoder_parameters,
     epoch,
+    epochs,
     report,
 )
 
-__all__ = ["PRETRAINING", "pretrain"]
+__all__ = ["PRETRAINING", "max_pretraining_epochs", "pretrain"]
 
 MOMENTUM = 0.9
 MANY_FEATURES = 8  # with fewer, pretraining at the full rate is unstable
@@ -35,6 +36,13 @@ def pretrain(run: Run) -> None:
     The curve holds the squared error as a fraction of the variance of the data.
     """
     PRETRAINING[run.plan.pretraining](run)
+
+
+def max_pretraining_epochs(run: Run) -> int:
+    """The epochs of pretraining, those of each pair of layers among them."""
+    stacked = run.plan.pretraining == "stacked"
+    n_pairs = len(_blocks(run.model.encoder.hidden)) + 1 if stacked else 0
+    return (n_pairs + 1) * run.plan.pretrain_max_iter
 
 
 def _autoencoder(run: Run) -> None:
@@ -67,7 +75,7 @@ def _stacked(run: Run) -> None:
     up = [nn.Sequential(decoder.output), *reversed(_blocks(decoder.hidden))]
     for depth, pair in enumerate(zip(down, up, strict=True)):
         step = _denoising_step(run, nn.Sequential(*down[:depth]), nn.Sequential(*pair))
-        for _ in range(run.plan.pretrain_max_iter):
+        for _ in epochs(run, run.plan.pretrain_max_iter):
             epoch(run, step, _BLAME, LEAST_STEPS)
     _autoencoder(run)
 
@@ -124,7 +132,7 @@ def _descent(run: Run, parameters: list[nn.Parameter]) -> Momentum:
 def _reconstruct(run: Run, step: Callable[[Batch], Tensor], blame: str) -> None:
     """The epochs of a step that gives the squared error."""
     curve = run.record.pretrain_loss_curve
-    for _ in range(run.plan.pretrain_max_iter):
+    for _ in epochs(run, run.plan.pretrain_max_iter):
         (error,) = epoch(run, step, blame, LEAST_STEPS)
         curve.append(error / UNIT**2)
         report(run, "Pretraining", curve, "unexplained variance")

@@ -24,12 +24,15 @@ __all__ = [
     "Plan",
     "Record",
     "Run",
+    "Task",
     "adam",
     "autoencoder_parameters",
     "build",
     "epoch",
+    "epochs",
     "gradients",
     "report",
+    "stage",
 ]
 
 LEAST_STEPS = 8  # of an epoch in the short stages: on 30 rows two would train nothing
@@ -89,6 +92,21 @@ class Record:
     improved: bool = False  # on the rows held out
     vagueness: float = 0.0  # of the responsibilities, from 0 to 1 where all are equal
     converged: bool = False
+    stopped: bool = False  # by whoever watched
+
+
+class Task:
+    """A part of a fit, for whoever watches. Nobody watches this one."""
+
+    stopped = False  # whether its parts to come shall be left out
+
+    def part(self, name: str, max_parts: int = 0) -> Self:
+        """A part of this task begins, of at most so many parts of its own."""
+        return self
+
+    def end(self) -> bool:
+        """The task ends; whether those like it that would follow shall be left out."""
+        return False
 
 
 @dataclass
@@ -103,6 +121,7 @@ class Run:
     record: Record = field(default_factory=Record)
     tally: Tally = field(default_factory=Tally)
     moments: Moments = field(default_factory=dict)
+    task: Task = field(default_factory=Task)
 
 
 @contextmanager
@@ -132,6 +151,25 @@ def autoencoder_parameters(model: VaDE) -> list[nn.Parameter]:
         *encoder.mean.parameters(),
         *model.decoder.parameters(),
     ]
+
+
+@contextmanager
+def stage(run: Run, name: str, max_epochs: int = 0) -> Iterator[None]:
+    """The task of the run is this stage, and then again what it was before."""
+    fit, run.task = run.task, run.task.part(name, max_epochs)
+    yield
+    run.task.end()
+    run.task = fit
+
+
+def epochs(run: Run, at_most: int) -> Iterator[int]:
+    """Number the epochs of a stage until it has converged or is asked to stop."""
+    for n_done in range(at_most):
+        if run.record.converged or run.task.stopped:
+            return
+        task = run.task.part("epoch")
+        yield n_done
+        run.task.stopped = task.end()
 
 
 def epoch(

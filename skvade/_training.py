@@ -8,6 +8,7 @@ from copy import deepcopy
 
 import numpy as np
 import torch
+from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 
 from skvade._batching import Batch, dump_moments, load_moments
@@ -22,10 +23,16 @@ from skvade._initial_mixture import initial_mixture
 from skvade._matrix import UNIT
 from skvade._objective import elbo, reparameterize
 from skvade._optimizers import Adam
-from skvade._pretraining import pretrain
-from skvade._run import LEAST_STEPS, Run, adam, epoch, report
+from skvade._pretraining import max_pretraining_epochs, pretrain
+from skvade._run import LEAST_STEPS, Plan, Run, adam, epoch, epochs, report, stage
 
-__all__ = ["begin_stream", "continue_stream", "continue_training", "train"]
+__all__ = [
+    "begin_stream",
+    "continue_stream",
+    "continue_training",
+    "n_stages",
+    "train",
+]
 
 LEAST_VARIANCE = 1e-10  # of a component at the start, should reg_covar be zero
 CATCH_UP_SPEED = 5  # learning rate of the new parts, in learning_rate_init
@@ -62,17 +69,31 @@ def train(run: Run) -> None:
 def _start(run: Run) -> None:
     """The stages up to the last one, in which everything learns together."""
     plan = run.plan
-    if plan.embedding is None or plan.embedding_input == "autoencoder":
-        pretrain(run)
+    if _pretrains(plan):
+        with stage(run, "pretrain", max_pretraining_epochs(run)):
+            pretrain(run)
     if plan.embedding is not None:
-        imitate(run)
-    start_mixture(run)
-    catch_up(run)
+        with stage(run, "imitate", plan.embedding_max_iter):
+            imitate(run)
+    with stage(run, "init"):
+        start_mixture(run)
+    with stage(run, "catch up", plan.catch_up_max_iter):
+        catch_up(run)
+
+
+def _pretrains(plan: Plan | BaseEstimator) -> bool:
+    return plan.embedding is None or plan.embedding_input == "autoencoder"
+
+
+def n_stages(plan: Plan | BaseEstimator, warm: bool) -> int:
+    """How many stages there are for a fresh model, or for one that was fitted."""
+    return 1 if warm else 3 + _pretrains(plan) + (plan.embedding is not None)
 
 
 def continue_training(run: Run) -> None:
-    """Take a model that has a mixture through the last stages."""
-    maximize_elbo(run)
+    """Take a model that has a mixture through the last stage."""
+    with stage(run, "train", run.plan.max_iter):
+        maximize_elbo(run)
     number_components(run)
 
 
@@ -128,7 +149,7 @@ def catch_up(run: Run) -> None:
     speed = dict.fromkeys((encoder.log_variance, decoder), learning_rate)
     step = _elbo_step(run, adam(run, speed))
     with _frozen(encoder.hidden, encoder.mean, run.model.prior):
-        for _ in range(run.plan.catch_up_max_iter):
+        for _ in epochs(run, run.plan.catch_up_max_iter):
             epoch(run, step, _BLAME, LEAST_STEPS)
 
 
@@ -146,7 +167,7 @@ def maximize_elbo(run: Run) -> None:
         plateau.reached(_held_out_bound(run))
         best = deepcopy(model.state_dict())
     try:
-        while len(record.lower_bounds) < plan.max_iter and not record.converged:
+        for _ in epochs(run, plan.max_iter):
             loss, bound = epoch(run, step, _BLAME)
             record.loss_curve.append(loss)
             record.lower_bounds.append(bound)
@@ -164,6 +185,7 @@ def maximize_elbo(run: Run) -> None:
             "model is what was learned so far.",
             stacklevel=2,
         )
+    record.stopped = run.task.stopped
     if best is not None:
         model.load_state_dict(best)
 

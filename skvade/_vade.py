@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClusterMixin, _fit_context
 
+from skvade._callbacks import WatchedVaDE, watch
 from skvade._checks import (
     PARAMETER_CONSTRAINTS,
     check_rows,
@@ -16,12 +17,12 @@ from skvade._checks import (
 from skvade._fitting import adopt, fresh_run, unchanged_on_error, warm_run
 from skvade._run import gradients
 from skvade._streaming import StreamingVaDE
-from skvade._training import continue_training, train
+from skvade._training import continue_training, n_stages, train
 
 __all__ = ["VaDEClusterer"]
 
 
-class VaDEClusterer(StreamingVaDE, ClusterMixin, BaseEstimator):
+class VaDEClusterer(WatchedVaDE, StreamingVaDE, ClusterMixin, BaseEstimator):
     """Variational deep embedding: deep clustering with a generative model [1]_.
 
     A variational autoencoder whose latent prior is a mixture of Gaussians, one per
@@ -361,7 +362,8 @@ class VaDEClusterer(StreamingVaDE, ClusterMixin, BaseEstimator):
             Training rows. Sparse ones are made dense batch by batch, never as a whole.
             NaN is a missing entry, in dense rows.
         y : object, default=None
-            Ignored, present for the interface.
+            Never learned from. It only reaches the callbacks set by `set_callbacks`,
+            such as :class:`~sklearn.callback.ScoringMonitor`, to judge each epoch by.
         sample_weight : array-like of shape (n_samples,), default=None
             What each row counts, in all that is averaged or summed over rows; None for
             all alike. Only the ratios matter. Rows of weight zero are as if they were
@@ -380,14 +382,18 @@ class VaDEClusterer(StreamingVaDE, ClusterMixin, BaseEstimator):
             Bernoulli likelihood, an `init` or a fitted state that does not match; or if
             training meets a loss that is not finite.
         """
+        warm = self.warm_start and hasattr(self, "_parameters")
+        # Part of the state to go back to: callbacks are told of the end of a failure.
+        context = self._init_callback_context(max_subtasks=n_stages(self, warm))
         with unchanged_on_error(self), gradients():
-            warm = self.warm_start and hasattr(self, "_parameters")
-            X = self._validated(X, reset=not warm)
-            weight = checked_weight(sample_weight, X)
-            check_rows(self, X, weight, warm)
-            run = (warm_run if warm else fresh_run)(self, X, weight)
+            rows = self._validated(X, reset=not warm)
+            weight = checked_weight(sample_weight, rows)
+            check_rows(self, rows, weight, warm)
+            run = (warm_run if warm else fresh_run)(self, rows, weight)
+            watch(self, run, context, X, y, sample_weight)
             (continue_training if warm else train)(run)
             adopt(self, run)
+            run.task.end()
         warn_of_result(self, run.record, warm)
         return self
 
@@ -401,7 +407,7 @@ class VaDEClusterer(StreamingVaDE, ClusterMixin, BaseEstimator):
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
             Training rows.
         y : object, default=None
-            Ignored, present for the interface.
+            For callbacks only, as in `fit`.
         sample_weight : array-like of shape (n_samples,), default=None
             What each row counts, as in `fit`.
 
@@ -410,7 +416,7 @@ class VaDEClusterer(StreamingVaDE, ClusterMixin, BaseEstimator):
         labels : ndarray of shape (n_samples,)
             The attribute `labels_`.
         """
-        return self.fit(X, sample_weight=sample_weight).labels_
+        return self.fit(X, y, sample_weight).labels_
 
     @property
     def _n_features_out(self) -> int:
