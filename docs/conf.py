@@ -3,6 +3,7 @@
 Nothing is fetched from the network in building it.
 """
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -10,6 +11,10 @@ from pathlib import Path
 from docutils import nodes
 
 import skvade
+
+# The gallery shows progress bars as they are in the end, as plain text: no matter
+# whether it is built in a terminal.
+os.environ["TTY_COMPATIBLE"] = "0"
 
 project = "skvade"
 author = "the skvade developers"

@@ -28,7 +28,7 @@ class StreamingVaDE(FittedVaDE):
         X and the numbers of the components. Later calls go on from there, or from
         `fit`, with the optimizer as the last call left it. `labels_`, `init_labels_`
         and `lower_bound_` are of the latest rows. If a call fails, the estimator stays
-        as it was.
+        as it was. Callbacks are not called: the loop over the chunks is the caller's.
 
         Parameters
         ----------
