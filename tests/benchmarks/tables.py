@@ -6,11 +6,11 @@ python tests/benchmarks/tables.py
 import ast
 import csv
 from collections import defaultdict
-from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
 from methods import RECIPES
+from scipy.stats import spearmanr
 
 from skvade import VaDEClusterer
 
@@ -18,20 +18,23 @@ DOCS = Path(__file__).parents[2] / "docs"
 FILES = DOCS / "benchmarks"
 # Parameters that the name of a method tells, or that change no result.
 UNSAID = {"embedding", "latent_dim", "verbose"}
+RUN = ("dataset", "n", "method")
 ACCURACY = ["Data", "Method", "Seeds", "Accuracy", "Range", "NMI", "ARI", "Start"]
 ACCURACY += ["Time"]
 MISSING = ["Data", "Missing", "Method", "Seeds", "ARI", "Error of filled entries"]
 MEMORY = ["Data", "X is", "Memory beyond that of sparse X", "Time", "ARI"]
+UNBALANCED = ["Data", "n_clusters", "Method", "Seeds", "ARI", "F1 of the rarest"]
+UNBALANCED += ["In use"]
 SPEED = ["Measure", "Setting", "Ours", "Reference", "Ratio", "Threads"]
 
 
-def grouped(path, label):
-    """Runs by data set, method and a label of the row, in the order of the file."""
+def grouped(path, *keys):
+    """Rows of a CSV by columns, or functions of a row, in the order of the file."""
     groups = defaultdict(list)
     with path.open() as file:
         for row in csv.DictReader(file):
-            names = [row[name] for name in ("dataset", "n", "method")]
-            groups[*names, label(row)].append(row)
+            values = (key(row) if callable(key) else row[key] for key in keys)
+            groups[tuple(values)].append(row)
     return groups
 
 
@@ -87,13 +90,13 @@ def table(lines):
 
 
 def accuracy_table():
-    runs = grouped(FILES / "accuracy.csv", special)
+    runs = grouped(FILES / "accuracy.csv", *RUN, special)
     return table([ACCURACY, *(line(*key, group) for key, group in runs.items())])
 
 
 def ablation_table():
     """A row per change of one parameter, a column per data set."""
-    runs = grouped(FILES / "ablation.csv", special)
+    runs = grouped(FILES / "ablation.csv", *RUN, special)
     datasets = list(dict.fromkeys(dataset for dataset, *_ in runs))
     cells = defaultdict(dict)
     for (dataset, _, _, change), group in runs.items():
@@ -106,6 +109,62 @@ def ablation_table():
     return table([["Change", *datasets], *lines])
 
 
+def choices(runs, criterion):
+    """The number of clusters that a criterion prefers, for each seed."""
+    by_seed = defaultdict(list)
+    for row in runs:
+        by_seed[row["seed"]].append((float(row[criterion]), int(row["n_clusters"])))
+    return [max(rows)[1] for rows in by_seed.values()]
+
+
+def choosing_table():
+    """What each criterion chooses, a number per seed."""
+    criteria = ["elbo", "weighted_bound", "silhouette", "stability"]
+    lines = [["Data", "Truth", "ELBO", "Weighted bound", "Silhouette", "Stability"]]
+    hits = dict.fromkeys(criteria, 0)
+    n_choices = 0
+    groups = grouped(FILES / "choosing.csv", "dataset", "true_k")
+    for (dataset, truth), runs in groups.items():
+        chosen = {criterion: choices(runs, criterion) for criterion in criteria}
+        for criterion in criteria:
+            hits[criterion] += chosen[criterion].count(int(truth))
+        n_choices += len(chosen["elbo"])
+        cells = (", ".join(map(str, chosen[criterion])) for criterion in criteria)
+        lines.append([f"{dataset}, {runs[0]['n']} rows", truth, *cells])
+    found = (f"{hits[criterion]} of {n_choices}" for criterion in criteria)
+    return table([*lines, ["found", "–", *found]])
+
+
+def criteria_table():
+    """Rank correlation of what a run says of itself with its accuracy."""
+    criteria = ["elbo", "latent", "sureness", "stability", "silhouette"]
+    head = ["Data", "Runs", "Accuracy", "ELBO", "Latent terms", "Sureness"]
+    lines = [[*head, "Stability", "Silhouette"]]
+    for (dataset,), runs in grouped(FILES / "criteria.csv", "dataset").items():
+        accuracy = column(runs, "accuracy")
+        ranks = (spearmanr(column(runs, c), accuracy).statistic for c in criteria)
+        cells = (f"{rank:+.2f}" for rank in ranks)
+        lines.append([dataset, str(len(runs)), spread(accuracy), *cells])
+    return table(lines)
+
+
+def unbalanced_table():
+    groups = grouped(FILES / "unbalanced.csv", "dataset", "parameters", "method")
+    lines = [
+        [
+            f"{dataset}, {runs[0]['n']} rows",
+            str(ast.literal_eval(parameters)["n_clusters"]),
+            method,
+            str(len(runs)),
+            spread(column(runs, "ari")),
+            spread(column(runs, "rarest_f1")),
+            f"{column(runs, 'clusters_in_use').mean():.1f}",
+        ]
+        for (dataset, parameters, method), runs in groups.items()
+    ]
+    return table([UNBALANCED, *lines])
+
+
 def faults_table():
     with (FILES / "faults.csv").open() as file:
         rows = [[*row.values()] for row in csv.DictReader(file)]
@@ -114,7 +173,7 @@ def faults_table():
 
 def missing_table():
     """Mean ARI over seeds, and the error of the filled entries, by what is missing."""
-    groups = grouped(FILES / "data_missing.csv", itemgetter("parameters"))
+    groups = grouped(FILES / "data_missing.csv", *RUN, "parameters")
     lines = []
     for (dataset, n, method, parameters), runs in groups.items():
         fraction = ast.literal_eval(parameters)["fraction"]
@@ -125,7 +184,7 @@ def missing_table():
 
 
 def memory_table():
-    groups = grouped(FILES / "data_memory.csv", itemgetter("parameters"))
+    groups = grouped(FILES / "data_memory.csv", *RUN, "parameters")
     lines = [
         [
             f"{dataset}, {n} rows",
@@ -172,6 +231,9 @@ def main():
     fill("reproducing.rst", "faults", faults_table())
     fill("benchmarks.rst", "missing", missing_table())
     fill("benchmarks.rst", "memory", memory_table())
+    fill("benchmarks.rst", "unbalanced", unbalanced_table())
+    fill("benchmarks.rst", "choosing", choosing_table())
+    fill("benchmarks.rst", "criteria", criteria_table())
     fill("performance.rst", "speed", speed_table())
 
 
