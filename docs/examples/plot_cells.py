@@ -5,8 +5,8 @@ Kinds of cells, and a rare one
 
 Which genes a cell reads tells what kind of cell it is. Tables of such counts are
 sparse, and the cells differ in how much of them was read at all. This script generates
-one, with six kinds of cells of which one is rare, clusters it without ever making it
-dense, and asks which genes mark each cluster.
+one, with six kinds of cells of which one is rare, clusters it without making it dense
+as a whole, and asks which genes mark each cluster.
 """
 
 import matplotlib.pyplot as plt
@@ -106,10 +106,11 @@ print("weights_", np.round(model.weights_, 3))
 print(f"n_effective_clusters_ {model.n_effective_clusters_:.1f}")
 
 # %%
-# The rare kind has a cluster of its own, and the clusters that are left over split the
-# two largest kinds, as they do with k-means. Neither the weights nor the number of
-# effective clusters tells that: they count what the model uses, not what is there. In
-# the picture the two halves of a kind lie on top of each other.
+# The rare kind has a cluster of its own, and the two clusters that are left over split
+# the two largest kinds. k-means splits the same two, and puts the rare cells with those
+# of kind E. Neither the weights nor the number of effective clusters tells of the
+# splits: they count what the model uses, not what is there. In the picture the two
+# halves of a kind lie on top of each other.
 _, axes = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
 LatentSpaceDisplay.from_estimator(model, X, ax=axes[0])
 LatentSpaceDisplay.from_estimator(model, X, np.array(list(sizes))[kind], ax=axes[1])
@@ -155,5 +156,5 @@ for seed in range(2):
 # %%
 # One seed finds the six kinds. The other splits the largest and has no cluster left for
 # the rare one, which shares that of another kind; its score is even higher, so the
-# score does not tell which to trust. Here it took some clusters too many, and a look at
-# their markers, to find a rare kind without luck.
+# score does not tell which to trust. Where a rare kind matters, rather ask for some
+# clusters too many, and look at their markers.

@@ -73,11 +73,12 @@ print(f"neighbors  {error(X_neighbors):.3f}")
 print(f"impute     {np.mean([error(filled) for filled in X_imputed]):.3f}")
 
 # %%
-# So rows are better left with their holes than filled with means: the clusters are
-# slightly better, and what ``impute`` fills in is much closer to the truth. On these
-# digits the nearest neighbors do better still, by a little where pixels are filled in,
-# by more in the clusters. They ask for all rows to be kept, and searched for each new
-# one, which grows slow with their number; ``impute`` is one pass through the networks.
+# What ``impute`` fills in is much closer to the truth than means are, while the
+# clusters of rows with holes hardly agree better with the digits than those of rows
+# filled with means. The nearest neighbors do better on these digits, by a little where
+# pixels are filled in, by more in the clusters. They ask for all rows to be kept, and
+# searched for each new one, which grows slow with their number; ``impute`` is one pass
+# through the networks.
 
 # %%
 # Twelve images at random: with holes (crossed), filled, and as they were.

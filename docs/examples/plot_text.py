@@ -136,8 +136,9 @@ ResponsibilityDisplay.from_predictions(proba)
 print(f"mean of the highest responsibility: {proba.max(axis=1).mean():.3f}")
 
 # %%
-# The pipeline takes new documents as they are. Words that several topics share leave
-# little to go by; one more word can decide.
+# The pipeline takes new documents as they are. Each of the first three words is as
+# typical of music as of sport, and still the model is sure; a fourth can change its
+# mind.
 new = ["star score record", "star score record planet", "star score record goal"]
 for text, row in zip(new, pipeline.predict_proba(new), strict=True):
     print(f"{text:25}" + "".join(f"{p:6.2f}" for p in row))
