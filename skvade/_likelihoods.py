@@ -60,6 +60,10 @@ class Likelihood(nn.Module):
     reconstruction; from `adopt` on they are the natural parameter of p(x|z).
     """
 
+    location: Tensor
+    scale: Tensor
+    average: Tensor
+
     def __init__(self, n_features: int) -> None:
         super().__init__()
         self.register_buffer("location", torch.zeros(n_features))
@@ -72,6 +76,32 @@ class Likelihood(nn.Module):
 
     def restore(self, standardized: Tensor) -> Tensor:
         return self.location + self.scale * standardized
+
+    @property
+    def noise_variance(self) -> Tensor | None:
+        """Noise variance in the squared unit of the data, if there is noise."""
+        return None
+
+    def log_density(
+        self, standardized: Tensor, output: Tensor, observed: Tensor | None = None
+    ) -> Tensor:
+        """log p(x|z) of rows, in the units of the data: (..., D) to (...,)."""
+        raise NotImplementedError
+
+    def mean(self, output: Tensor) -> Tensor:
+        """E[x|z], in the units of the data."""
+        raise NotImplementedError
+
+    def draw(self, output: Tensor, generator: Generator) -> Tensor:
+        """A row drawn from p(x|z), in the units of the data."""
+        raise NotImplementedError
+
+    def adopt(self, output_layer: nn.Linear, residual_variance: float) -> None:
+        """Read the decoder's output as the natural parameter from now on.
+
+        Pretraining left `residual_variance` of the standardized rows unexplained.
+        """
+        raise NotImplementedError
 
 
 class Gaussian(Likelihood):
@@ -114,8 +144,6 @@ class Gaussian(Likelihood):
 
 class Bernoulli(Likelihood):
     """prod_d Bern(x_d | sigmoid(output_d)) for x in [0, 1]."""
-
-    noise_variance = None
 
     def log_density(
         self, standardized: Tensor, output: Tensor, observed: Tensor | None = None

@@ -1,7 +1,7 @@
 """Matrices as users have them, dense, sparse or memory-mapped, some rows at a time."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -121,7 +121,10 @@ def check_sparse(X: csr_array) -> None:
 
 def gather(X: NDArray | csr_array, rows: Sequence[int] | NDArray) -> NDArray:
     """Copies of some rows, dense whatever X is."""
-    return X[rows].toarray() if issparse(X) else np.take(X, rows, axis=0)
+    if not issparse(X):
+        return np.take(X, rows, axis=0)
+    taken: Any = X[rows]
+    return taken.toarray()
 
 
 def _chunks(
@@ -177,7 +180,7 @@ class Standardization(NamedTuple):
 
 def _origin(X: NDArray | csr_array, weight: NDArray) -> NDArray[np.float64]:
     """A value of each feature."""
-    row = gather(X, [weight.argmax()])[0]
+    row = gather(X, [int(weight.argmax())])[0]
     if np.isnan(row).any():
         row = np.fmin.reduce([np.fmin.reduce(x) for x, _ in _chunks(X, weight)])
     return row.astype(np.float64)

@@ -53,11 +53,13 @@ class _AdamGroup:
         self.counts = [torch.zeros((), device=place) for place in places]
 
     def step(self, gradients: list[Tensor]) -> None:
-        moments = self.means, self.squares, []
+        largest_squares: list[Tensor] = []  # of a variant that is not asked for
         adam(
             self.values,
             gradients,
-            *moments,
+            self.means,
+            self.squares,
+            largest_squares,
             self.counts,
             fused=self.fused,
             lr=self.rate,

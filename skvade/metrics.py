@@ -1,6 +1,7 @@
 """Measures of a clustering that scikit-learn does not have."""
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import linear_sum_assignment
 from sklearn.metrics.cluster import contingency_matrix
 from sklearn.utils import check_array, check_consistent_length
@@ -8,7 +9,7 @@ from sklearn.utils import check_array, check_consistent_length
 __all__ = ["clustering_accuracy"]
 
 
-def clustering_accuracy(y_true, y_pred):
+def clustering_accuracy(y_true: ArrayLike, y_pred: ArrayLike) -> float:
     """Accuracy under the best one-to-one match of clusters and classes.
 
     The names of clusters are arbitrary, so every cluster is first given a class,
@@ -62,18 +63,19 @@ def clustering_accuracy(y_true, y_pred):
     >>> clustering_accuracy([0, 0, 0, 1, 1], [0, 0, 2, 1, 1])
     0.8
     """
-    y_true = _check_labels(y_true, "y_true")
-    y_pred = _check_labels(y_pred, "y_pred")
-    check_consistent_length(y_true, y_pred)
-    counts = contingency_matrix(y_true, y_pred)  # (n_classes, n_clusters)
+    classes = _checked_labels(y_true, "y_true")
+    clusters = _checked_labels(y_pred, "y_pred")
+    check_consistent_length(classes, clusters)
+    counts = contingency_matrix(classes, clusters)  # (n_classes, n_clusters)
     matched = linear_sum_assignment(counts, maximize=True)
-    return float(counts[matched].sum() / len(y_true))
+    return float(counts[matched].sum() / len(classes))
 
 
-def _check_labels(y, name):
-    y = check_array(y, ensure_2d=False, dtype=None, input_name=name)
-    if y.ndim != 1:
-        raise ValueError(f"{name} must be 1D. Got an array of shape {y.shape} instead.")
-    if y.dtype.kind == "f" and np.any(y != np.floor(y)):
+def _checked_labels(y: ArrayLike, name: str) -> NDArray:
+    checked: NDArray = check_array(y, ensure_2d=False, dtype=None, input_name=name)
+    if checked.ndim != 1:
+        shape = checked.shape
+        raise ValueError(f"{name} must be 1D. Got an array of shape {shape} instead.")
+    if checked.dtype.kind == "f" and np.any(checked != np.floor(checked)):
         raise ValueError(f"{name} must hold discrete labels. Got fractions instead.")
-    return y
+    return checked

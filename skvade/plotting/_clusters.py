@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.random import RandomState
@@ -29,7 +29,9 @@ __all__ = ["ClusterSamplesDisplay"]
 _READ = ["cluster_centers_", "means_", "covariances_", "labels_", "inverse_transform"]
 
 
-def _generated(estimator, n_samples, rng):
+def _generated(
+    estimator: BaseEstimator, n_samples: int, rng: RandomState
+) -> list[NDArray]:
     """Expected rows at points drawn from each component: (n_samples, D) per cluster."""
     deviations = np.sqrt(estimator.covariances_)
     return [
@@ -42,7 +44,9 @@ def _generated(estimator, n_samples, rng):
     ]
 
 
-def _chosen(estimator, X, n_samples, rng):
+def _chosen(
+    estimator: BaseEstimator, X: ArrayLike, n_samples: int, rng: RandomState
+) -> list[NDArray]:
     """Rows of X drawn from each cluster: at most (n_samples, D) per cluster."""
     labels = estimator.predict(X)
     chosen = []
@@ -74,7 +78,7 @@ class ClusterSamplesDisplay:
         Shape of a row as an image, (height, width) or (height, width, 3); None draws
         lines over the features.
 
-    feature_names : array-like of str of shape (n_features,), default=None
+    feature_names : sequence of str of length n_features, default=None
         Names for the profiles.
 
     samples_name : str, default="generated"
@@ -111,7 +115,7 @@ class ClusterSamplesDisplay:
         samples: Sequence[NDArray],
         sizes: NDArray,
         image_shape: Sequence[int] | None = None,
-        feature_names: ArrayLike | None = None,
+        feature_names: Sequence[str] | None = None,
         samples_name: str = "generated",
     ):
         self.centers = centers
@@ -200,12 +204,16 @@ class ClusterSamplesDisplay:
         ValueError
             If the number of Axes does not suit.
         """
-        draw = self._draw_profiles if self.image_shape is None else self._draw_images
-        draw(ax)
+        if self.image_shape is None:
+            self._draw_profiles(ax)
+        else:
+            self._draw_images(ax, self.image_shape)
         self.figure_ = self.ax_[0].figure
         return self
 
-    def _draw_images(self, ax: Axes | Sequence[Axes] | None) -> None:
+    def _draw_images(
+        self, ax: Axes | Sequence[Axes] | None, shape: Sequence[int]
+    ) -> None:
         n_clusters, n_features = self.centers.shape
         n_samples = max(len(rows) for rows in self.samples)
         figsize = (0.5 * n_samples + 2.5, min(0.5 * n_clusters + 1, 30))
@@ -215,10 +223,10 @@ class ClusterSamplesDisplay:
         for cluster, rows in enumerate(self.samples):
             grid[cluster, 1 : 1 + len(rows)] = rows
         # A few wild pixels of what is generated must not grey all the rest.
-        limits = tuple(np.percentile(self.centers, [1, 99]))
-        images = grid.reshape(*grid.shape[:2], *self.image_shape)
+        low, high = np.percentile(self.centers, [1, 99])
+        images = grid.reshape(*grid.shape[:2], *shape)
         panel = self.ax_[0]
-        columns, rows = draw_images(panel, images, limits)
+        columns, rows = draw_images(panel, images, (low, high))
         panel.axvline(columns[:2].mean(), color="black", linewidth=1)
         panel.set_yticks(rows, map(self._name, range(n_clusters)))
         panel.set_xticks(
@@ -229,13 +237,15 @@ class ClusterSamplesDisplay:
 
     def _draw_profiles(self, ax: Axes | Sequence[Axes] | None) -> None:
         name = type(self).__name__
-        self.ax_ = profile_panels(ax, name, *self.centers.shape, self.feature_names)
-        thin = {"color": "0.6", "linewidth": 0.7}
+        n_panels, n_features = self.centers.shape
+        names = self.feature_names
+        self.ax_ = profile_panels(ax, name, n_panels, n_features, names)
+        thin: dict[str, Any] = {"color": "0.6", "linewidth": 0.7}
         for cluster, panel in enumerate(self.ax_):
             color, _ = mark(cluster)
-            draw_profile(panel, self.samples[cluster], self.feature_names, **thin)
-            thick = {"color": color, "linewidth": 2.5}
-            draw_profile(panel, self.centers[cluster], self.feature_names, **thick)
+            draw_profile(panel, self.samples[cluster], names, **thin)
+            thick: dict[str, Any] = {"color": color, "linewidth": 2.5}
+            draw_profile(panel, self.centers[cluster], names, **thick)
             panel.set_title(self._name(cluster), fontsize="medium")
 
     def _name(self, cluster: int) -> str:

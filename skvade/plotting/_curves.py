@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from sklearn.base import BaseEstimator
 
@@ -153,14 +153,16 @@ class TrainingCurveDisplay:
         ax.set_ylim(bottom=0)
         if len(self.embedding_loss_curve):
             first = 1 + len(self.pretrain_loss_curve) - len(self.embedding_loss_curve)
-            style = {"color": ORANGE, "linestyle": "--", "label": "coordinates"}
-            draw_curve(ax, self.embedding_loss_curve, first, **style)
+            style: dict[str, Any] = {"color": ORANGE, "linestyle": "--"}
+            style.update(first=first, label="coordinates")
+            draw_curve(ax, self.embedding_loss_curve, **style)
             ax.legend()
 
     def _draw_bound(self, ax: Axes) -> None:
         draw_curve(ax, self.lower_bounds, color=BLUE, label="training rows")
         ax.set(title="Evidence lower bound", ylabel="nats per row")
         if len(self.validation_scores):
-            style = {"color": ORANGE, "linestyle": "--", "label": "held-out rows"}
+            style: dict[str, Any] = {"color": ORANGE, "linestyle": "--"}
+            style.update(label="held-out rows")
             draw_curve(ax, self.validation_scores, **style)
             ax.legend()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import FigureBase
+    from matplotlib.gridspec import GridSpecBase
 
 __all__ = [
     "BLUE",
@@ -96,7 +98,9 @@ def panels(
     return np.array(axes, dtype=object)
 
 
-def _divide(given, display, n_panels, grid_shape):
+def _divide(
+    given: NDArray[np.object_], display: str, n_panels: int, grid_shape: tuple[int, int]
+) -> tuple[FigureBase, GridSpecBase]:
     spec = given[0].get_subplotspec() if len(given) == 1 else None
     if spec is None:
         raise ValueError(
@@ -115,12 +119,10 @@ def single_panel(ax: Axes | None, display: str, figsize: tuple[float, float]) ->
 
 def show_integers(ax: Axes) -> None:
     """Put the ticks of the horizontal axis on whole numbers."""
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.locator_params(axis="x", integer=True)
 
 
-def draw_curve(
-    ax: Axes, values: Sequence[float], first: int = 1, **style: object
-) -> None:
+def draw_curve(ax: Axes, values: Sequence[float], first: int = 1, **style: Any) -> None:
     """A value per epoch, from the epoch `first` on; short curves show their points."""
     marker = "." if len(values) <= 30 else None
     ax.plot(np.arange(first, first + len(values)), values, marker=marker, **style)
@@ -185,7 +187,7 @@ def _is_named(n_features: int, names: Sequence[str] | None) -> bool:
 
 
 def draw_profile(
-    ax: Axes, row: NDArray, names: Sequence[str] | None, **style: object
+    ax: Axes, row: NDArray, names: Sequence[str] | None, **style: Any
 ) -> None:
     """A row of a table as a line over the features, or several of them."""
     features = np.arange(row.shape[-1])

@@ -16,6 +16,7 @@ from skvade.plotting._drawing import mark, single_panel
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.patches import Patch
 
 __all__ = ["LatentSpaceDisplay"]
 
@@ -239,15 +240,16 @@ class LatentSpaceDisplay:
         is_continuous = type_of_target(self.groups) == "continuous"
         draw = self._draw_values if is_continuous else self._draw_groups
         draw(size=float(np.clip(20000 / len(self.points), 4, 30)))
-        self.ellipses_ = []
+        self.ellipses_: list[Patch] = []
         if self.means is not None and self.covariances is not None:
-            self._draw_components()
+            self._draw_components(self.means, self.covariances)
         self.ax_.set(xlabel=self.axis_names[0], ylabel=self.axis_names[1])
         self.ax_.set_aspect("equal", adjustable="datalim")
         return self
 
     def _draw_values(self, size: float) -> None:
-        points = self.ax_.scatter(*self.points.T, s=size, c=self.groups, cmap="viridis")
+        x, y = self.points.T
+        points = self.ax_.scatter(x, y, s=size, c=self.groups, cmap="viridis")
         self.figure_.colorbar(points, ax=self.ax_, label=self.groups_name)
 
     def _draw_groups(self, size: float) -> None:
@@ -255,8 +257,9 @@ class LatentSpaceDisplay:
         for index, name in enumerate(names):
             color, marker = mark(index)
             members = self.points[self.groups == name]
-            style = {"marker": marker, "label": str(name), "linewidth": 0}
-            self.ax_.scatter(*members.T, s=size, color=color, alpha=0.6, **style)
+            style: dict[str, Any] = {"marker": marker, "linewidth": 0, "s": size}
+            style.update(label=str(name), color=color, alpha=0.6)
+            self.ax_.scatter(members[:, 0], members[:, 1], **style)
         legend = self.ax_.legend(
             title=self.groups_name,
             loc="center left",
@@ -264,15 +267,14 @@ class LatentSpaceDisplay:
             ncols=-(-len(names) // _LEGEND_ROWS),
             frameon=False,
         )
-        for handle in legend.legend_handles:
+        for handle in filter(None, legend.legend_handles):
             handle.set(alpha=1, sizes=[30])
 
-    def _draw_components(self) -> None:
+    def _draw_components(self, means: NDArray, covariances: NDArray) -> None:
         from matplotlib.patches import Ellipse
 
-        for index, (mean, covariance) in enumerate(
-            zip(self.means, self.covariances, strict=True)
-        ):
+        pairs = zip(means, covariances, strict=True)
+        for index, (mean, covariance) in enumerate(pairs):
             variances, directions = np.linalg.eigh(covariance)
             # Two standard deviations to each side of the mean.
             width, height = 4 * np.sqrt(variances.clip(0))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.random import RandomState
@@ -47,7 +47,7 @@ class ReconstructionDisplay:
         Shape of a row as an image, (height, width) or (height, width, 3); None draws
         lines over the features.
 
-    feature_names : array-like of str of shape (n_features,), default=None
+    feature_names : sequence of str of length n_features, default=None
         Names for the profiles.
 
     Attributes
@@ -84,7 +84,7 @@ class ReconstructionDisplay:
         X: NDArray,
         X_reconstructed: NDArray,
         image_shape: Sequence[int] | None = None,
-        feature_names: ArrayLike | None = None,
+        feature_names: Sequence[str] | None = None,
     ):
         self.X = X
         self.X_reconstructed = X_reconstructed
@@ -170,18 +170,22 @@ class ReconstructionDisplay:
         """
         squares = (self.X - self.X_reconstructed) ** 2
         self.errors_ = np.sqrt(np.nanmean(squares, axis=1))
-        draw = self._draw_profiles if self.image_shape is None else self._draw_images
-        draw(ax)
+        if self.image_shape is None:
+            self._draw_profiles(ax)
+        else:
+            self._draw_images(ax, self.image_shape)
         self.figure_ = self.ax_[0].figure
         return self
 
-    def _draw_images(self, ax: Axes | Sequence[Axes] | None) -> None:
+    def _draw_images(
+        self, ax: Axes | Sequence[Axes] | None, shape: Sequence[int]
+    ) -> None:
         n = len(self.X)
         figsize = (0.9 * n + 1.5, 2.4)
         self.ax_ = panels(ax, type(self).__name__, 1, n_columns=1, figsize=figsize)
         # (2, n_samples, n_features)
         pairs = np.stack([self.X, self.X_reconstructed])
-        images = pairs.reshape(2, n, *self.image_shape)
+        images = pairs.reshape(2, n, *shape)
         limits = np.nanmin(self.X), np.nanmax(self.X)
         columns, rows = draw_images(self.ax_[0], images, limits)
         self.ax_[0].set_yticks(rows, ["original", "reconstruction"])
@@ -190,14 +194,16 @@ class ReconstructionDisplay:
 
     def _draw_profiles(self, ax: Axes | Sequence[Axes] | None) -> None:
         name = type(self).__name__
-        self.ax_ = profile_panels(ax, name, *self.X.shape, self.feature_names)
-        dots = {"color": BLUE, "marker": "o", "markersize": 3.5, "linestyle": "none"}
-        dots["label"] = "original"
-        line = {"color": ORANGE, "label": "reconstruction"}
+        n_panels, n_features = self.X.shape
+        names = self.feature_names
+        self.ax_ = profile_panels(ax, name, n_panels, n_features, names)
+        dots: dict[str, Any] = {"color": BLUE, "marker": "o", "markersize": 3.5}
+        dots.update(linestyle="none", label="original")
+        line: dict[str, Any] = {"color": ORANGE, "label": "reconstruction"}
         rows = zip(self.X, self.X_reconstructed, self.errors_, strict=True)
         for panel, (row, reconstruction, error) in zip(self.ax_, rows, strict=True):
-            draw_profile(panel, row, self.feature_names, **dots)
-            draw_profile(panel, reconstruction, self.feature_names, **line)
+            draw_profile(panel, row, names, **dots)
+            draw_profile(panel, reconstruction, names, **line)
             panel.set_title(f"difference {error:.2g}", fontsize="medium")
         above = {"loc": "lower left", "bbox_to_anchor": (0, 1.1), "frameon": False}
         self.ax_[0].legend(fontsize="small", borderpad=0, **above)

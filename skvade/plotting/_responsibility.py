@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import entr
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_array
@@ -64,7 +64,7 @@ class ResponsibilityDisplay:
     (300,)
     """
 
-    def __init__(self, *, responsibilities: ArrayLike):
+    def __init__(self, *, responsibilities: NDArray):
         self.responsibilities = responsibilities
 
     @classmethod
@@ -125,18 +125,18 @@ class ResponsibilityDisplay:
         ValueError
             If a row does not sum to one.
         """
-        responsibilities = check_array(
+        checked: NDArray = check_array(
             responsibilities, dtype=float, input_name="responsibilities"
         )
-        sums = responsibilities.sum(axis=1)
+        sums = checked.sum(axis=1)
         worst = np.abs(sums - 1).argmax()
-        if responsibilities.min() < 0 or not np.isclose(sums[worst], 1, atol=1e-4):
+        if checked.min() < 0 or not np.isclose(sums[worst], 1, atol=1e-4):
             raise ValueError(
                 "responsibilities must be probabilities, with rows that sum to one. "
-                f"Got {responsibilities.min():.6g} as the least value and a row that "
+                f"Got {checked.min():.6g} as the least value and a row that "
                 f"sums to {sums[worst]:.6g} instead. Give the result of predict_proba."
             )
-        return cls(responsibilities=responsibilities).plot(ax=ax)
+        return cls(responsibilities=checked).plot(ax=ax)
 
     def plot(self, *, ax: Axes | Sequence[Axes] | None = None) -> Self:
         """Draw the heat map and the histogram.
