@@ -91,7 +91,7 @@ def architecture(estimator: BaseEstimator, n_features: int) -> dict[str, Any]:
         If `hidden_layer_sizes` is not a sequence of positive ints.
     """
     sizes = tuple(estimator.hidden_layer_sizes)
-    if not sizes or not all(isinstance(s, Integral) and s > 0 for s in sizes):
+    if not sizes or not all(isinstance(s, Integral) and int(s) > 0 for s in sizes):
         raise ValueError(
             f"The 'hidden_layer_sizes' parameter of {type(estimator).__name__} must be "
             "a sequence of at least one int in the range [1, inf). "
@@ -223,7 +223,7 @@ def check_rows(
         likelihood, labels in `init` that do not fit the rows, or weights that `init`
         can not heed.
     """
-    n_samples = np.count_nonzero(weight)
+    n_samples = int(np.count_nonzero(weight))
     n_out = n_held_out(estimator, n_samples)
     if n_samples - n_out < estimator.n_clusters:
         held_out = f" with {n_out} of them held out" if n_out else ""

@@ -4,6 +4,7 @@ import warnings
 from dataclasses import replace
 from numbers import Integral
 from os import PathLike
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,12 +36,12 @@ from skvade._run import gradients
 __all__ = ["FittedVaDE"]
 
 
-def _is_index(value: object, size: int) -> bool:
+def _is_index(value: Any, size: int) -> bool:
     is_int = isinstance(value, Integral) and not isinstance(value, bool)
     return is_int and 0 <= value < size
 
 
-def _check_count(name: str, value: object) -> None:
+def _check_count(name: str, value: Any) -> None:
     if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{name} must be an int of at least 1. Got {value!r} instead.")
 
@@ -141,17 +142,18 @@ class FittedVaDE(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
             If Z does not have `latent_dim` columns.
         """
         check_is_fitted(self)
-        Z = check_array(Z, dtype=FLOATS, input_name="Z")
-        if Z.shape[1] != self._architecture["latent_dim"]:
+        points: NDArray = check_array(Z, dtype=FLOATS, input_name="Z")
+        n_columns = points.shape[1]
+        if n_columns != self._architecture["latent_dim"]:
             raise ValueError(
-                f"Z has {Z.shape[1]} features, but {type(self).__name__} is expecting "
+                f"Z has {n_columns} features, but {type(self).__name__} is expecting "
                 f"latent_dim={self._architecture['latent_dim']} features as input."
             )
         placement = self._placement()
-        origin = np.zeros(Z.shape[1])
-        rows = Rows.of(Z, Standardization(origin, 1.0, origin), placement)
+        origin = np.zeros(n_columns)
+        rows = Rows.of(points, Standardization(origin, 1.0, origin), placement)
         decoded = _inference.decode(self._model(placement), rows, self._likelihood())
-        return decoded.astype(Z.dtype, copy=False)
+        return decoded.astype(points.dtype, copy=False)
 
     def reconstruct(self, X: ArrayLike) -> NDArray:
         """Expected row at the coordinates of each row.
@@ -186,10 +188,10 @@ class FittedVaDE(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
             X has none.
         """
         check_is_fitted(self)
-        X = self._validated(X)
-        if not has_missing(X):
-            return X.copy()
-        return np.where(np.isnan(X), self.reconstruct(X), X)
+        rows = self._validated(X)
+        if not has_missing(rows):
+            return rows.copy()
+        return np.where(np.isnan(rows), self.reconstruct(rows), rows)
 
     # --- Scores ---------------------------------------------------------------------
 
@@ -393,7 +395,7 @@ class FittedVaDE(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         return Rows.of(X, standard, placement, weight)
 
     def _validated(self, X: ArrayLike, *, reset: bool = False) -> NDArray | csr_array:
-        X = validate_data(
+        rows: Any = validate_data(
             self,
             X,
             reset=reset,
@@ -401,20 +403,20 @@ class FittedVaDE(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
             dtype=FLOATS,
             ensure_all_finite="allow-nan",
         )
-        if not issparse(X):
-            check_observed(X)
-            return X
-        check_sparse(X)
-        if not X.has_canonical_format:
-            X = X.copy()  # the user's own stays as it is
-            X.sum_duplicates()
-        return X
+        if not issparse(rows):
+            check_observed(rows)
+            return rows
+        check_sparse(rows)
+        if not rows.has_canonical_format:
+            rows = rows.copy()  # the user's own stays as it is
+            rows.sum_duplicates()
+        return rows
 
     def _model_and_rows(self, X: ArrayLike) -> tuple[VaDE, Rows]:
         check_is_fitted(self)
-        X = self._validated(X)
+        rows = self._validated(X)
         placement = self._placement()
-        return self._model(placement), self._rows(X, placement)
+        return self._model(placement), self._rows(rows, placement)
 
     def _warn_outside_of_support(self, X: NDArray) -> None:
         bernoulli = self._architecture["likelihood"] == "bernoulli"

@@ -49,8 +49,7 @@ def unchanged_on_error(estimator: FittedVaDE) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        vars(estimator).clear()
-        vars(estimator).update(before)
+        estimator.__dict__ = before
         raise
 
 
@@ -148,7 +147,7 @@ def adopt(estimator: FittedVaDE, run: Run) -> None:
 def forget(estimator: FittedVaDE) -> None:
     """Drop what a snapshot of the next fit would not replace."""
     for name in (*OF_THE_ROWS, "noise_variance_", "_version"):
-        vars(estimator).pop(name, None)
+        estimator.__dict__.pop(name, None)
 
 
 def snapshot(estimator: FittedVaDE, run: Run) -> dict[str, Any] | None:
@@ -160,7 +159,7 @@ def snapshot(estimator: FittedVaDE, run: Run) -> dict[str, Any] | None:
         return None
     fitted = copy(estimator)
     _adopt_model(fitted, run)
-    return vars(fitted)
+    return fitted.__dict__
 
 
 def _adopt_model(estimator: FittedVaDE, run: Run) -> None:

@@ -179,7 +179,8 @@ def epoch(
 
     The sums stay on the device until the epoch ends: reading one would wait for it.
     """
-    totals, n_visited = 0.0, 0
+    totals: Any = 0.0
+    n_visited = 0
     plan = run.plan
     for batch in run.rows.batches(plan.batch_size, run.chance.order, least_steps):
         totals = totals + step(batch)
@@ -196,7 +197,7 @@ def epoch(
 
 def adam(run: Run, speed: dict[nn.Module, float]) -> Adam:
     """Adam over modules, each at its learning rate; the noise variance has its own."""
-    groups = defaultdict(list)
+    groups: dict[float, list[nn.Parameter]] = defaultdict(list)
     for module, learning_rate in {**speed, run.model.likelihood: NOISE_RATE}.items():
         groups[learning_rate] += module.parameters()
     fused = run.rows.placement.fuses_optimizers

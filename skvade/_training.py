@@ -11,7 +11,7 @@ import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 
-from skvade._batching import Batch, dump_moments, load_moments
+from skvade._batching import Batch, Rows, dump_moments, load_moments
 from skvade._imitation import imitate
 from skvade._inference import (
     elbo_per_row,
@@ -159,12 +159,12 @@ def maximize_elbo(run: Run) -> None:
     With rows held out, theirs is the bound that counts, and the best model is kept, be
     it the one at the start.
     """
-    model, plan, record = run.model, run.plan, run.record
+    model, plan, record, held_out = run.model, run.plan, run.record, run.held_out
     step = _elbo_step(run, _joint_adam(run))
     plateau = Plateau(plan.tol, plan.n_iter_no_change)
     best = None
-    if run.held_out:
-        plateau.reached(_held_out_bound(run))
+    if held_out:
+        plateau.reached(_mean_bound(run, held_out))
         best = deepcopy(model.state_dict())
     try:
         for _ in epochs(run, plan.max_iter):
@@ -172,8 +172,8 @@ def maximize_elbo(run: Run) -> None:
             record.loss_curve.append(loss)
             record.lower_bounds.append(bound)
             report(run, "Training", record.lower_bounds, "ELBO")
-            score = _held_out_bound(run) if run.held_out else bound
-            if run.held_out:
+            score = _mean_bound(run, held_out) if held_out else bound
+            if held_out:
                 record.validation_scores.append(score)
                 if score > plateau.best:
                     best = deepcopy(model.state_dict())
@@ -247,6 +247,6 @@ def _frozen(*modules: nn.Module) -> Iterator[None]:
             module.requires_grad_(True)
 
 
-def _held_out_bound(run: Run) -> float:
-    terms = elbo_per_row(run.model, run.held_out, run.plan.responsibilities)
-    return float(np.average(terms.sum(1), weights=run.held_out.weight))
+def _mean_bound(run: Run, rows: Rows) -> float:
+    terms = elbo_per_row(run.model, rows, run.plan.responsibilities)
+    return float(np.average(terms.sum(1), weights=rows.weight))

@@ -323,11 +323,11 @@ def scripted_scores(monkeypatch):
     def script(scores):
         states, remaining = [], iter(scores)
 
-        def validate(run):
+        def validate(run, rows):
             states.append(state_of(run.model))
             return next(remaining)
 
-        monkeypatch.setattr(_training, "_held_out_bound", validate)
+        monkeypatch.setattr(_training, "_mean_bound", validate)
         return states
 
     return script
