@@ -5,6 +5,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClusterMixin, _fit_context
+from sklearn.utils import Tags
 
 from skvade._callbacks import WatchedVaDE, watch
 from skvade._checks import (
@@ -277,40 +278,40 @@ class VaDEClusterer(WatchedVaDE, StreamingVaDE, ClusterMixin, BaseEstimator):
 
     def __init__(
         self,
-        n_clusters=8,
+        n_clusters: int = 8,
         *,
-        latent_dim=10,
-        hidden_layer_sizes=(128, 64),
-        activation="relu",
-        likelihood="gaussian",
-        pretraining="autoencoder",
-        pretrain_max_iter=10,
-        pretrain_learning_rate_init=1.0,
-        embedding=None,
-        embedding_input="data",
-        embedding_max_samples=20_000,
-        embedding_max_iter=50,
-        init="kmeans",
-        n_init=10,
-        catch_up_max_iter=3,
-        responsibilities="expected",
-        n_draws=1,
-        beta=1.0,
-        max_iter=300,
-        batch_size="auto",
-        learning_rate_init=1e-3,
-        mixture_learning_rate_init=None,
-        tol=0.1,
-        n_iter_no_change=10,
-        early_stopping=False,
-        validation_fraction=0.1,
-        reg_covar=1e-6,
-        warm_start=False,
-        device="auto",
-        precision="float32",
-        random_state=None,
-        verbose=0,
-    ):
+        latent_dim: int = 10,
+        hidden_layer_sizes: ArrayLike = (128, 64),
+        activation: str = "relu",
+        likelihood: str = "gaussian",
+        pretraining: str = "autoencoder",
+        pretrain_max_iter: int = 10,
+        pretrain_learning_rate_init: float = 1.0,
+        embedding: BaseEstimator | None = None,
+        embedding_input: str = "data",
+        embedding_max_samples: int = 20_000,
+        embedding_max_iter: int = 50,
+        init: Any = "kmeans",
+        n_init: int = 10,
+        catch_up_max_iter: int = 3,
+        responsibilities: str = "expected",
+        n_draws: int = 1,
+        beta: float = 1.0,
+        max_iter: int = 300,
+        batch_size: int | str = "auto",
+        learning_rate_init: float = 1e-3,
+        mixture_learning_rate_init: float | None = None,
+        tol: float = 0.1,
+        n_iter_no_change: int = 10,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        reg_covar: float = 1e-6,
+        warm_start: bool = False,
+        device: str = "auto",
+        precision: str = "float32",
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ) -> None:
         self.n_clusters = n_clusters
         self.latent_dim = latent_dim
         self.hidden_layer_sizes = hidden_layer_sizes
@@ -426,7 +427,7 @@ class VaDEClusterer(WatchedVaDE, StreamingVaDE, ClusterMixin, BaseEstimator):
         warn_of_version(self, state)
         super().__setstate__(state)
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         tags.input_tags.allow_nan = True
