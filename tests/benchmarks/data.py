@@ -19,7 +19,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from accuracy import append, finished
+from accuracy import append, finished, resident_mb
 from labeled import counts, load
 from sklearn.datasets import make_blobs
 from sklearn.feature_extraction.text import TfidfTransformer
@@ -105,11 +105,6 @@ def sparse_rows(dataset, folder):
     X = TfidfTransformer(sublinear_tf=True).fit_transform(X[rows])
     filled = np.flatnonzero(np.diff(X.indptr))
     return X[filled].astype(np.float32), arrays["y"][rows][filled]
-
-
-def resident_mb(name):
-    status = Path("/proc/self/status").read_text()
-    return int(re.findall(rf"{name}:\s*(\d+)", status)[0]) / 1024
 
 
 def run_sparse(dataset, method, options):

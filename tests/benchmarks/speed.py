@@ -340,19 +340,20 @@ def measure_imports(options):
 
 
 MEMORY = """
-import resource
+import sys
 import numpy as np
 from skvade import VaDEClusterer
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+sys.path.append({folder!r})
+from accuracy import resident_mb
 X = np.random.default_rng(0).random(({n}, 500), np.float32)
 small = VaDEClusterer(n_init=1, max_iter=1, pretrain_max_iter=1, random_state=0)
 small.fit(X[:500])
-before = peak()
+before = resident_mb("VmHWM")
 if {predict}:
     small.predict(X)
 else:
     small.fit(X)
-print(peak() - before, X.nbytes / 2**20)
+print(resident_mb("VmHWM") - before, X.nbytes / 2**20)
 """
 
 
@@ -360,7 +361,7 @@ def measure_memory(options):
     """What a fit and a prediction add to the peak of the process, in MiB."""
     for n_samples in (50_000, 200_000):
         for predict in (False, True):
-            code = MEMORY.format(n=n_samples, predict=predict)
+            code = MEMORY.format(n=n_samples, predict=predict, folder=str(HERE))
             added, size = map(float, in_fresh_process(code, options).split())
             name = "predict" if predict else "fit"
             setting = f"{n_samples} x 500, float32"
