@@ -17,6 +17,21 @@ __all__ = ["Adam", "Momentum"]
 Parameters = Sequence[nn.Parameter]
 
 
+def _gradients(loss: Tensor, parameters: Parameters) -> list[Tensor]:
+    """Gradients, laid out in memory as the parameters are: fused steps rely on it.
+
+    Those of a convolution may not be. They are zero where the loss does not depend on a
+    parameter, as on a layer that the user's network does not call.
+    """
+    gradients = torch.autograd.grad(
+        loss, parameters, allow_unused=True, materialize_grads=True
+    )
+    return [
+        g if g.stride() == p.stride() else torch.empty_like(p).copy_(g)
+        for g, p in zip(gradients, parameters, strict=True)
+    ]
+
+
 class Adam:
     """Adam (Kingma and Ba, 2015) on groups of parameters, each at its learning rate."""
 
@@ -26,7 +41,7 @@ class Adam:
 
     def descend(self, loss: Tensor) -> None:
         """Take a step down the gradient of the loss."""
-        gradients = list(torch.autograd.grad(loss, self.parameters))
+        gradients = _gradients(loss, self.parameters)
         for group in self.groups:
             n = len(group.parameters)
             group.step(gradients[:n])
@@ -44,8 +59,9 @@ class Adam:
 
 class _AdamGroup:
     def __init__(self, rate: float, parameters: Parameters, fused: bool) -> None:
-        self.rate, self.parameters, self.fused = rate, list(parameters), fused
-        self.values = [p.detach() for p in parameters]
+        self.rate, self.fused = rate, fused
+        self.parameters = [p for p in parameters if p.requires_grad]
+        self.values = [p.detach() for p in self.parameters]
         self.means = [torch.zeros_like(p) for p in self.values]
         self.squares = [torch.zeros_like(p) for p in self.values]
         # Counted where they are read: fused on the device, else in Python.
@@ -85,13 +101,13 @@ class Momentum:
         fused: bool,
     ) -> None:
         self.rate, self.momentum, self.most_norm = rate, momentum, most_norm
-        self.parameters, self.fused = list(parameters), fused
-        self.values = [p.detach() for p in parameters]
+        self.parameters, self.fused = [p for p in parameters if p.requires_grad], fused
+        self.values = [p.detach() for p in self.parameters]
         self.velocities: list[Tensor | None] = [None] * len(self.values)
 
     def descend(self, loss: Tensor) -> None:
         """Take a step down the gradient of the loss."""
-        gradients = list(torch.autograd.grad(loss, self.parameters))
+        gradients = _gradients(loss, self.parameters)
         norms = [torch.linalg.vector_norm(g) for g in gradients]
         norm = torch.linalg.vector_norm(torch.stack(norms))
         excess = norm.clamp_min(self.most_norm) / self.most_norm

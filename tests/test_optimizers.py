@@ -73,6 +73,44 @@ def test_no_gradient_is_left_on_the_parameters(fused):
     assert all(p.grad is None for group in groups for p in group)
 
 
+def optimizers(parameters, fused):
+    yield Adam([(0.1, parameters)], fused)
+    yield Momentum(parameters, 0.1, momentum=0.9, most_norm=CAP, fused=fused)
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["adam", "momentum"])
+def test_gradients_in_another_order_of_memory(which):
+    """As those of a convolution of images in the order of their channels."""
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(4, 3, 3, 3, generator=generator)
+    images = torch.randn(2, 3, 8, 8, generator=generator)
+    wanted = torch.randn(2, 4, 6, 6, generator=generator)
+
+    def steps(images, fused):
+        weight = nn.Parameter(start.clone())
+        optimizer = list(optimizers([weight], fused))[which]
+        for _ in range(3):
+            optimizer.descend((torch.conv2d(images, weight) - wanted).square().sum())
+        return weight.detach()
+
+    last = images.to(memory_format=torch.channels_last)
+    expected = steps(images, fused=False)
+    torch.testing.assert_close(steps(last, fused=True), expected)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_what_is_frozen_or_not_called_stays(fused):
+    called, other = parameters_of(0)[0]
+    frozen = nn.Parameter(torch.ones(2, dtype=torch.float64), requires_grad=False)
+    before = other.detach().clone()
+    for optimizer in optimizers([called, other, frozen], fused):
+        start = called.detach().clone()
+        optimizer.descend((called * frozen).square().sum())
+        assert not torch.equal(called, start)
+    assert torch.equal(other, before)
+    assert (frozen == 1).all()
+
+
 def test_a_fit_does_not_import_the_compiler_of_torch():
     code = (
         "import sys, numpy; from skvade import VaDEClusterer\n"
