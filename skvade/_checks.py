@@ -2,6 +2,8 @@
 
 import math
 import warnings
+from functools import partial
+from inspect import signature
 from numbers import Integral, Real
 from typing import Any
 
@@ -12,6 +14,7 @@ from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight
+from torch import nn
 
 from skvade._initial_mixture import METHODS, check_labels, check_weights
 from skvade._likelihoods import LIKELIHOODS
@@ -48,6 +51,8 @@ PARAMETER_CONSTRAINTS: dict[str, list] = {
     "latent_dim": [_POSITIVE_INT],
     "hidden_layer_sizes": ["array-like"],
     "activation": [StrOptions(set(ACTIVATIONS))],
+    "encoder": [callable, None],
+    "decoder": [callable, None],
     "likelihood": [StrOptions(set(LIKELIHOODS))],
     "pretraining": [StrOptions(set(PRETRAINING))],
     "pretrain_max_iter": [_NATURAL],
@@ -78,8 +83,18 @@ PARAMETER_CONSTRAINTS: dict[str, list] = {
     "verbose": ["verbose"],
 }
 
+_OF_THE_DEFAULT = ("hidden_layer_sizes", "activation")
+
 # Parameters that decide the shape of the model; a warm start cannot change them.
-_ARCHITECTURE = ("latent_dim", "n_clusters", "activation", "likelihood", "reg_covar")
+_ARCHITECTURE = (
+    "latent_dim",
+    "n_clusters",
+    "activation",
+    "encoder",
+    "decoder",
+    "likelihood",
+    "reg_covar",
+)
 
 
 def architecture(estimator: BaseEstimator, n_features: int) -> dict[str, Any]:
@@ -117,12 +132,18 @@ def check_same_architecture(
     """
     wanted = architecture(estimator, fitted["n_features"])
     for name, value in fitted.items():
-        if wanted[name] != value:
+        if _parts(wanted[name]) != _parts(value):
             raise ValueError(
                 f"{method} continues a model with {name}={value!r}. Got "
                 f"{name}={wanted[name]!r} instead. Set it back, or use fit with "
                 "warm_start=False to fit a new model."
             )
+
+
+def _parts(value: Any) -> Any:
+    """What to compare a value by; a partial function is equal to itself alone."""
+    is_partial = isinstance(value, partial)
+    return (value.func, value.args, value.keywords) if is_partial else value
 
 
 def given_labels(init: Any) -> NDArray | None:
@@ -177,6 +198,47 @@ def _check_embedding(estimator: BaseEstimator) -> None:
         )
 
 
+def _check_networks(estimator: BaseEstimator) -> None:
+    """Reject networks that could not be built afresh, or not be pretrained as asked.
+
+    Raises
+    ------
+    ValueError
+        If `encoder` or `decoder` is a module, or `pretraining` needs the layers of the
+        default networks.
+    """
+    names = [n for n in ("encoder", "decoder") if getattr(estimator, n) is not None]
+    for name in names:
+        value = getattr(estimator, name)
+        if isinstance(value, nn.Module):
+            raise ValueError(
+                f"The {name!r} parameter of {type(estimator).__name__} must be a "
+                "callable that builds a module, not a module: clones and hashes would "
+                f"depend on its weights. Got {value!r} instead. Pass its class, or a "
+                "function that returns it."
+            )
+    if names and estimator.pretraining == "stacked":
+        raise ValueError(
+            "pretraining='stacked' trains the layers of the default networks in pairs. "
+            f"Got a network of your own as {' and '.join(names)}. Use pretraining="
+            "'autoencoder' or 'vae'."
+        )
+    ignored = [n for n in _OF_THE_DEFAULT if _is_set(estimator, n)]
+    if len(names) == 2 and ignored:
+        warnings.warn(
+            f"{' and '.join(ignored)} shape the default networks, and both encoder and "
+            "decoder are your own, so they have no effect. Leave them out, or give "
+            "their values to your own functions with functools.partial.",
+            stacklevel=5,
+        )
+
+
+def _is_set(estimator: BaseEstimator, name: str) -> bool:
+    """Whether a parameter differs from its default."""
+    default = signature(type(estimator)).parameters[name].default
+    return not np.array_equal(getattr(estimator, name), default)
+
+
 def check_values(estimator: BaseEstimator, X: NDArray | csr_array) -> None:
     """Reject values that the likelihood gives no probability.
 
@@ -220,8 +282,8 @@ def check_rows(
     ------
     ValueError
         If there are fewer rows than clusters, values outside [0, 1] for the Bernoulli
-        likelihood, labels in `init` that do not fit the rows, or weights that `init`
-        can not heed.
+        likelihood, labels in `init` that do not fit the rows, weights that `init` can
+        not heed, or a network that is not to be built.
     """
     n_samples = int(np.count_nonzero(weight))
     n_out = n_held_out(estimator, n_samples)
@@ -234,6 +296,7 @@ def check_rows(
     check_values(estimator, X)
     if warm:
         return
+    _check_networks(estimator)
     check_weights(weight, estimator.init)
     if estimator.embedding is not None:
         _check_embedding(estimator)

@@ -371,7 +371,15 @@ class FittedVaDE(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
     def _model(self, placement: Placement) -> VaDE:
         model = VaDE(**self._architecture, bfloat16=placement.bfloat16)
         model.to(placement.device, placement.dtype)
-        load_parameters(model, self._parameters)
+        try:
+            load_parameters(model, self._parameters)
+        except KeyError as error:
+            raise ValueError(
+                "encoder and decoder no longer build the networks that were fitted, "
+                f"encoder={self._architecture['encoder']!r} and "
+                f"decoder={self._architecture['decoder']!r}. Restore what these "
+                "build, or fit again."
+            ) from error
         return model
 
     def _exact_model(self) -> VaDE:

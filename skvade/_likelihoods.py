@@ -13,6 +13,7 @@ __all__ = [
     "Bernoulli",
     "Gaussian",
     "Likelihood",
+    "Unit",
     "bernoulli_log_density",
     "gaussian_log_density",
     "n_observed",
@@ -49,6 +50,24 @@ def gaussian_log_density(
     squared_error = sum_observed((x - mean).square(), observed)
     constant = n_observed(x, observed) * (LOG_2PI + log_variance)
     return -0.5 * (constant + squared_error * torch.exp(-log_variance))
+
+
+class Unit(nn.Module):
+    """A fixed change of unit in the place of a decoder's output layer, none at first.
+
+    `Likelihood.adopt` rescales it as it would a linear layer.
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, n_features: int) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.ones(()))
+        self.register_buffer("bias", torch.zeros(n_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.weight * x + self.bias
 
 
 class Likelihood(nn.Module):
@@ -96,7 +115,7 @@ class Likelihood(nn.Module):
         """A row drawn from p(x|z), in the units of the data."""
         raise NotImplementedError
 
-    def adopt(self, output_layer: nn.Linear, residual_variance: float) -> None:
+    def adopt(self, output_layer: nn.Linear | Unit, residual_variance: float) -> None:
         """Read the decoder's output as the natural parameter from now on.
 
         Pretraining left `residual_variance` of the standardized rows unexplained.
@@ -137,7 +156,7 @@ class Gaussian(Likelihood):
         return mean + self.noise_variance.sqrt() * noise
 
     @torch.no_grad()
-    def adopt(self, output_layer: nn.Linear, residual_variance: float) -> None:
+    def adopt(self, output_layer: nn.Linear | Unit, residual_variance: float) -> None:
         """Start from the residual that pretraining left."""
         self.log_excess_noise.copy_(torch.tensor(residual_variance).log())
 
@@ -157,7 +176,7 @@ class Bernoulli(Likelihood):
         return torch.bernoulli(self.mean(output), generator=generator)
 
     @torch.no_grad()
-    def adopt(self, output_layer: nn.Linear, residual_variance: float) -> None:
+    def adopt(self, output_layer: nn.Linear | Unit, residual_variance: float) -> None:
         """Turn a linear reconstruction into logits.
 
         The line through (1/2, 0) with the slope that the logit has there. An output

@@ -7,9 +7,11 @@ from itertools import pairwise
 import torch
 from torch import Generator, Tensor, nn
 
-from skvade._likelihoods import LIKELIHOODS
+from skvade._batching import make_generator
+from skvade._likelihoods import LIKELIHOODS, Unit
 from skvade._mixture import MixturePrior
 from skvade._objective import Posterior, log_responsibilities
+from skvade._own_networks import Factory, own_decoder, own_encoder
 
 __all__ = ["ACTIVATIONS", "MLP", "Decoder", "Encoder", "VaDE", "initialize"]
 
@@ -31,10 +33,11 @@ def initialize(module: nn.Module, generator: Generator) -> None:
     """Draw the linear layers uniformly from +-1/sqrt(fan_in), as torch does by default.
 
     The small start lets pretraining learn simple features first. Only `generator` is
-    consumed: the global generator belongs to the user.
+    consumed: the global generator belongs to the user. Layers of networks of the user's
+    own stay as they are.
     """
     for layer in module.modules():
-        if isinstance(layer, nn.Linear):
+        if isinstance(layer, Linear):
             bound = layer.in_features**-0.5
             nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
             nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
@@ -67,13 +70,11 @@ class MLP(nn.Sequential):
 class Encoder(nn.Module):
     """q(z|x) = N(mean(x), diag exp(log_variance(x))): (B, D) to two (B, L)."""
 
-    def __init__(
-        self, sizes: Sequence[int], latent_dim: int, activation: str, bfloat16: bool
-    ) -> None:
+    def __init__(self, hidden: nn.Module, width: int, latent_dim: int) -> None:
         super().__init__()
-        self.hidden = MLP(sizes, activation, bfloat16)
-        self.mean = Linear(sizes[-1], latent_dim)
-        self.log_variance = Linear(sizes[-1], latent_dim)
+        self.hidden = hidden
+        self.mean = Linear(width, latent_dim)
+        self.log_variance = Linear(width, latent_dim)
 
     def forward(self, x: Tensor) -> Posterior:
         hidden = self.hidden(x)
@@ -94,10 +95,10 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """The D numbers that the likelihood reads: (..., L) to (..., D)."""
 
-    def __init__(self, sizes: Sequence[int], activation: str, bfloat16: bool) -> None:
+    def __init__(self, hidden: nn.Module, output: nn.Linear | Unit) -> None:
         super().__init__()
-        self.hidden = MLP(sizes[:-1], activation, bfloat16)
-        self.output = Linear(sizes[-2], sizes[-1])
+        self.hidden = hidden
+        self.output = output
 
     def forward(self, z: Tensor) -> Tensor:
         return self.output(self.hidden(z))
@@ -121,8 +122,13 @@ class VaDE(nn.Module):
         What the decoder's output parameterizes.
     reg_covar : float
         Least variance of a component.
+    encoder, decoder : callable or None, default=None
+        What builds a network of the user's own in the place of the default one.
     bfloat16 : bool, default=False
         Whether the hidden layers run in bfloat16.
+    generator : torch.Generator or None, default=None
+        Where networks of the user's own draw their initial weights from; None for a
+        fixed one, where others are loaded.
     """
 
     def __init__(
@@ -135,15 +141,32 @@ class VaDE(nn.Module):
         activation: str,
         likelihood: str,
         reg_covar: float,
+        encoder: Factory | None = None,
+        decoder: Factory | None = None,
         bfloat16: bool = False,
+        generator: Generator | None = None,
     ) -> None:
         super().__init__()
         sizes = [n_features, *hidden_layer_sizes]
-        mirrored = [latent_dim, *reversed(sizes)]
-        self.encoder = Encoder(sizes, latent_dim, activation, bfloat16)
-        self.decoder = Decoder(mirrored, activation, bfloat16)
+        up = [latent_dim, *reversed(hidden_layer_sizes)]
+        how = bfloat16, generator or make_generator(0)
+        if encoder is not None:
+            body, width = own_encoder(encoder, n_features, latent_dim, *how)
+        else:
+            body, width = MLP(sizes, activation, bfloat16), sizes[-1]
+        self.encoder = Encoder(body, width, latent_dim)
+        output: nn.Linear | Unit
+        if decoder is not None:
+            hidden = own_decoder(decoder, latent_dim, n_features, *how)
+            output = Unit(n_features)
+        else:
+            hidden, output = MLP(up, activation, bfloat16), Linear(up[-1], n_features)
+        self.decoder = Decoder(hidden, output)
         self.prior = MixturePrior(n_clusters, latent_dim, reg_covar)
         self.likelihood = LIKELIHOODS[likelihood](n_features)
+        self.has_own_networks = encoder is not None or decoder is not None
+        if self.has_own_networks:
+            self.eval()  # but for the epochs of training
 
     def encode(self, x: Tensor) -> Posterior:
         """q(z|x), two tensors (B, L)."""

@@ -138,9 +138,9 @@ def _reconstruct(run: Run, step: Callable[[Batch], Tensor], blame: str) -> None:
         report(run, "Pretraining", curve, "unexplained variance")
 
 
-def _blocks(layers: nn.Sequential) -> list[nn.Sequential]:
+def _blocks(layers: nn.Module) -> list[nn.Sequential]:
     """The linear layers, each with its activation."""
-    modules = list(layers)
+    modules = list(layers.children())
     return [nn.Sequential(*modules[i : i + 2]) for i in range(0, len(modules), 2)]
 
 

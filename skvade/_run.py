@@ -17,6 +17,7 @@ from skvade._batching import Batch, Moments, Rows, make_generator
 from skvade._matrix import Tally
 from skvade._networks import VaDE, initialize
 from skvade._optimizers import Adam
+from skvade._own_networks import lend
 
 __all__ = [
     "LEAST_STEPS",
@@ -71,12 +72,14 @@ class Chance(NamedTuple):
     numpy: RandomState
     order: Generator  # on the CPU: initial weights, order of the rows
     noise: Generator  # on the device: draws of z
+    layers: Generator  # there, if it is CUDA: what a user's own layers draw
 
     @classmethod
     def of(cls, rng: RandomState, device: torch.device) -> Self:
-        seeds = rng.randint(np.iinfo(np.int32).max, size=3).tolist()
+        seeds = rng.randint(np.iinfo(np.int32).max, size=4).tolist()
         order, noise = make_generator(seeds[1]), make_generator(seeds[2], device)
-        return cls(RandomState(seeds[0]), order, noise)
+        layers = make_generator(seeds[3], device if device.type == "cuda" else "cpu")
+        return cls(RandomState(seeds[0]), order, noise, layers)
 
 
 @dataclass
@@ -133,7 +136,8 @@ def gradients() -> Iterator[None]:
 
 def build(architecture: dict[str, Any], rows: Rows, chance: Chance) -> VaDE:
     """A model with fresh weights, tied to the place and the unit of the rows."""
-    model = VaDE(**architecture).float()  # whatever the default dtype is
+    # In float32, whatever the default dtype is.
+    model = VaDE(**architecture, generator=chance.order).float()
     initialize(model, chance.order)
     model.to(rows.placement.device, rows.placement.dtype)
     location, scale, average = rows.standardization
@@ -182,9 +186,10 @@ def epoch(
     totals: Any = 0.0
     n_visited = 0
     plan = run.plan
-    for batch in run.rows.batches(plan.batch_size, run.chance.order, least_steps):
-        totals = totals + step(batch)
-        n_visited += len(batch.x)
+    with _learning(run):
+        for batch in run.rows.batches(plan.batch_size, run.chance.order, least_steps):
+            totals = totals + step(batch)
+            n_visited += len(batch.x)
     # Of all rows the mean weight is one, but some may be held out.
     means = (totals / (n_visited * run.rows.weight.mean())).tolist()
     if not all(map(math.isfinite, means)):
@@ -193,6 +198,23 @@ def epoch(
             f"{blame.format(plan)}, or rescale X if it holds extreme values."
         )
     return means
+
+
+@contextmanager
+def _learning(run: Run) -> Iterator[None]:
+    """Training mode, in which the user's own layers draw what the seed decides.
+
+    The default ones know no modes and do not draw.
+    """
+    if not run.model.has_own_networks:
+        yield
+        return
+    run.model.train()
+    try:
+        with lend(run.chance.layers):
+            yield
+    finally:
+        run.model.eval()
 
 
 def adam(run: Run, speed: dict[nn.Module, float]) -> Adam:

@@ -238,13 +238,16 @@ def _elbo_step(run: Run, optimizer: Adam) -> Callable[[Batch], Tensor]:
 
 @contextmanager
 def _frozen(*modules: nn.Module) -> Iterator[None]:
-    for module in modules:
-        module.requires_grad_(False)
+    """Let nothing in the modules learn; what the user had frozen stays so."""
+    parameters = [p for module in modules for p in module.parameters()]
+    learning = [p for p in parameters if p.requires_grad]
+    for parameter in learning:
+        parameter.requires_grad_(False)
     try:
         yield
     finally:
-        for module in modules:
-            module.requires_grad_(True)
+        for parameter in learning:
+            parameter.requires_grad_(True)
 
 
 def _mean_bound(run: Run, rows: Rows) -> float:

@@ -16,6 +16,7 @@ from skvade._checks import (
     warn_of_version,
 )
 from skvade._fitting import adopt, fresh_run, unchanged_on_error, warm_run
+from skvade._own_networks import Factory
 from skvade._run import gradients
 from skvade._streaming import StreamingVaDE
 from skvade._training import continue_training, n_stages, train
@@ -53,6 +54,16 @@ class VaDEClusterer(WatchedVaDE, StreamingVaDE, ClusterMixin, BaseEstimator):
     activation : {"relu", "gelu", "silu", "tanh", "logistic", "identity"}, \
             default="relu"
         Activation of the hidden layers.
+
+    encoder : callable or None, default=None
+        Function or class that builds an encoder of your own. Called as
+        ``encoder(n_features_in, latent_dim)``, it returns a new ``torch.nn.Module``
+        from rows to features of any width, shape (B, n_features_in) to (B, H). Two
+        linear layers on the features give mean and variance of q(z|x).
+
+    decoder : callable or None, default=None
+        The same for the decoder: ``decoder(latent_dim, n_features_in)`` is from points,
+        (B, latent_dim), to rows, (B, n_features_in). See :ref:`own-networks`.
 
     likelihood : {"gaussian", "bernoulli"}, default="gaussian"
         Distribution of a row given its latent point. "gaussian" has one learned noise
@@ -283,6 +294,8 @@ class VaDEClusterer(WatchedVaDE, StreamingVaDE, ClusterMixin, BaseEstimator):
         latent_dim: int = 10,
         hidden_layer_sizes: ArrayLike = (128, 64),
         activation: str = "relu",
+        encoder: Factory | None = None,
+        decoder: Factory | None = None,
         likelihood: str = "gaussian",
         pretraining: str = "autoencoder",
         pretrain_max_iter: int = 10,
@@ -316,6 +329,8 @@ class VaDEClusterer(WatchedVaDE, StreamingVaDE, ClusterMixin, BaseEstimator):
         self.latent_dim = latent_dim
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
+        self.encoder = encoder
+        self.decoder = decoder
         self.likelihood = likelihood
         self.pretraining = pretraining
         self.pretrain_max_iter = pretrain_max_iter

@@ -5,6 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from own_networks import PlainDecoder, encoder
 from sklearn.datasets import make_blobs
 from torch import nn
 
@@ -161,3 +162,19 @@ def assert_is_mean():
         assert ((draws.mean(0) - values).abs() <= 6 * standard_error).all()
 
     return check
+
+
+@pytest.fixture(scope="session")
+def own(tiny):
+    """The same with networks of the user's own."""
+    # Two networks leave nothing to shape, so the sizes are the default ones.
+    sizes = VaDEClusterer().hidden_layer_sizes
+    return partial(
+        tiny, hidden_layer_sizes=sizes, encoder=encoder, decoder=PlainDecoder
+    )
+
+
+@pytest.fixture(scope="session")
+def fitted_own(own, X):
+    """Shared: read it, or change a copy."""
+    return own().fit(X)

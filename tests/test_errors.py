@@ -1,5 +1,6 @@
 import copy
 import re
+from functools import partial
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ import torch
 from numpy.testing import assert_array_equal
 from sklearn.cluster import AgglomerativeClustering
 from sklearn.utils._param_validation import InvalidParameterError
+from torch import nn
 
 from skvade import VaDEClusterer
 
@@ -32,6 +34,8 @@ WRONG = {
     "latent_dim": (OF_POSITIVE_INT, [0, 2.5, (10,)]),
     "hidden_layer_sizes": ("", [8, "128", None, (), (8, 0), (8, 2.5), [[8, 4]]]),
     "activation": ("a str among {.*'relu'", ["elu", None, torch.nn.ReLU]),
+    "encoder": ("a callable", ["conv", 64, nn.Linear(5, 16)]),
+    "decoder": ("a callable", [(16, 8), nn.Linear(2, 5)]),
     "likelihood": ("a str among {.*'bernoulli'", ["normal", None]),
     "pretraining": ("a str among {.*'stacked'", ["greedy", None]),
     "pretrain_max_iter": (OF_NATURAL, [-1, 2.0, None]),
@@ -253,3 +257,114 @@ def test_fit_that_fails_leaves_an_unfitted_estimator(tiny, X):
     with pytest.raises(ValueError, match="not finite"):
         model.fit(X)
     assert vars(model) == before
+
+
+# --- Networks of the user's own -----------------------------------------------------
+
+
+def linear(n_in, n_out):
+    return nn.Linear(n_in, n_out)
+
+
+def assert_refused(model, X, error, message):
+    before = vars(model).copy()
+    with pytest.raises(error, match=message) as caught:
+        model.fit(X)
+    assert vars(model) == before
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "body, shape",
+    [
+        (lambda n, k: nn.Unflatten(1, (1, n)), r"\(2, 1, 5\)"),
+        (lambda n, k: nn.Flatten(0), r"\(10,\)"),
+        (
+            lambda n, k: nn.Sequential(nn.Flatten(0), nn.Unflatten(0, (1, 10))),
+            r"\(1, 10\)",
+        ),
+    ],
+)
+def test_encoder_of_another_shape(tiny, X, body, shape):
+    message = (
+        r"encoder\(n_features_in=5, latent_dim=2\) must build a module that takes rows "
+        r"of shape \(B, 5\) to features of shape \(B, H\).*"
+        rf"With B=2 it gave the shape {shape} instead\. Flatten"
+    )
+    assert_refused(tiny(encoder=body), X, ValueError, message)
+
+
+@pytest.mark.parametrize(
+    "network, shape",
+    [
+        (lambda k, n: nn.Linear(k, 4), r"\(2, 4\)"),
+        (
+            lambda k, n: nn.Sequential(nn.Linear(k, n), nn.Unflatten(1, (1, n))),
+            r"\(2, 1, 5\)",
+        ),
+    ],
+)
+def test_decoder_of_another_shape(tiny, X, network, shape):
+    message = (
+        r"decoder\(latent_dim=2, n_features_in=5\) must build a module that takes "
+        r"points of shape \(B, 2\) to rows of shape \(B, 5\)\. "
+        rf"With B=2 it gave the shape {shape} instead\."
+    )
+    assert_refused(tiny(decoder=network), X, ValueError, message)
+
+
+def test_no_training_before_the_shapes_are_known(tiny, X, monkeypatch, capsys):
+    model = tiny(decoder=lambda k, n: nn.Linear(k, 4), verbose=1)
+    assert_refused(model, X, ValueError, "must build a module")
+    assert capsys.readouterr().out == ""
+
+
+def test_a_network_that_gives_no_tensor(tiny, X):
+    message = "must give a tensor. It gave an object of type tuple instead"
+    network = lambda n, k: nn.GRU(n, 8)  # noqa: E731
+    error = assert_refused(tiny(encoder=network), X, TypeError, message)
+    assert "was tried on the shape (2, 5)" in "".join(error.__notes__)
+
+
+def test_a_function_that_builds_no_module(tiny, X):
+    message = r"must return a torch.nn.Module. Got 'a network' of type str instead"
+    assert_refused(tiny(encoder=lambda n, k: "a network"), X, TypeError, message)
+
+
+def test_a_function_of_other_arguments(tiny, X):
+    error = assert_refused(tiny(encoder=lambda n: None), X, TypeError, "positional")
+    (note,) = error.__notes__
+    assert "encoder(n_features_in=5, latent_dim=2), with encoder=<function" in note
+
+
+def test_a_network_for_other_rows(tiny, X):
+    network = lambda n, k: nn.Linear(64, 8)  # noqa: E731
+    error = assert_refused(tiny(encoder=network), X, RuntimeError, "cannot be mult")
+    assert "(n_features_in=5, latent_dim=2) was tried on" in "".join(error.__notes__)
+
+
+@pytest.mark.parametrize("name", ["encoder", "decoder"])
+def test_a_module_in_the_place_of_what_builds_one(tiny, X, name):
+    message = "must be a callable that builds a module, not a module: clones and"
+    assert_refused(tiny(**{name: nn.Linear(5, 5)}), X, ValueError, message)
+
+
+def test_stacked_pretraining_needs_the_default_layers(tiny, X):
+    model = tiny(pretraining="stacked", decoder=linear)
+    message = "Got a network of your own as decoder. Use pretraining='autoencoder'"
+    assert_refused(model, X, ValueError, message)
+
+
+def test_options_of_the_default_networks_are_ignored_with_a_warning(tiny, X):
+    own = partial(tiny, encoder=linear, decoder=linear)
+    with pytest.warns(UserWarning, match="hidden_layer_sizes shape the default") as w:
+        own().fit(X)
+    assert w[0].filename == __file__
+    model = own(hidden_layer_sizes=[128, 64], activation="tanh")
+    with pytest.warns(UserWarning, match="^activation shape the default networks"):
+        model.partial_fit(X)
+    own(hidden_layer_sizes=[128, 64]).fit(X)
+
+
+def test_no_warning_where_the_default_network_is_used(tiny, X):
+    tiny(encoder=linear, hidden_layer_sizes=(8,), activation="tanh").fit(X)

@@ -1,3 +1,4 @@
+import copy
 import math
 
 import pytest
@@ -11,6 +12,7 @@ from skvade._likelihoods import (
     LIKELIHOODS,
     Bernoulli,
     Gaussian,
+    Unit,
     bernoulli_log_density,
     gaussian_log_density,
 )
@@ -205,3 +207,14 @@ def test_logits_adopted_are_four_times_the_distance_from_one_half(normal):
     reconstruction = bernoulli.restore(layer(hidden))
     bernoulli.adopt(layer, 0.03)
     torch.testing.assert_close(layer(hidden), 4 * (reconstruction - 0.5))
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_a_unit_is_adopted_as_the_layer_below_it_would_be(normal, name):
+    likelihood, layer = tied(LIKELIHOODS[name]), output_layer(normal)
+    below, unit, hidden = copy.deepcopy(layer), Unit(4).double(), normal(20, 3)
+    assert torch.equal(unit(below(hidden)), layer(hidden))
+    likelihood.adopt(layer, 0.03)
+    likelihood.adopt(unit, 0.03)
+    torch.testing.assert_close(unit(below(hidden)), layer(hidden))
+    assert not list(unit.parameters())

@@ -5,12 +5,26 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 from sklearn.datasets import make_blobs
+from torch import nn
+
+
+def convolutional(n_features_in, latent_dim):
+    return nn.Sequential(
+        nn.Unflatten(1, (1, n_features_in)),
+        nn.Conv1d(1, 4, kernel_size=3),
+        nn.BatchNorm1d(4),
+        nn.ReLU(),
+        nn.Dropout(0.1),
+        nn.Flatten(),
+    )
+
 
 # How each of the exported models is fitted, and what is asked of it.
 CASES = {
     "expected": ({}, "predict_proba"),
     "sampled": ({"responsibilities": "sampled"}, "predict_proba"),
     "coordinates": ({"likelihood": "bernoulli"}, "transform"),
+    "own networks": ({"encoder": convolutional}, "predict_proba"),
     "float64": ({"precision": "float64"}, "predict_proba"),
 }
 
