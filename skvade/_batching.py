@@ -9,11 +9,12 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
+from numpy.random import RandomState
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from torch import Generator, Tensor, nn
 
-from skvade._matrix import Standardization, equal_weights, gather, has_missing
+from skvade._matrix import Standardization, equal_weights, gather, has_missing, pick
 
 __all__ = [
     "Batch",
@@ -124,6 +125,11 @@ class Batch(NamedTuple):
     observed: Tensor | None
 
 
+def _numbers(n_rows: int) -> NDArray[np.integer]:
+    """0 to n - 1, in half the memory where that is enough."""
+    return np.arange(n_rows, dtype=np.int32 if n_rows <= 2**31 else np.int64)
+
+
 @dataclass(frozen=True)
 class Rows:
     """Rows of a matrix as standardized tensors, and their weights.
@@ -135,7 +141,7 @@ class Rows:
     X: NDArray | csr_array
     standardization: Standardization
     placement: Placement
-    members: NDArray[np.intp]
+    members: NDArray[np.integer]
     weight_of_all: NDArray[np.float64]
     incomplete: bool
 
@@ -148,7 +154,7 @@ class Rows:
         weight: NDArray | None = None,
     ) -> Self:
         weight = equal_weights(X.shape[0]) if weight is None else weight
-        members = np.arange(X.shape[0])
+        members = _numbers(X.shape[0])
         return cls(X, standard, placement, members, weight, has_missing(X))
 
     def __len__(self) -> int:
@@ -156,18 +162,23 @@ class Rows:
 
     @property
     def weight(self) -> NDArray[np.float64]:
-        return self.weight_of_all[self.members]
+        return pick(self.weight_of_all, self.members)
 
     def whole(self) -> "Rows":
         """All rows of the matrix that these were taken from."""
-        return replace(self, members=np.arange(len(self.weight_of_all)))
+        return replace(self, members=_numbers(len(self.weight_of_all)))
 
     def weighty(self) -> "Rows":
         """The rows that count at all."""
-        return self.subset(np.flatnonzero(self.weight))
+        weight = self.weight
+        return self if weight.all() else self.subset(np.flatnonzero(weight))
 
     def subset(self, positions: NDArray) -> "Rows":
         return replace(self, members=self.members[positions])
+
+    def some(self, at_most: int, rng: RandomState) -> "Rows":
+        """Random rows, in order; all of them if there are no more."""
+        return self.subset(np.sort(rng.permutation(len(self))[:at_most]))
 
     def take(self, positions: NDArray) -> Batch:
         """The rows at these positions."""

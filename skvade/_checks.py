@@ -309,7 +309,7 @@ def check_rows(
 
 def warn_of_result(estimator: BaseEstimator, record: Record, warm: bool) -> None:
     """Say what one should know before trusting a fitted model."""
-    n_empty = estimator.n_clusters - len(np.unique(estimator.labels_))
+    n_empty = estimator.n_clusters - np.count_nonzero(np.bincount(estimator.labels_))
     if n_empty:
         _warn(
             f"{n_empty} of {estimator.n_clusters} clusters hold no row. Lower "

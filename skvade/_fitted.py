@@ -231,7 +231,7 @@ class FittedVaDE(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         self._warn_outside_of_support(rows.X)
         if n_draws is not None:
             return _inference.importance_weighted_per_row(model, rows, n_draws)
-        return _inference.elbo_per_row(model, rows, self.responsibilities).sum(axis=1)
+        return _inference.elbo_per_row(model, rows, self.responsibilities)
 
     def score(
         self, X: ArrayLike, y: object = None, sample_weight: ArrayLike | None = None
@@ -252,9 +252,13 @@ class FittedVaDE(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         bound : float
             In nats per row; higher is better.
         """
-        bounds = self.score_samples(X)
-        weight = _check_sample_weight(sample_weight, bounds, ensure_non_negative=True)
-        return float(np.average(bounds, weights=weight))
+        model, rows = self._model_and_rows(X)
+        self._warn_outside_of_support(rows.X)
+        weight = _check_sample_weight(
+            sample_weight, rows.X, dtype=np.float64, ensure_non_negative=True
+        )
+        rows = replace(rows, weight_of_all=weight)
+        return _inference.mean_elbo(model, rows, self.responsibilities)
 
     # --- New rows -------------------------------------------------------------------
 

@@ -21,8 +21,8 @@ from skvade._checks import (
     n_held_out,
 )
 from skvade._fitted import FittedVaDE
-from skvade._inference import elbo_per_row, log_responsibilities_per_row
-from skvade._matrix import Standardization, Tally
+from skvade._inference import labels_per_row, mean_elbo, survey
+from skvade._matrix import Standardization, Tally, in_unit
 from skvade._run import Chance, Plan, Record, Run, build
 from skvade._version import __version__
 
@@ -70,7 +70,7 @@ def fresh_run(estimator: FittedVaDE, X: NDArray | csr_array, weight: NDArray) ->
     chance = Chance.of(check_random_state(estimator.random_state), placement.device)
     center = estimator.likelihood == "gaussian"
     tally = Tally().add(weight)
-    weight = weight / tally.mean_weight
+    weight = in_unit(weight, tally.mean_weight)
     standard = Standardization.of(X, center, weight)
     rows = Rows.of(X, standard, placement, weight).weighty()
     shape = architecture(estimator, X.shape[1])
@@ -113,35 +113,25 @@ def _resumed_run(
     placement = place(estimator.device, estimator.precision)
     chance = Chance.of(rng, placement.device)
     tally = tally.add(weight)
-    rows = estimator._rows(X, placement, weight / tally.mean_weight)
+    rows = estimator._rows(X, placement, in_unit(weight, tally.mean_weight))
     model = estimator._model(placement)
-    labels = log_responsibilities_per_row(model, rows, estimator.responsibilities)
-    record = Record(init_labels=labels.argmax(axis=1))
+    record = Record(init_labels=labels_per_row(model, rows, estimator.responsibilities))
     rows = rows.weighty()
     training, held_out = rows.split(n_held_out(estimator, len(rows)), chance.order)
     plan = plan_of(estimator, len(rows))
     return Run(model, training, held_out, plan, chance, record, tally)
 
 
-def _vagueness(log_r: NDArray, weight: NDArray) -> float:
-    """Mean entropy of the responsibilities, as a fraction of what K equal ones have."""
-    most = np.log(log_r.shape[1])
-    entropies = entropy(np.exp(log_r), axis=1)
-    return float(np.average(entropies, weights=weight) / most) if most else 0.0
-
-
 def adopt(estimator: FittedVaDE, run: Run) -> None:
     """Turn what was learned into fitted attributes, all of them NumPy."""
     _adopt_model(estimator, run)
-    model, rows = run.model, run.rows.whole()
-    log_r = log_responsibilities_per_row(model, rows, estimator.responsibilities)
-    estimator.labels_ = log_r.argmax(axis=1)
-    mean_r = np.average(np.exp(log_r), axis=0, weights=rows.weight)
-    estimator.n_effective_clusters_ = float(np.exp(entropy(mean_r)))
-    run.record.vagueness = _vagueness(log_r, rows.weight)
-    bounds = elbo_per_row(model, rows, estimator.responsibilities)
-    bound = np.average(bounds.sum(axis=1), weights=rows.weight)
-    estimator.lower_bound_ = float(bound)
+    rows = run.rows.whole()
+    found = survey(run.model, rows, estimator.responsibilities)
+    estimator.labels_ = found.labels
+    estimator.n_effective_clusters_ = float(np.exp(entropy(found.mean)))
+    most = np.log(len(found.mean))  # the entropy of K equal ones
+    run.record.vagueness = found.mean_entropy / most if most else 0.0
+    estimator.lower_bound_ = mean_elbo(run.model, rows, estimator.responsibilities)
 
 
 def forget(estimator: FittedVaDE) -> None:

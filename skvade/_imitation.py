@@ -72,7 +72,8 @@ def imitate(run: Run) -> None:
     the variance of the data.
     """
     plan, record = run.plan, run.record
-    taught = replace(run, rows=_some_rows(run))
+    rows = run.rows.some(plan.embedding_max_samples, run.chance.numpy)
+    taught = replace(run, rows=rows)
     parameters = autoencoder_parameters(run.model)
     fused = run.rows.placement.fuses_optimizers
     optimizer = Adam([(LEARNING_RATE, parameters)], fused)
@@ -85,13 +86,6 @@ def imitate(run: Run) -> None:
         record.embedding_loss_curve.append(away)
         record.pretrain_loss_curve.append(unexplained)
         report(run, "Imitation", record.embedding_loss_curve, "unexplained variance")
-
-
-def _some_rows(run: Run) -> Rows:
-    """At most as many rows as the transformer shall see, in order."""
-    n_rows = min(len(run.rows), run.plan.embedding_max_samples)
-    some = run.chance.numpy.permutation(len(run.rows))[:n_rows]
-    return run.rows.subset(np.sort(some))
 
 
 def _as_seen(rows: Rows) -> Any:

@@ -7,7 +7,9 @@ float64 on the CPU.
 import math
 from collections.abc import Callable
 from copy import deepcopy
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.special import ndtri
@@ -29,13 +31,18 @@ from skvade._objective import (
 
 __all__ = [
     "decode",
+    "elbo_of",
     "elbo_per_row",
     "embed",
     "importance_weighted_per_row",
+    "labels_per_row",
     "log_responsibilities_of",
     "log_responsibilities_per_row",
+    "mean_elbo",
     "mixture_labels",
+    "over_batches",
     "reconstruct",
+    "survey",
 ]
 
 # Draws at which the ELBO of a row is taken, at least and at most.
@@ -104,15 +111,33 @@ def _over_chunks(
     model: VaDE, rows: Rows, answer: Callable[[Tensor], Tensor]
 ) -> NDArray:
     """Concatenate the answers for the chunks of rows."""
-    return _over_batches(model, rows, lambda batch: answer(batch.x))
+    return over_batches(model, rows, lambda batch: answer(batch.x))
 
 
 @torch.inference_mode()
-def _over_batches(
-    model: VaDE, rows: Rows, answer: Callable[[Batch], Tensor]
-) -> NDArray:
-    chunks = rows.chunks(_chunk_size(model))
-    return torch.cat([answer(batch)[:n].cpu() for batch, n in chunks]).numpy()
+def over_batches(model: VaDE, rows: Rows, answer: Callable[[Batch], Tensor]) -> NDArray:
+    answers = np.empty(0)
+    n_done = 0
+    for batch, n in rows.chunks(_chunk_size(model)):
+        values = answer(batch)[:n].numpy(force=True)
+        if not n_done:
+            answers = np.empty((len(rows), *values.shape[1:]), values.dtype)
+        answers[n_done : n_done + n] = values
+        n_done += n
+    return answers
+
+
+@torch.inference_mode()
+def _average(model: VaDE, rows: Rows, answer: Callable[[Batch], Tensor]) -> Tensor:
+    """The weighted mean of the answers for the rows, without holding all of them."""
+    total: Any = 0.0
+    total_weight: Any = 0.0
+    for batch, n in rows.chunks(_chunk_size(model)):
+        chunk = rows.subset(batch.positions[:n].numpy())
+        weight = torch.tensor(chunk.weight)
+        total = total + weight @ answer(batch)[:n]
+        total_weight = total_weight + weight.sum()
+    return total / total_weight
 
 
 def _chunk_size(model: VaDE) -> int:
@@ -158,10 +183,15 @@ def log_responsibilities_per_row(
     return _over_chunks(model, rows, log_responsibilities_of(model, responsibilities))
 
 
-def elbo_per_row(model: VaDE, rows: Rows, responsibilities: str) -> NDArray:
-    """The ELBO of each row by its terms, (n, 3), in nats."""
-    prior, noise = _exact_prior(model), _fixed_noise(model)
+def labels_per_row(model: VaDE, rows: Rows, responsibilities: str) -> NDArray:
+    """The component that is most responsible for each row, (n,)."""
+    log_r = log_responsibilities_of(model, responsibilities)
+    return _over_chunks(model, rows, lambda x: log_r(x).argmax(1))
 
+
+def elbo_of(model: VaDE, responsibilities: str) -> Callable[[Batch], Tensor]:
+    """The function that gives the ELBO of the rows of a batch by its terms, (B, 3)."""
+    prior, noise = _exact_prior(model), _fixed_noise(model)
     log_density = model.likelihood.log_density
 
     def answer(batch: Batch) -> Tensor:
@@ -174,7 +204,42 @@ def elbo_per_row(model: VaDE, rows: Rows, responsibilities: str) -> NDArray:
         terms: Elbo = elbo(_exact(density), posterior, prior, sampled)
         return torch.stack(terms, dim=1)
 
-    return _over_batches(model, rows, answer)
+    return answer
+
+
+def elbo_per_row(model: VaDE, rows: Rows, responsibilities: str) -> NDArray:
+    """The ELBO of each row, (n,), in nats."""
+    terms_of = elbo_of(model, responsibilities)
+    return over_batches(model, rows, lambda batch: terms_of(batch).sum(1))
+
+
+class Survey(NamedTuple):
+    """What responsibilities say of rows; the means are weighted."""
+
+    labels: NDArray  # (n,)
+    mean: NDArray  # (K,)
+    mean_entropy: float
+
+
+def survey(model: VaDE, rows: Rows, responsibilities: str) -> Survey:
+    """One pass over the rows, which never holds all responsibilities."""
+    log_r_of = log_responsibilities_of(model, responsibilities)
+    labels = np.empty(len(rows), np.int64)
+
+    def answer(batch: Batch) -> Tensor:
+        log_r = log_r_of(batch.x)
+        labels[batch.positions.numpy()] = log_r.argmax(1)
+        r = log_r.exp()
+        return torch.column_stack([torch.special.entr(r).sum(1), r])
+
+    mean_entropy, *mean = _average(model, rows, answer).tolist()
+    return Survey(labels, np.array(mean), mean_entropy)
+
+
+def mean_elbo(model: VaDE, rows: Rows, responsibilities: str) -> float:
+    """The weighted mean of the ELBO of the rows, in nats."""
+    terms_of = elbo_of(model, responsibilities)
+    return _average(model, rows, lambda batch: terms_of(batch).sum(1)).item()
 
 
 def importance_weighted_per_row(model: VaDE, rows: Rows, n_draws: int) -> NDArray:
@@ -193,7 +258,7 @@ def importance_weighted_per_row(model: VaDE, rows: Rows, n_draws: int) -> NDArra
             total = torch.logaddexp(total, weight)
         return total - math.log(n_draws)
 
-    return _over_batches(model, rows, answer)
+    return over_batches(model, rows, answer)
 
 
 def decode(model: VaDE, rows: Rows, likelihood: Likelihood) -> NDArray:

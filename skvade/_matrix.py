@@ -18,6 +18,8 @@ __all__ = [
     "extent",
     "gather",
     "has_missing",
+    "in_unit",
+    "pick",
 ]
 
 # What X may hold; the first is what everything else is converted to.
@@ -34,6 +36,20 @@ CHUNK_VALUES = 2**16
 def equal_weights(n_rows: int) -> NDArray[np.float64]:
     """A one for each row, in the memory of a single one."""
     return np.broadcast_to(np.float64(1), n_rows)
+
+
+def pick(weight: NDArray, rows: NDArray) -> NDArray:
+    """Weights of some rows; equal ones stay in the memory of a single one."""
+    if weight.strides == (0,):
+        return np.broadcast_to(weight[0], len(rows))
+    return weight[rows]
+
+
+def in_unit(weight: NDArray, unit: float) -> NDArray:
+    """Weights in units of one; equal ones stay in the memory of a single one."""
+    if weight.strides == (0,):
+        return np.broadcast_to(weight[0] / unit, len(weight))
+    return weight / unit
 
 
 class Tally(NamedTuple):

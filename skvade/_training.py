@@ -11,12 +11,12 @@ import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 
-from skvade._batching import Batch, Rows, dump_moments, load_moments
+from skvade._batching import Batch, dump_moments, load_moments
 from skvade._imitation import imitate
 from skvade._inference import (
-    elbo_per_row,
     embed,
-    log_responsibilities_per_row,
+    labels_per_row,
+    mean_elbo,
     mixture_labels,
 )
 from skvade._initial_mixture import initial_mixture
@@ -35,6 +35,7 @@ __all__ = [
 ]
 
 LEAST_VARIANCE = 1e-10  # of a component at the start, should reg_covar be zero
+MOST_ROWS = 200_000  # that the initial mixture is fitted on
 CATCH_UP_SPEED = 5  # learning rate of the new parts, in learning_rate_init
 START_VARIANCE = 0.05  # of q(z|x), as a fraction of the average component's
 
@@ -121,14 +122,16 @@ def continue_stream(run: Run) -> None:
 def start_mixture(run: Run) -> None:
     """Fit a mixture on the embedding, and give q(z|x) a width that suits it."""
     model, plan, place = run.model, run.plan, run.rows.placement
-    given = isinstance(plan.init, np.ndarray)
+    rows, given = run.rows, isinstance(plan.init, np.ndarray)
+    if len(rows) > MOST_ROWS and not given:
+        rows = rows.some(MOST_ROWS, run.chance.numpy)
     start = initial_mixture(
-        embed(model, run.rows),
-        plan.init[run.rows.members] if given else plan.init,
+        embed(model, rows),
+        plan.init[rows.members] if given else plan.init,
         len(model.prior.logits),
         plan.n_init,
         run.chance.numpy,
-        run.rows.weight,
+        rows.weight,
     )
     variances = np.maximum(start.variances + model.prior.reg_covar, LEAST_VARIANCE)
     model.prior.assign(place(start.weights), place(start.means), place(variances))
@@ -164,7 +167,7 @@ def maximize_elbo(run: Run) -> None:
     plateau = Plateau(plan.tol, plan.n_iter_no_change)
     best = None
     if held_out:
-        plateau.reached(_mean_bound(run, held_out))
+        plateau.reached(mean_elbo(model, held_out, plan.responsibilities))
         best = deepcopy(model.state_dict())
     try:
         for _ in epochs(run, plan.max_iter):
@@ -172,8 +175,9 @@ def maximize_elbo(run: Run) -> None:
             record.loss_curve.append(loss)
             record.lower_bounds.append(bound)
             report(run, "Training", record.lower_bounds, "ELBO")
-            score = _mean_bound(run, held_out) if held_out else bound
+            score = bound
             if held_out:
+                score = mean_elbo(model, held_out, plan.responsibilities)
                 record.validation_scores.append(score)
                 if score > plateau.best:
                     best = deepcopy(model.state_dict())
@@ -193,8 +197,8 @@ def maximize_elbo(run: Run) -> None:
 def number_components(run: Run) -> None:
     """Sort the components by the weight of their rows; empty ones come last."""
     model, rows, record = run.model, run.rows.whole(), run.record
-    log_r = log_responsibilities_per_row(model, rows, run.plan.responsibilities)
-    labels, n_components = log_r.argmax(1), log_r.shape[1]
+    labels = labels_per_row(model, rows, run.plan.responsibilities)
+    n_components = len(model.prior.logits)
     weights = np.bincount(labels, rows.weight, minlength=n_components)
     # A component may hold rows that all weigh nothing: it comes before empty ones.
     order = np.lexsort((-np.bincount(labels, minlength=n_components), -weights))
@@ -248,8 +252,3 @@ def _frozen(*modules: nn.Module) -> Iterator[None]:
     finally:
         for parameter in learning:
             parameter.requires_grad_(True)
-
-
-def _mean_bound(run: Run, rows: Rows) -> float:
-    terms = elbo_per_row(run.model, rows, run.plan.responsibilities)
-    return float(np.average(terms.sum(1), weights=rows.weight))

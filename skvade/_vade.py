@@ -87,15 +87,15 @@ class VaDEClusterer(WatchedVaDE, StreamingVaDE, ClusterMixin, BaseEstimator):
 
     pretrain_learning_rate_init : float, default=1.0
         Learning rate of pretraining. X is in a standard unit there, so the value does
-        not depend on its scale. With fewer than 8 features the rate is reduced to
-        n_features / 8 of it, since each feature is a large part of the loss then.
+        not depend on its scale. With fewer than 8 features, each a large part of the
+        loss, the rate is reduced to n_features / 8 of it.
 
     embedding : transformer or None, default=None
         An embedding for the encoder to imitate before the mixture is fitted, such as
         ``TSNE()`` or ``umap.UMAP(n_components=10, min_dist=0.0)`` (extra ``umap``): a
         clone of any transformer with `fit_transform` that gives `latent_dim` columns.
-        Neighborhoods often hold the groups of the data better than an autoencoder
-        does, and the encoder, unlike many a transformer, can place new rows.
+        Neighborhoods often hold the groups better than an autoencoder does, and the
+        encoder can place new rows.
 
     embedding_input : {"data", "autoencoder"}, default="data"
         What `embedding` sees: the rows of X, and there is no pretraining, or their
@@ -108,7 +108,8 @@ class VaDEClusterer(WatchedVaDE, StreamingVaDE, ClusterMixin, BaseEstimator):
         Epochs, over the rows that `embedding` saw, of learning its coordinates.
 
     init : {"kmeans", "gmm", "random"}, array-like of int or clusterer, default="kmeans"
-        What the mixture starts from, on the embedding of the pretrained encoder:
+        What the mixture starts from, on the embedding of the pretrained encoder, or of
+        200,000 rows at random if there are more and no labels are given:
 
         - "kmeans": weights, means and variances of the best of `n_init` partitions;
         - "gmm": expectation-maximization, the best of `n_init` runs, likelier but often

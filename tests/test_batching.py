@@ -189,6 +189,14 @@ def test_subset_of_a_subset_counts_from_the_subset():
     assert numbers([rows.take(np.array([1, 0])).x]) == [[19, 10]]
 
 
+def test_some_rows_are_distinct_and_in_order():
+    some = numbered_rows(20).some(5, np.random.RandomState(0))
+    (members,) = numbers([some.take(np.arange(5)).x])
+    assert members == sorted(set(members))
+    assert members != [0, 1, 2, 3, 4]
+    assert len(numbered_rows(20).some(30, np.random.RandomState(0))) == 20
+
+
 # --- Placement ----------------------------------------------------------------------
 
 

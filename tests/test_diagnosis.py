@@ -50,7 +50,7 @@ def test_responsibilities_that_say_nothing_warn(tiny, noise):
 
 def test_training_that_the_rows_held_out_reject_warns(tiny, X, monkeypatch):
     bounds = iter([0.0, -1.0, -2.0, -3.0])
-    monkeypatch.setattr(_training, "_mean_bound", lambda run, rows: next(bounds))
+    monkeypatch.setattr(_training, "mean_elbo", lambda *arguments: next(bounds))
     model = tiny(early_stopping=True)
     message = r"No epoch .* held-out ELBO .* Lower learning_rate_init=0\.001"
     with pytest.warns(ConvergenceWarning, match=message):
@@ -61,7 +61,7 @@ def test_training_that_the_rows_held_out_reject_warns(tiny, X, monkeypatch):
 def test_a_warm_start_may_find_nothing_better(tiny, X, monkeypatch):
     model = tiny(early_stopping=True, warm_start=True).fit(X)
     bounds = iter([0.0, -1.0, -2.0, -3.0])
-    monkeypatch.setattr(_training, "_mean_bound", lambda run, rows: next(bounds))
+    monkeypatch.setattr(_training, "mean_elbo", lambda *arguments: next(bounds))
     means = model.means_
     np.testing.assert_array_equal(model.fit(X).means_, means)
 

@@ -1,8 +1,10 @@
 from copy import deepcopy
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from scipy.stats import entropy
 from sklearn.mixture import GaussianMixture
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
@@ -28,6 +30,11 @@ def reconstruct(model, rows):
     return _inference.reconstruct(model, rows, exact_likelihood(model))
 
 
+def terms_per_row(model, rows, responsibilities):
+    elbo_of = _inference.elbo_of(model, responsibilities)
+    return _inference.over_batches(model, rows, elbo_of)
+
+
 ANSWERS = {
     "embed": _inference.embed,
     "mixture_labels": _inference.mixture_labels,
@@ -38,8 +45,8 @@ ANSWERS = {
     "sampled": lambda model, rows: _inference.log_responsibilities_per_row(
         model, rows, "sampled"
     ),
-    "elbo": lambda model, rows: _inference.elbo_per_row(model, rows, "expected"),
-    "sampled elbo": lambda model, rows: _inference.elbo_per_row(model, rows, "sampled"),
+    "elbo": lambda model, rows: terms_per_row(model, rows, "expected"),
+    "sampled elbo": lambda model, rows: terms_per_row(model, rows, "sampled"),
     "weighted": lambda model, rows: _inference.importance_weighted_per_row(
         model, rows, 5
     ),
@@ -284,3 +291,24 @@ def test_table_of_normal_draws(make_model, n_draws):
     if n_draws >= 64:
         assert table.mean().abs() < 0.05
         assert abs(table.var() - 1) < 0.1
+
+
+@pytest.mark.parametrize("responsibilities", ["expected", "sampled"])
+def test_survey_sums_up_what_is_said_of_each_row(placed, rows, responsibilities):
+    weight = np.random.default_rng(0).integers(0, 3, len(rows)).astype(float)
+    rows = replace(rows, weight_of_all=weight)
+    r = np.exp(ANSWERS[responsibilities](placed, rows))
+    found = _inference.survey(placed, rows, responsibilities)
+    np.testing.assert_array_equal(found.labels, r.argmax(1))
+    np.testing.assert_allclose(found.mean, np.average(r, axis=0, weights=weight))
+    entropies = entropy(r, axis=1)
+    np.testing.assert_allclose(
+        found.mean_entropy, np.average(entropies, weights=weight)
+    )
+    labels = _inference.labels_per_row(placed, rows, responsibilities)
+    np.testing.assert_array_equal(labels, found.labels)
+
+
+def test_elbo_of_a_row_is_the_sum_of_its_terms(placed, rows):
+    bounds = _inference.elbo_per_row(placed, rows, "expected")
+    np.testing.assert_array_equal(bounds, ANSWERS["elbo"](placed, rows).sum(1))

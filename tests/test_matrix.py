@@ -3,7 +3,15 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 
-from skvade._matrix import UNIT, Standardization, check_sparse, gather
+from skvade._matrix import (
+    UNIT,
+    Standardization,
+    check_sparse,
+    equal_weights,
+    gather,
+    in_unit,
+    pick,
+)
 
 
 @pytest.fixture
@@ -116,3 +124,20 @@ def test_row_pointers_that_do_not_fit(holey, position, value):
     holey.indptr[position] = value
     with pytest.raises(ValueError, match=r"row pointers .* do not rise from 0"):
         check_sparse(holey)
+
+
+# --- Weights ------------------------------------------------------------------------
+
+
+def test_weights_that_are_equal_stay_in_the_memory_of_one():
+    equal, rows = equal_weights(1000), np.arange(10)
+    for weight in (in_unit(equal, 2.0), pick(equal, rows)):
+        assert weight.strides == (0,)
+    assert_array_equal(in_unit(equal, 2.0), np.full(1000, 0.5))
+    assert_array_equal(pick(equal, rows), np.ones(10))
+
+
+def test_weights_that_differ_follow_their_rows():
+    weight = np.array([1.0, 2.0, 4.0])
+    assert_array_equal(in_unit(weight, 2.0), [0.5, 1, 2])
+    assert_array_equal(pick(weight, np.array([2, 0])), [4, 1])

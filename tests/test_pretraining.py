@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import make_blobs
 from sklearn.decomposition import PCA
+from sklearn.preprocessing import minmax_scale
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 
-from skvade import _pretraining
+from skvade import VaDEClusterer, _pretraining
 from skvade._fitting import fresh_run
 from skvade._matrix import UNIT
 from skvade._pretraining import PRETRAINING, pretrain
@@ -45,6 +47,26 @@ def test_the_curve_ends_where_the_network_is(tiny, X, kind):
     assert run.record.pretrain_loss_curve[-1] == pytest.approx(
         unexplained(run), rel=0.3 if kind == "vae" else 0.1
     )
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
+@pytest.mark.parametrize("n_features", [1, 2, 3, 5, 50])
+def test_the_default_rate_suits_any_width(n_features, likelihood):
+    X = minmax_scale(make_blobs(150, n_features, centers=3, random_state=0)[0])
+    model = VaDEClusterer(
+        likelihood=likelihood, pretrain_max_iter=30, batch_size=16, random_state=0
+    )
+    # 1 is what the mean of the features alone reaches.
+    assert pretrained(model, X).record.pretrain_loss_curve[-1] < 0.6
+
+
+@pytest.mark.parametrize("scale, offset", [(1e3, 5), (1e-6, 0), (1, -100)])
+def test_the_unit_of_the_data_changes_nothing(tiny, X, scale, offset):
+    expected, found = (
+        pretrained(tiny(precision="float64"), rows).record.pretrain_loss_curve
+        for rows in (X, scale * X + offset)
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("kind", KINDS)

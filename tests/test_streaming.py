@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from scipy import sparse
 from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score
 
+from skvade import _training
 from skvade._matrix import Tally
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -359,3 +361,21 @@ def test_a_file_is_fitted_without_copying_it(tmp_path):
             time.sleep(0.005)
     assert process.returncode == 0
     assert peak - before < 0.1 * X.nbytes
+
+
+def test_a_fit_keeps_little_of_each_row(tiny, monkeypatch):
+    """Ten latent coordinates or ten responsibilities would take 80 bytes each."""
+    monkeypatch.setattr(_training, "MOST_ROWS", 500)
+    settings = {"latent_dim": 10, "n_clusters": 10, "batch_size": 1000, "max_iter": 1}
+    model = tiny(**settings, pretrain_max_iter=1)
+
+    def peak(n_rows):
+        X = np.random.default_rng(0).normal(size=(n_rows, 4))
+        model.fit(X[:100])
+        tracemalloc.start()
+        model.fit(X)
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    assert (peak(60_000) - peak(20_000)) / 40_000 < 60

@@ -20,7 +20,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import adjusted_rand_score, silhouette_score
 
 from skvade import VaDEClusterer, __version__
-from skvade._inference import elbo_per_row
+from skvade._inference import elbo_of, over_batches
 from skvade.metrics import clustering_accuracy
 
 RESULTS = Path(__file__).parents[2] / "docs" / "benchmarks" / "criteria.csv"
@@ -31,7 +31,8 @@ COLUMNS = ["dataset", "n", "seed", *CRITERIA, "init_accuracy", "accuracy", "vers
 
 def measures(model, X):
     """ELBO, its latent terms, minus the entropy of the responsibilities, silhouette."""
-    terms = elbo_per_row(*model._model_and_rows(X), model.responsibilities).mean(0)
+    fitted, rows = model._model_and_rows(X)
+    terms = over_batches(fitted, rows, elbo_of(fitted, model.responsibilities)).mean(0)
     entropy = entr(model.predict_proba(X)).sum(1).mean()
     silhouette = silhouette_score(model.transform(X), model.labels_)
     return {
