@@ -34,10 +34,9 @@ class VaDEClusterer(WatchedVaDE, StreamingVaDE, ClusterMixin, BaseEstimator):
     nats per row: summed over the features, averaged over the rows.
 
     With the Gaussian likelihood X is centered, feature by feature, and divided by one
-    common scale before it meets a network, so that features keep their relative
-    scales, as they do in :class:`~sklearn.cluster.KMeans`; scale the features yourself
-    where their units differ. With the Bernoulli likelihood X is only divided by the
-    scale. All that comes out, scores included, is in the units of X again.
+    common scale before it meets a network: features keep their relative scales, so
+    scale them yourself where their units differ. With the Bernoulli likelihood X is
+    only divided. All that comes out, scores included, is in the units of X again.
 
     Parameters
     ----------
