@@ -2,7 +2,6 @@
 
 import math
 import re
-import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Self
@@ -15,6 +14,7 @@ from scipy.sparse import csr_array
 from torch import Generator, Tensor, nn
 
 from skvade._matrix import Standardization, equal_weights, gather, has_missing, pick
+from skvade._warnings import warn
 
 __all__ = [
     "Batch",
@@ -94,16 +94,15 @@ def place(device: str, precision: str, *, strict: bool = True) -> Placement:
         message = f"device={device!r} is not available here, only {present} are."
         if strict:
             raise ValueError(f"{message} Use device='auto'.")
-        warnings.warn(f"{message} Computing on the CPU.", stacklevel=4)
+        warn(f"{message} Computing on the CPU.")
         device = "cpu"
     where = torch.device(device)
     dtype = torch.float64 if precision == "float64" else torch.float32
     bfloat16 = precision == "bfloat16" and has_fast_bfloat16(where)
     if strict and precision == "bfloat16" and not bfloat16:
-        warnings.warn(
+        warn(
             f"precision='bfloat16' would be slower than float32 on this {device}, so "
-            "float32 is used. Set precision='float32' to say so yourself.",
-            stacklevel=4,
+            "float32 is used. Set precision='float32' to say so yourself."
         )
     return Placement(where, dtype, bfloat16)
 

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections.abc import Sequence
 from functools import partial
 from inspect import signature
 from numbers import Integral, Real
@@ -23,6 +24,7 @@ from skvade._networks import ACTIVATIONS
 from skvade._pretraining import PRETRAINING
 from skvade._run import Record
 from skvade._version import __version__
+from skvade._warnings import warn
 
 __all__ = [
     "PARAMETER_CONSTRAINTS",
@@ -41,10 +43,18 @@ __all__ = [
 # Share of the largest entropy above which responsibilities say nothing.
 VAGUE = 0.9
 
-_POSITIVE_INT = Interval(Integral, 1, None, closed="left")
-_NATURAL = Interval(Integral, 0, None, closed="left")
-_POSITIVE = Interval(Real, 0, None, closed="neither")
-_NON_NEGATIVE = Interval(Real, 0, None, closed="left")
+
+class _Numbers(Interval):
+    """An interval without True and False, which Python takes for 1 and 0."""
+
+    def is_satisfied_by(self, val: Any) -> bool:
+        return not isinstance(val, bool) and super().is_satisfied_by(val)
+
+
+_POSITIVE_INT = _Numbers(Integral, 1, None, closed="left")
+_NATURAL = _Numbers(Integral, 0, None, closed="left")
+_POSITIVE = _Numbers(Real, 0, None, closed="neither")
+_NON_NEGATIVE = _Numbers(Real, 0, None, closed="left")
 
 PARAMETER_CONSTRAINTS: dict[str, list] = {
     "n_clusters": [_POSITIVE_INT],
@@ -74,7 +84,7 @@ PARAMETER_CONSTRAINTS: dict[str, list] = {
     "tol": [_NON_NEGATIVE],
     "n_iter_no_change": [_POSITIVE_INT],
     "early_stopping": ["boolean"],
-    "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+    "validation_fraction": [_Numbers(Real, 0, 1, closed="neither")],
     "reg_covar": [_NON_NEGATIVE],
     "warm_start": ["boolean"],
     "device": [str],
@@ -83,7 +93,9 @@ PARAMETER_CONSTRAINTS: dict[str, list] = {
     "verbose": ["verbose"],
 }
 
+# Parameters of what may not be there: the default networks, an embedding.
 _OF_THE_DEFAULT = ("hidden_layer_sizes", "activation")
+_OF_EMBEDDING = ("embedding_input", "embedding_max_samples", "embedding_max_iter")
 
 # Parameters that decide the shape of the model; a warm start cannot change them.
 _ARCHITECTURE = (
@@ -175,7 +187,7 @@ def n_held_out(estimator: BaseEstimator, n_samples: int) -> int:
 
 
 def _check_embedding(estimator: BaseEstimator) -> None:
-    """Reject a transformer that can not teach the encoder, as far as can be foretold.
+    """Reject what can not teach the encoder, as far as can be foretold.
 
     Raises
     ------
@@ -183,6 +195,14 @@ def _check_embedding(estimator: BaseEstimator) -> None:
         If it gives another number of columns than `latent_dim`, or is to see the
         embedding of an autoencoder that is not trained.
     """
+    if estimator.embedding is None:
+        if ignored := _changed(estimator, _OF_EMBEDDING):
+            warn(
+                f"{' and '.join(ignored)} belong to an embedding to imitate, and "
+                "embedding=None, so they have no effect. Leave them out, or give an "
+                "embedding, such as TSNE() with latent_dim=2."
+            )
+        return
     n_components = getattr(estimator.embedding, "n_components", None)
     counted = isinstance(n_components, Integral)
     if counted and n_components != estimator.latent_dim:
@@ -223,20 +243,20 @@ def _check_networks(estimator: BaseEstimator) -> None:
             f"Got a network of your own as {' and '.join(names)}. Use pretraining="
             "'autoencoder' or 'vae'."
         )
-    ignored = [n for n in _OF_THE_DEFAULT if _is_set(estimator, n)]
+    ignored = _changed(estimator, _OF_THE_DEFAULT)
     if len(names) == 2 and ignored:
-        warnings.warn(
+        warn(
             f"{' and '.join(ignored)} shape the default networks, and both encoder and "
             "decoder are your own, so they have no effect. Leave them out, or give "
-            "their values to your own functions with functools.partial.",
-            stacklevel=5,
+            "their values to your own functions with functools.partial."
         )
 
 
-def _is_set(estimator: BaseEstimator, name: str) -> bool:
-    """Whether a parameter differs from its default."""
-    default = signature(type(estimator)).parameters[name].default
-    return not np.array_equal(getattr(estimator, name), default)
+def _changed(estimator: BaseEstimator, names: Sequence[str]) -> list[str]:
+    """Those of the parameters that differ from their defaults."""
+    parameters = signature(type(estimator)).parameters
+    defaults = {name: parameters[name].default for name in names}
+    return [n for n in names if not np.array_equal(getattr(estimator, n), defaults[n])]
 
 
 def check_values(estimator: BaseEstimator, X: NDArray | csr_array) -> None:
@@ -298,8 +318,7 @@ def check_rows(
         return
     _check_networks(estimator)
     check_weights(weight, estimator.init)
-    if estimator.embedding is not None:
-        _check_embedding(estimator)
+    _check_embedding(estimator)
     labels = given_labels(estimator.init)
     if labels is not None:
         check_labels(
@@ -311,30 +330,34 @@ def warn_of_result(estimator: BaseEstimator, record: Record, warm: bool) -> None
     """Say what one should know before trusting a fitted model."""
     n_empty = estimator.n_clusters - np.count_nonzero(np.bincount(estimator.labels_))
     if n_empty:
-        _warn(
+        warn(
             f"{n_empty} of {estimator.n_clusters} clusters hold no row. Lower "
-            "n_clusters, try another random_state or init, or lower beta."
+            "n_clusters, try another random_state or init, or lower beta.",
+            ConvergenceWarning,
         )
     if record.vagueness > VAGUE:
-        _warn(
+        warn(
             "The responsibilities are close to uniform: on average they have "
             f"{record.vagueness:.0%} of the entropy of equal ones, so the model does "
             "not tell clusters apart. Lower beta or n_clusters, or raise "
-            "pretrain_max_iter."
+            "pretrain_max_iter.",
+            ConvergenceWarning,
         )
     if estimator.early_stopping and not (record.improved or warm):
-        _warn(
+        warn(
             "No epoch of training raised the held-out ELBO above what it was at the "
             "start, so the model is the one that training started from. Lower "
-            f"learning_rate_init={estimator.learning_rate_init!r}."
+            f"learning_rate_init={estimator.learning_rate_init!r}.",
+            ConvergenceWarning,
         )
     budget_spent = estimator.n_iter_ == estimator.max_iter and estimator.tol > 0
     if budget_spent and not (estimator.converged_ or record.stopped):
-        _warn(
+        warn(
             f"Training ended after max_iter={estimator.max_iter} epochs, before the "
             f"{'held-out ' if estimator.early_stopping else ''}ELBO was level for "
             f"n_iter_no_change={estimator.n_iter_no_change} of them. Raise max_iter or "
-            "tol, or set tol=0 to train for just as long."
+            "tol, or set tol=0 to train for just as long.",
+            ConvergenceWarning,
         )
 
 
@@ -348,8 +371,3 @@ def warn_of_version(estimator: BaseEstimator, state: dict[str, Any]) -> None:
             f"Install skvade {version}, or fit it again.",
             stacklevel=3,
         )
-
-
-def _warn(message: str) -> None:
-    """Warn, pointing at the line that called `fit`, beyond scikit-learn's wrapper."""
-    warnings.warn(message, ConvergenceWarning, stacklevel=5)

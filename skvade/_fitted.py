@@ -1,6 +1,7 @@
 """What a fitted estimator answers: clusters, coordinates, scores and new rows."""
 
-import warnings
+from __future__ import annotations
+
 from dataclasses import replace
 from numbers import Integral
 from os import PathLike
@@ -32,6 +33,7 @@ from skvade._matrix import (
 )
 from skvade._networks import VaDE
 from skvade._run import gradients
+from skvade._warnings import warn
 
 __all__ = ["FittedVaDE"]
 
@@ -434,9 +436,8 @@ class FittedVaDE(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         bernoulli = self._architecture["likelihood"] == "bernoulli"
         low, high = extent(X)
         if bernoulli and not (low >= 0 and high <= 1):
-            warnings.warn(
+            warn(
                 f"X ranges from {low:.6g} to {high:.6g}. Outside of [0, 1] the "
                 "score of likelihood='bernoulli' is no probability. Clip X, for "
-                "instance with MinMaxScaler(clip=True).",
-                stacklevel=3,
+                "instance with MinMaxScaler(clip=True)."
             )

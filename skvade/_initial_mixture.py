@@ -1,6 +1,5 @@
 """From an embedding to the mixture that training starts from, with scikit-learn."""
 
-import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +11,7 @@ from sklearn.mixture import GaussianMixture
 from sklearn.utils.validation import has_fit_parameter
 
 from skvade._matrix import equal_weights
+from skvade._warnings import warn
 
 __all__ = [
     "InitialMixture",
@@ -94,11 +94,10 @@ def moments_of_partition(
 
     n_missing = n_clusters - len(groups)
     if n_missing:
-        warnings.warn(
+        warn(
             f"The initial partition holds {len(groups)} groups for {n_clusters} "
             f"components; {n_missing} start at random rows and may stay empty. "
-            "Lower n_clusters if the data hold fewer clusters.",
-            stacklevel=2,
+            "Lower n_clusters if the data hold fewer clusters."
         )
         means = np.vstack([means, embedding[_draw(n_missing, weight, rng)]])
         variances = np.vstack([variances, np.tile(pooled, (n_missing, 1))])

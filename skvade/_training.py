@@ -1,7 +1,6 @@
 """The stages that a model goes through, in order, up to the bound at its highest."""
 
 import math
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
@@ -25,6 +24,7 @@ from skvade._objective import elbo, reparameterize
 from skvade._optimizers import Adam
 from skvade._pretraining import max_pretraining_epochs, pretrain
 from skvade._run import LEAST_STEPS, Plan, Run, adam, epoch, epochs, report, stage
+from skvade._warnings import warn
 
 __all__ = [
     "begin_stream",
@@ -184,10 +184,9 @@ def maximize_elbo(run: Run) -> None:
                     record.improved = True
             record.converged = plateau.reached(score)
     except KeyboardInterrupt:
-        warnings.warn(
+        warn(
             f"Interrupted after {len(record.lower_bounds)} epochs of training; the "
-            "model is what was learned so far.",
-            stacklevel=2,
+            "model is what was learned so far."
         )
     record.stopped = run.task.stopped
     if best is not None:

@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 from scipy.special import entr
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from skvade import _training
 
@@ -66,11 +69,28 @@ def test_a_warm_start_may_find_nothing_better(tiny, X, monkeypatch):
     np.testing.assert_array_equal(model.fit(X).means_, means)
 
 
-def test_warnings_point_at_the_call_of_fit(tiny, X):
-    model = tiny(tol=1e-9)
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda model, X: model.fit(X),
+        lambda model, X: model.fit_predict(X),
+        lambda model, X: model.fit_transform(X),
+        lambda model, X: make_pipeline(StandardScaler(), model).fit(X),
+        lambda model, X: GridSearchCV(model, {"beta": [1]}, cv=2, refit=False).fit(X),
+    ],
+    ids=["fit", "fit_predict", "fit_transform", "Pipeline", "GridSearchCV"],
+)
+def test_warnings_point_at_the_line_of_the_user(tiny, X, call):
     with pytest.warns(ConvergenceWarning, match="max_iter=3") as caught:
-        model.fit(X)
-    assert [warning.filename for warning in caught] == [__file__]
+        call(tiny(tol=1e-9), X)
+    assert {warning.filename for warning in caught} == {__file__}
+
+
+def test_a_warning_from_deep_inside_points_there_too(tiny, X):
+    message = "initial partition holds 2|1 of 3 clusters hold no row"
+    with pytest.warns(UserWarning, match=message) as caught:
+        tiny(init=np.arange(150) % 2).fit_predict(X)
+    assert [warning.filename for warning in caught] == [__file__] * 2
 
 
 def test_a_good_fit_is_silent(tiny, X):

@@ -225,3 +225,12 @@ def test_an_untrained_autoencoder_is_no_input(tiny, X, seen):
     with pytest.raises(ValueError, match=r"Got pretrain_max_iter=0\. Raise it"):
         model.fit(X)
     assert not seen
+
+
+def test_parameters_of_no_embedding_are_warned_of(tiny, X):
+    model = tiny(embedding_input="autoencoder", embedding_max_iter=4)
+    message = "^embedding_input and embedding_max_iter belong to .* embedding=None"
+    with pytest.warns(UserWarning, match=message) as caught:
+        model.fit(X)
+    assert [warning.filename for warning in caught] == [__file__]
+    np.testing.assert_array_equal(model.labels_, tiny().fit(X).labels_)
