@@ -1,5 +1,7 @@
 """Learning from rows that come a few at a time."""
 
+from __future__ import annotations
+
 from typing import Self
 
 from numpy.typing import ArrayLike

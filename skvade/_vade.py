@@ -1,5 +1,7 @@
 """The door: VaDEClusterer, what its parameters and attributes mean, and fit."""
 
+from __future__ import annotations
+
 from typing import Any, Self
 
 import numpy as np
@@ -91,10 +93,10 @@ class VaDEClusterer(WatchedVaDE, StreamingVaDE, ClusterMixin, BaseEstimator):
 
     embedding : transformer or None, default=None
         An embedding for the encoder to imitate before the mixture is fitted, such as
-        ``TSNE()`` or ``umap.UMAP(n_components=10, min_dist=0.0)`` (extra ``umap``): a
-        clone of any transformer with `fit_transform` that gives `latent_dim` columns.
-        Neighborhoods often hold the groups better than an autoencoder does, and the
-        encoder can place new rows.
+        ``TSNE()`` with `latent_dim` 2, or ``umap.UMAP(n_components=10, min_dist=0.0)``
+        (extra ``umap``): a clone of any transformer whose `fit_transform` gives
+        `latent_dim` columns. Neighborhoods often hold the groups better than an
+        autoencoder does, and the encoder can place new rows.
 
     embedding_input : {"data", "autoencoder"}, default="data"
         What `embedding` sees: the rows of X, and there is no pretraining, or their
@@ -220,8 +222,7 @@ class VaDEClusterer(WatchedVaDE, StreamingVaDE, ClusterMixin, BaseEstimator):
         Mean ELBO of each epoch of the last stage, while the model was changing.
 
     loss_curve_ : list of float
-        Training loss of each epoch of the last stage: the negative bound with its
-        latent terms weighed by `beta`.
+        Negative bound of each epoch of the last stage, latent terms weighed by `beta`.
 
     validation_scores_ : list of float
         Mean ELBO of the rows held out, each epoch. Empty without `early_stopping`.
@@ -265,8 +266,7 @@ class VaDEClusterer(WatchedVaDE, StreamingVaDE, ClusterMixin, BaseEstimator):
 
     Notes
     -----
-    Predictions are deterministic and, to the last bit, the same whatever rows come
-    along.
+    Predictions are deterministic: to the last bit the same, whatever rows come along.
 
     References
     ----------

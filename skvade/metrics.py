@@ -1,5 +1,7 @@
 """Measures of a clustering that scikit-learn does not have."""
 
+from __future__ import annotations
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import linear_sum_assignment
