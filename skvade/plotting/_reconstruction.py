@@ -205,5 +205,6 @@ class ReconstructionDisplay:
             draw_profile(panel, row, names, **dots)
             draw_profile(panel, reconstruction, names, **line)
             panel.set_title(f"difference {error:.2g}", fontsize="medium")
-        above = {"loc": "lower left", "bbox_to_anchor": (0, 1.1), "frameon": False}
-        self.ax_[0].legend(fontsize="small", borderpad=0, **above)
+        # The pad is in letters: it clears the title of a panel of any height.
+        above = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 2.2}
+        self.ax_[0].legend(fontsize="small", borderpad=0, frameon=False, **above)

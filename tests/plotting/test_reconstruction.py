@@ -49,6 +49,13 @@ def test_reconstructions_as_profiles(fitted_frame):
         assert_allclose(ax.lines[1].get_xdata(), reconstructed[row])
 
 
+def test_the_legend_of_profiles_is_above_the_title(fitted_frame):
+    display = ReconstructionDisplay.from_estimator(*fitted_frame, n_samples=2)
+    display.figure_.canvas.draw()
+    legend = display.ax_[0].get_legend().get_window_extent()
+    assert legend.y0 >= display.ax_[0].title.get_window_extent().y1
+
+
 def test_missing_values_stay_blank_and_do_not_count(fitted_images, tile):
     model, X = fitted_images
     some = X[:2].copy()
