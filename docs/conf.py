@@ -52,7 +52,8 @@ html_theme = "pydata_sphinx_theme"
 html_title = "skvade"
 html_theme_options = {
     "show_prev_next": False,
-    "secondary_sidebar_items": ["page-toc"],
+    # The widest tables need the room.
+    "secondary_sidebar_items": {"**": ["page-toc"], "benchmarks": []},
 }
 html_static_path = ["_static"]
 html_css_files = ["skvade.css"]
