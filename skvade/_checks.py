@@ -326,8 +326,21 @@ def check_rows(
         )
 
 
+# What pretraining learns at, if not at its own rate.
+RATES = {"vae": "learning_rate_init"}
+
+
 def warn_of_result(estimator: BaseEstimator, record: Record, warm: bool) -> None:
     """Say what one should know before trusting a fitted model."""
+    if record.missed:
+        rate = RATES.get(estimator.pretraining, "pretrain_learning_rate_init")
+        warn(
+            "Pretraining learned next to nothing: it explains less than a quarter of "
+            f"what the first principal component does, {record.missed:.1%} of the "
+            f"variance. Raise {rate}={getattr(estimator, rate)!r}, threefold to begin "
+            f"with, and pretrain_max_iter={estimator.pretrain_max_iter}.",
+            ConvergenceWarning,
+        )
     n_empty = estimator.n_clusters - np.count_nonzero(np.bincount(estimator.labels_))
     if n_empty:
         warn(

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
+from sklearn.utils.extmath import randomized_svd
 from torch import Tensor, nn
 
-from skvade._batching import Batch
+from skvade._batching import Batch, Rows
 from skvade._likelihoods import n_observed
 from skvade._matrix import UNIT
 from skvade._objective import latent_entropy, reparameterize, squared_error
@@ -24,6 +26,8 @@ __all__ = ["PRETRAINING", "max_pretraining_epochs", "pretrain"]
 MOMENTUM = 0.9
 MANY_FEATURES = 8  # with fewer, pretraining at the full rate is unstable
 GRADIENT_NORM = 1.0  # cap on the norm of a pretraining gradient
+POOR = 0.9  # unexplained variance that asks for a second look
+N_MEASURED = 512  # rows at the second look
 MASKED = 0.2  # of the inputs of a layer that learns to denoise them
 
 _BLAME = "pretrain_learning_rate_init={0.pretrain_learning_rate_init!r}"
@@ -33,9 +37,30 @@ _BLAME_ADAM = "learning_rate_init={0.learning_rate_init!r}"
 def pretrain(run: Run) -> None:
     """Train encoder and decoder to reconstruct.
 
-    The curve holds the squared error as a fraction of the variance of the data.
+    The curve holds the squared error as a fraction of the variance of the data. If it
+    ends near one, the record tells what a single direction explains that was not found.
     """
     PRETRAINING[run.plan.pretraining](run)
+    curve = run.record.pretrain_loss_curve
+    if curve and curve[-1] > POOR and not run.task.stopped:
+        leading = _leading_share(run.rows)
+        run.record.missed = leading if 1 - curve[-1] < leading / 4 else 0.0
+
+
+def _leading_share(rows: Rows) -> float:
+    """Fraction of the variance that the first principal component explains.
+
+    Of some rows only, evenly spaced, where there are many.
+    """
+    n_rows = min(len(rows), N_MEASURED)
+    positions = np.linspace(0, len(rows) - 1, n_rows).astype(int)
+    x = rows.take(positions).x.numpy(force=True)
+    x -= x.mean(axis=0)
+    total = np.square(x).sum()
+    if not total:
+        return 0.0
+    _, (largest,), _ = randomized_svd(x, 1, random_state=0)
+    return float(largest**2 / total)
 
 
 def max_pretraining_epochs(run: Run) -> int:

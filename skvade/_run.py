@@ -87,6 +87,7 @@ class Record:
     """What happened during training, epoch by epoch."""
 
     pretrain_loss_curve: list[float] = field(default_factory=list)
+    missed: float = 0.0  # by pretraining, of the variance that one direction explains
     embedding_loss_curve: list[float] = field(default_factory=list)
     init_labels: NDArray | None = None
     loss_curve: list[float] = field(default_factory=list)

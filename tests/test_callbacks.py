@@ -287,13 +287,9 @@ def test_stop_with_rows_held_out_keeps_the_best(tiny, X):
 @pytest.mark.parametrize("pretraining", ["autoencoder", "stacked", "vae"])
 def test_stop_in_an_earlier_stage_goes_on_with_the_next(tiny, X, name, pretraining):
     recorder = Recorder(**stop_in(name))
-    model = tiny(
-        embedding=PCA(2),
-        embedding_input="autoencoder",
-        embedding_max_iter=5,
-        catch_up_max_iter=5,
-        pretraining=pretraining,
-    )
+    settings = {"embedding": PCA(2), "embedding_input": "autoencoder"}
+    settings |= {"embedding_max_iter": 5, "catch_up_max_iter": 5}
+    model = tiny(pretraining=pretraining, learning_rate_init=1e-2, **settings)
     model.set_callbacks(recorder).fit(X)
     n_pretrain = 30 if pretraining == "stacked" else 10
     full = {"pretrain": n_pretrain, "imitate": 5, "init": 0, "catch up": 5, "train": 3}

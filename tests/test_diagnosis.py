@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import pytest
 from scipy.special import entr
+from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
@@ -49,6 +50,47 @@ def test_responsibilities_that_say_nothing_warn(tiny, noise):
             model.fit(noise)
     r = model.predict_proba(noise)
     assert entr(r).sum(1).mean() > 0.9 * np.log(4)
+
+
+@pytest.fixture(scope="module")
+def mostly_noise():
+    """Three groups in 2 of 1000 features; ten directions hold 3 % of the variance."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(300, 1000))
+    X[:, :2] += np.array([[0, 6], [6, 0], [-6, -6]])[rng.integers(3, size=300)]
+    return X
+
+
+def test_pretraining_that_learns_nothing_warns(tiny, mostly_noise):
+    model = tiny(pretrain_max_iter=3, pretrain_learning_rate_init=0.1, max_iter=1)
+    leading = PCA(1).fit(mostly_noise).explained_variance_ratio_[0]
+    message = (
+        f"component does, {leading:.1%} .* pretrain_learning_rate_init=0.1, threef"
+    )
+    with pytest.warns(ConvergenceWarning, match=message):
+        model.fit(mostly_noise)
+    assert model.pretrain_loss_curve_[-1] > 1 - leading / 4
+
+
+def test_the_remedy_for_pretraining_that_learns_nothing(tiny, mostly_noise):
+    """Where it was followed nothing is said: warnings are errors here."""
+    model = tiny(pretrain_max_iter=40, pretrain_learning_rate_init=3, max_iter=1)
+    model.fit(mostly_noise)
+    leading = PCA(1).fit(mostly_noise).explained_variance_ratio_[0]
+    assert model.pretrain_loss_curve_[-1] < 1 - leading / 4
+
+
+def test_pretraining_as_a_vae_has_another_rate(tiny, mostly_noise):
+    model = tiny(pretraining="vae", learning_rate_init=1e-9, max_iter=1)
+    with pytest.warns(ConvergenceWarning, match="Raise learning_rate_init=1e-09"):
+        model.fit(mostly_noise)
+
+
+def test_constant_rows_have_nothing_to_learn(tiny):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "Pretraining")
+        warnings.filterwarnings("ignore", ".* clusters|The responsibilities")
+        tiny().fit(np.ones((30, 4)))
 
 
 def test_training_that_the_rows_held_out_reject_warns(tiny, X, monkeypatch):

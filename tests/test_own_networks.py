@@ -119,6 +119,7 @@ def test_a_network_sees_rows_alone(own, X):
     assert model.to_torch().decode(z[0, 0]).shape == (5,)
 
 
+@pytest.mark.filterwarnings("ignore:Pretraining learned next to nothing")
 def test_lazy_layers(own, X):
     def lazy(n_in, n_out):
         return nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.LazyLinear(n_out))

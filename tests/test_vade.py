@@ -350,7 +350,7 @@ def test_automatic_batch_size_gives_small_data_enough_steps(n_samples, expected)
         {"pretrain_learning_rate_init": 0.05},
         {"catch_up_max_iter": 0},
         {"activation": "tanh"},
-        {"hidden_layer_sizes": [16, 4]},
+        {"hidden_layer_sizes": [20]},
         {"precision": "float64"},
         {"precision": "bfloat16"},
     ],

@@ -14,7 +14,7 @@ from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, minmax_scale
 
-__all__ = ["DATASETS", "counts", "load"]
+__all__ = ["DATASETS", "counts", "incomplete", "load"]
 
 
 def _arrays(folder, name):
@@ -53,6 +53,12 @@ def _to_unit(name):
         return (X - X.min()) / np.ptp(X), arrays["y"]
 
     return read
+
+
+def incomplete(folder, name):
+    """Features in different units, NaN where an entry is missing."""
+    arrays = _arrays(folder, name)
+    return StandardScaler().fit_transform(arrays["X"].astype(np.float64)), arrays["y"]
 
 
 def _standardized(name):

@@ -180,9 +180,10 @@ def missing_table():
     lines = []
     for (dataset, n, method, parameters), runs in groups.items():
         fraction = ast.literal_eval(parameters)["fraction"]
-        ari, error = spread(column(runs, "ari")), column(runs, "error").mean()
-        counted = [str(len(runs)), ari, f"{error:.3f}"]
-        lines.append([f"{dataset}, {n} rows", f"{fraction:.0%}", method, *counted])
+        ari, error = spread(column(runs, "ari")), column(runs, "error")
+        counted = [str(len(runs)), ari, f"{error.mean():.3f}" if len(error) else ""]
+        removed = f"{fraction:.0%}" if fraction else "as it came"
+        lines.append([f"{dataset}, {n} rows", removed, method, *counted])
     return table([MISSING, *sorted(lines)])
 
 

@@ -29,7 +29,7 @@ def fitted_frame(tiny, X):
 @pytest.fixture(scope="module")
 def fitted_images(tiny):
     X = np.random.default_rng(0).uniform(size=(60, 24))
-    return tiny(n_clusters=4).fit(X), X
+    return tiny(n_clusters=4, pretrain_learning_rate_init=1.0).fit(X), X
 
 
 @pytest.fixture(scope="session")
