@@ -46,10 +46,16 @@ def special(row):
     usual = {**defaults, **RECIPES.get(row["dataset"], {})}
     actual = {**defaults, **ast.literal_eval(row["parameters"])}
     return ", ".join(
-        f"{name}={value!r}"
+        f"{name}={_brief(value)}"
         for name, value in actual.items()
         if name not in UNSAID and value != usual[name]
     )
+
+
+def _brief(value):
+    """As in code; of an estimator, which the CSV holds as text, the name alone."""
+    is_estimator = isinstance(value, str) and "(" in value
+    return value.partition("(")[0] if is_estimator else repr(value)
 
 
 def column(runs, name):
