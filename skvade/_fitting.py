@@ -99,6 +99,7 @@ def next_run(estimator: FittedVaDE, X: NDArray | csr_array, weight: NDArray) -> 
     run.record.embedding_loss_curve = estimator.embedding_loss_curve_
     run.record.loss_curve = [*estimator.loss_curve_]
     run.record.lower_bounds = [*estimator.lower_bounds_]
+    run.record.reconstruction_terms = [*estimator.reconstruction_terms_]
     return run
 
 
@@ -172,6 +173,7 @@ def _adopt_model(estimator: FittedVaDE, run: Run) -> None:
     estimator.init_labels_ = record.init_labels
     estimator.loss_curve_ = record.loss_curve
     estimator.lower_bounds_ = record.lower_bounds
+    estimator.reconstruction_terms_ = record.reconstruction_terms
     estimator.validation_scores_ = record.validation_scores
     estimator.converged_ = record.converged
     estimator.n_iter_ = len(record.lower_bounds)

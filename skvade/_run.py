@@ -92,6 +92,7 @@ class Record:
     init_labels: NDArray | None = None
     loss_curve: list[float] = field(default_factory=list)
     lower_bounds: list[float] = field(default_factory=list)
+    reconstruction_terms: list[float] = field(default_factory=list)
     validation_scores: list[float] = field(default_factory=list)
     improved: bool = False  # on the rows held out
     vagueness: float = 0.0  # of the responsibilities, from 0 to 1 where all are equal

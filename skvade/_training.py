@@ -112,11 +112,8 @@ def continue_stream(run: Run) -> None:
     """
     optimizer = _joint_adam(run)
     load_moments(run.model, optimizer.memory(), run.moments)
-    loss, bound = epoch(run, _elbo_step(run, optimizer), _BLAME)
+    _joint_epoch(run, _elbo_step(run, optimizer))
     run.moments = dump_moments(run.model, optimizer.memory())
-    run.record.loss_curve.append(loss)
-    run.record.lower_bounds.append(bound)
-    report(run, "Training", run.record.lower_bounds, "ELBO")
 
 
 def start_mixture(run: Run) -> None:
@@ -171,11 +168,7 @@ def maximize_elbo(run: Run) -> None:
         best = deepcopy(model.state_dict())
     try:
         for _ in epochs(run, plan.max_iter):
-            loss, bound = epoch(run, step, _BLAME)
-            record.loss_curve.append(loss)
-            record.lower_bounds.append(bound)
-            report(run, "Training", record.lower_bounds, "ELBO")
-            score = bound
+            score = _joint_epoch(run, step)
             if held_out:
                 score = mean_elbo(model, held_out, plan.responsibilities)
                 record.validation_scores.append(score)
@@ -217,8 +210,22 @@ def _joint_adam(run: Run) -> Adam:
     return adam(run, speed)
 
 
+def _joint_epoch(run: Run, step: Callable[[Batch], Tensor]) -> float:
+    """One epoch in which all learns together; gives its ELBO."""
+    record = run.record
+    loss, bound, reconstruction = epoch(run, step, _BLAME)
+    record.loss_curve.append(loss)
+    record.lower_bounds.append(bound)
+    record.reconstruction_terms.append(reconstruction)
+    report(run, "Training", record.lower_bounds, "ELBO")
+    return bound
+
+
 def _elbo_step(run: Run, optimizer: Adam) -> Callable[[Batch], Tensor]:
-    """A step up the bound, its latent terms weighed by beta; gives loss and ELBO."""
+    """A step up the bound, its latent terms weighed by beta.
+
+    It gives the loss, the ELBO, and of that the reconstruction.
+    """
     model, plan = run.model, run.plan
     sampled = plan.responsibilities == "sampled"
 
@@ -234,7 +241,8 @@ def _elbo_step(run: Run, optimizer: Adam) -> Callable[[Batch], Tensor]:
         loss = (weight * losses).mean()
         optimizer.descend(loss)
         bound = weight @ terms.total.detach()
-        return torch.stack([loss.detach() * len(x), bound])
+        reconstruction = weight @ terms.reconstruction.detach()
+        return torch.stack([loss.detach() * len(x), bound, reconstruction])
 
     return step
 

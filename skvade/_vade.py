@@ -197,8 +197,7 @@ class VaDEClusterer(WatchedVaDE, StreamingVaDE, ClusterMixin, BaseEstimator):
     Attributes
     ----------
     labels_ : ndarray of shape (n_samples,)
-        Cluster of each row. Components are numbered by the weight of the rows they
-        hold, most first.
+        Cluster of each row; they are numbered by the weight of their rows, most first.
 
     weights_ : ndarray of shape (n_clusters,)
         Mixture weights; they sum to one.
@@ -221,6 +220,9 @@ class VaDEClusterer(WatchedVaDE, StreamingVaDE, ClusterMixin, BaseEstimator):
     lower_bounds_ : list of float
         Mean ELBO of each epoch of the last stage, while the model was changing.
 
+    reconstruction_terms_ : list of float
+        The part E[log p(x|z)] of `lower_bounds_`; the rest are the latent terms.
+
     loss_curve_ : list of float
         Negative bound of each epoch of the last stage, latent terms weighed by `beta`.
 
@@ -232,19 +234,17 @@ class VaDEClusterer(WatchedVaDE, StreamingVaDE, ClusterMixin, BaseEstimator):
         of pretraining and of imitating `embedding`.
 
     embedding_loss_curve_ : list of float
-        Fraction of the variance of the coordinates to imitate that the encoder left
-        unexplained, each epoch. Empty without `embedding`.
+        The same of the coordinates to imitate. Empty without `embedding`.
 
     init_labels_ : ndarray of shape (n_samples,)
-        Cluster of each row under the initial mixture alone, numbered as `labels_`:
-        comparing the two shows what the joint training changed.
+        Cluster of each row under the initial mixture alone, numbered as `labels_`.
 
     converged_ : bool
         Whether the last stage met `tol` within `max_iter`.
 
     n_effective_clusters_ : float
-        How many clusters of equal size would be as varied as those found: the
-        exponential of the entropy of the mean responsibilities, from 1 to K.
+        How many clusters of equal size would be as varied: the exponential of the
+        entropy of the mean responsibilities, from 1 to K.
 
     n_iter_ : int
         Epochs of the last stage.

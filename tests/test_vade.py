@@ -161,6 +161,7 @@ def test_type_of_fitted_numbers(fitted, name, kind):
     "name, length",
     [
         ("lower_bounds_", 3),
+        ("reconstruction_terms_", 3),
         ("loss_curve_", 3),
         ("validation_scores_", 0),
         ("pretrain_loss_curve_", 10),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
 from sklearn.base import BaseEstimator
 
 from skvade.plotting._checks import check_has
@@ -19,18 +20,21 @@ _READ = [
     "pretrain_loss_curve_",
     "embedding_loss_curve_",
     "lower_bounds_",
+    "reconstruction_terms_",
     "validation_scores_",
 ]
 
 
 class TrainingCurveDisplay:
-    """Curves of pretraining and of the evidence lower bound (ELBO), side by side.
+    """Curves of pretraining, of the evidence lower bound (ELBO) and of its parts.
 
-    Create it with :meth:`from_estimator`. The left panel shows which fraction of the
+    Create it with :meth:`from_estimator`. The first panel shows which fraction of the
     variance of X the autoencoder left unexplained in pretraining, and beside it, over
     the epochs that imitated an embedding, which fraction of the variance of its
-    coordinates; the right panel the mean ELBO of each epoch of the last stage. A stage
-    that has no epochs, such as pretraining under ``warm_start=True``, has no panel.
+    coordinates; the second the mean ELBO of each epoch of the last stage. The others
+    show what it is the sum of: how well rows are reconstructed, and the latent terms,
+    the negative of what the latent points and the clusters cost. A stage that has no
+    epochs, such as pretraining under ``warm_start=True``, has no panels.
 
     Parameters
     ----------
@@ -39,6 +43,10 @@ class TrainingCurveDisplay:
 
     lower_bounds : sequence of float
         Mean ELBO of the training rows, each epoch of the last stage.
+
+    reconstruction_terms : sequence of float, default=()
+        Part of each of the `lower_bounds` that is the reconstruction; without it there
+        are no panels for the parts.
 
     embedding_loss_curve : sequence of float, default=()
         Unexplained fraction of the coordinates' variance, each of the last epochs of
@@ -68,7 +76,7 @@ class TrainingCurveDisplay:
     >>> X, _ = make_blobs(n_samples=300, n_features=5, centers=3, random_state=0)
     >>> model = VaDEClusterer(n_clusters=3, max_iter=5, tol=0, random_state=0).fit(X)
     >>> TrainingCurveDisplay.from_estimator(model).ax_.shape
-    (2,)
+    (4,)
     """
 
     def __init__(
@@ -76,11 +84,13 @@ class TrainingCurveDisplay:
         *,
         pretrain_loss_curve: Sequence[float],
         lower_bounds: Sequence[float],
+        reconstruction_terms: Sequence[float] = (),
         embedding_loss_curve: Sequence[float] = (),
         validation_scores: Sequence[float] = (),
     ):
         self.pretrain_loss_curve = pretrain_loss_curve
         self.lower_bounds = lower_bounds
+        self.reconstruction_terms = reconstruction_terms
         self.embedding_loss_curve = embedding_loss_curve
         self.validation_scores = validation_scores
 
@@ -138,10 +148,13 @@ class TrainingCurveDisplay:
         drawings = [
             (self._draw_pretraining, self.pretrain_loss_curve),
             (self._draw_bound, self.lower_bounds),
+            (self._draw_reconstruction, self.reconstruction_terms),
+            (self._draw_latent, self.reconstruction_terms),
         ]
         drawn = [draw for draw, curve in drawings if len(curve)]
-        n = len(drawn)
-        self.ax_ = panels(ax, type(self).__name__, n, n_columns=n, figsize=(4 * n, 3.2))
+        n, name = len(drawn), type(self).__name__
+        figsize = (4 * min(n, 2), 3.2 * ((n + 1) // 2))
+        self.ax_ = panels(ax, name, n, n_columns=min(n, 2), figsize=figsize)
         for draw, panel in zip(drawn, self.ax_, strict=True):
             draw(panel)
         self.figure_ = self.ax_[0].figure
@@ -166,3 +179,12 @@ class TrainingCurveDisplay:
             style.update(label="held-out rows")
             draw_curve(ax, self.validation_scores, **style)
             ax.legend()
+
+    def _draw_reconstruction(self, ax: Axes) -> None:
+        draw_curve(ax, self.reconstruction_terms, color=BLUE)
+        ax.set(title="Its part: reconstruction", ylabel="nats per row")
+
+    def _draw_latent(self, ax: Axes) -> None:
+        latent = np.subtract(self.lower_bounds, self.reconstruction_terms).tolist()
+        draw_curve(ax, latent, color=BLUE)
+        ax.set(title="Its part: latent terms", ylabel="nats per row")

@@ -8,16 +8,18 @@ from skvade.plotting import (
 
 
 def test_curves_are_those_of_the_estimator(fitted_3d, plt):
-    _, axes = plt.subplots(1, 2)
+    _, axes = plt.subplots(1, 4)
     display = TrainingCurveDisplay.from_estimator(fitted_3d, ax=axes)
     assert list(display.ax_) == list(axes)
-    pretraining, bound = ([line.get_data() for line in ax.lines] for ax in axes)
+    bounds, terms = fitted_3d.lower_bounds_, fitted_3d.reconstruction_terms_
     for (epochs, values), expected in zip(
-        [*pretraining, *bound],
+        [line.get_data() for ax in axes for line in ax.lines],
         [
             fitted_3d.pretrain_loss_curve_,
-            fitted_3d.lower_bounds_,
+            bounds,
             fitted_3d.validation_scores_,
+            terms,
+            np.array(bounds) - terms,
         ],
         strict=True,
     ):
@@ -29,7 +31,8 @@ def test_curves_are_those_of_the_estimator(fitted_3d, plt):
 
 def test_a_stage_without_epochs_has_no_panel(tiny, X):
     model = tiny(pretrain_max_iter=0, early_stopping=False).fit(X)
-    (ax,) = TrainingCurveDisplay.from_estimator(model).ax_
+    ax, *parts = TrainingCurveDisplay.from_estimator(model).ax_
+    assert len(parts) == 2
     assert_array_equal(ax.lines[0].get_ydata(), model.lower_bounds_)
     assert ax.get_legend() is None
 
@@ -38,7 +41,7 @@ def test_imitation_is_drawn_over_its_epochs(tiny, X):
     model = tiny(
         embedding=PCA(2), embedding_input="autoencoder", embedding_max_iter=4
     ).fit(X)
-    pretraining, _ = TrainingCurveDisplay.from_estimator(model).ax_
+    pretraining, *_ = TrainingCurveDisplay.from_estimator(model).ax_
     data, coordinates = pretraining.lines
     assert_array_equal(data.get_ydata(), model.pretrain_loss_curve_)
     assert_array_equal(coordinates.get_xdata(), [11, 12, 13, 14])

@@ -87,7 +87,7 @@ def test_names_the_extra_where_matplotlib_is_missing(display, fitted, X, monkeyp
 def test_wrong_axes(fitted, plt, n_axes):
     figure = plt.figure()
     axes = [figure.add_axes([0.1, 0.1, 0.2, 0.2]) for _ in range(n_axes)]
-    message = f"TrainingCurveDisplay draws 2 panels. .* Got {n_axes} Axes .*instead"
+    message = f"TrainingCurveDisplay draws 4 panels. .* Got {n_axes} Axes .*instead"
     with pytest.raises(ValueError, match=message):
         TrainingCurveDisplay.from_estimator(fitted, ax=axes)
 
