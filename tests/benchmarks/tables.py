@@ -9,7 +9,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
-from methods import METHODS, RECIPES
+from methods import METHODS, OF_UMAP, RECIPES
 from scipy.stats import spearmanr
 
 from skvade import VaDEClusterer
@@ -44,6 +44,8 @@ def special(row):
         return ""
     defaults = VaDEClusterer().get_params()
     usual = {**defaults, **RECIPES.get(row["dataset"], {})}
+    if row["method"] == "skvade of UMAP":
+        usual |= OF_UMAP.get(row["dataset"], {})
     actual = {**defaults, **ast.literal_eval(row["parameters"])}
     return ", ".join(
         f"{name}={_brief(value)}"
