@@ -210,6 +210,16 @@ def memory_table():
     return table([MEMORY, *lines])
 
 
+def file_table():
+    """The private memory of a fit of a file, at about ten times and at its highest."""
+    with (FILES / "data_file.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    memory = column(rows, "private_mb")
+    shown = [*rows[:: -(-len(rows) // 10)], rows[int(memory.argmax())]]
+    cells = [[f"{row['second']} s", f"{row['private_mb']} MB"] for row in shown]
+    return table([["After", "Private memory"], *cells])
+
+
 def speed_table():
     """The latest row of each measurement, what is measured alike together."""
     runs = grouped(FILES / "speed.csv", "measure", "setting", "threads")
@@ -245,6 +255,7 @@ def main():
     fill("reproducing.rst", "faults", faults_table())
     fill("benchmarks.rst", "missing", missing_table())
     fill("benchmarks.rst", "memory", memory_table())
+    fill("benchmarks.rst", "file", file_table())
     fill("benchmarks.rst", "unbalanced", unbalanced_table())
     fill("benchmarks.rst", "choosing", choosing_table())
     fill("benchmarks.rst", "criteria", criteria_table())
