@@ -1,6 +1,7 @@
 """p(x|z): what the decoder's output says about a row, in the units of the data."""
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor, nn
@@ -13,6 +14,7 @@ __all__ = [
     "Bernoulli",
     "Gaussian",
     "Likelihood",
+    "LikelihoodSlopes",
     "Unit",
     "bernoulli_log_density",
     "gaussian_log_density",
@@ -70,6 +72,14 @@ class Unit(nn.Module):
         return self.weight * x + self.bias
 
 
+class LikelihoodSlopes(NamedTuple):
+    """log p(x|z), (...,), and what it rises by with what it depends on."""
+
+    log_density: Tensor
+    output: Tensor  # (..., D)
+    parameters: dict[Tensor, Tensor]  # (...,) each
+
+
 class Likelihood(nn.Module):
     """Ties the networks' standardized rows (x - location) / scale to the data.
 
@@ -105,6 +115,12 @@ class Likelihood(nn.Module):
         self, standardized: Tensor, output: Tensor, observed: Tensor | None = None
     ) -> Tensor:
         """log p(x|z) of rows, in the units of the data: (..., D) to (...,)."""
+        raise NotImplementedError
+
+    def slopes(
+        self, standardized: Tensor, output: Tensor, observed: Tensor | None = None
+    ) -> LikelihoodSlopes:
+        """`log_density` and its derivatives."""
         raise NotImplementedError
 
     def mean(self, output: Tensor) -> Tensor:
@@ -147,6 +163,19 @@ class Gaussian(Likelihood):
         density = gaussian_log_density(standardized, output, self.log_noise, observed)
         return density - jacobian
 
+    def slopes(
+        self, standardized: Tensor, output: Tensor, observed: Tensor | None = None
+    ) -> LikelihoodSlopes:
+        log_noise = self.log_noise
+        residual = standardized - output
+        if observed is not None:
+            residual = residual * observed
+        by_output = residual * torch.exp(-log_noise)
+        excess = (residual * by_output).sum(-1) - n_observed(standardized, observed)
+        by_noise = 0.5 * excess * torch.exp(self.log_excess_noise - log_noise)
+        density = self.log_density(standardized, output, observed)
+        return LikelihoodSlopes(density, by_output, {self.log_excess_noise: by_noise})
+
     def mean(self, output: Tensor) -> Tensor:
         return self.restore(output)
 
@@ -168,6 +197,15 @@ class Bernoulli(Likelihood):
         self, standardized: Tensor, output: Tensor, observed: Tensor | None = None
     ) -> Tensor:
         return bernoulli_log_density(self.restore(standardized), output, observed)
+
+    def slopes(
+        self, standardized: Tensor, output: Tensor, observed: Tensor | None = None
+    ) -> LikelihoodSlopes:
+        by_output = self.restore(standardized) - torch.sigmoid(output)
+        if observed is not None:
+            by_output = by_output * observed
+        density = self.log_density(standardized, output, observed)
+        return LikelihoodSlopes(density, by_output, {})
 
     def mean(self, output: Tensor) -> Tensor:
         return torch.sigmoid(output)

@@ -1,6 +1,7 @@
 """The prior p(c) p(z|c): K diagonal Gaussians in the latent space, all in log space."""
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,7 @@ from torch.nn import functional as F
 __all__ = [
     "LOG_2PI",
     "MixturePrior",
+    "MixtureSlopes",
     "average_log_responsibilities",
     "expected_log_density",
     "log_add_floor",
@@ -20,6 +22,29 @@ LOG_2PI = math.log(2 * math.pi)
 def log_add_floor(log_excess: Tensor, log_floor: float) -> Tensor:
     """log(exp(log_excess) + floor): a variance that cannot sink below its floor."""
     return torch.logaddexp(log_excess, torch.full_like(log_excess, log_floor))
+
+
+class _Expansion(NamedTuple):
+    """The expected log-density as `moments @ weights.T - constant / 2`."""
+
+    moments: Tensor  # (m^2 + v, m), (..., 2L)
+    weights: Tensor  # (-1/(2 s^2), mu/s^2), (K, 2L)
+    constant: Tensor  # (K,)
+    means: Tensor  # (K, L), from their center, as m is
+    precisions: Tensor  # 1/s^2, (K, L)
+
+
+def _expand(
+    mean: Tensor, variance: Tensor | float, means: Tensor, log_variances: Tensor
+) -> _Expansion:
+    center = means.detach().mean(0)
+    mean, means = mean - center, means - center
+    precisions = torch.exp(-log_variances)
+    scaled = means * precisions
+    constant = (log_variances + LOG_2PI + means * scaled).sum(1)
+    moments = torch.cat([mean.square() + variance, mean], dim=-1)
+    weights = torch.cat([-0.5 * precisions, scaled], dim=1)
+    return _Expansion(moments, weights, constant, means, precisions)
 
 
 def expected_log_density(
@@ -35,14 +60,17 @@ def expected_log_density(
     exists. Both sides are first moved to the center of the components: far from the
     origin the expansion would cancel badly.
     """
-    center = means.detach().mean(0)
-    mean, means = mean - center, means - center
-    precisions = torch.exp(-log_variances)
-    scaled = means * precisions
-    constant = (log_variances + LOG_2PI + means * scaled).sum(1)
-    moments = torch.cat([mean.square() + variance, mean], dim=-1)  # (..., 2L)
-    weights = torch.cat([-0.5 * precisions, scaled], dim=1)  # (K, 2L)
-    return F.linear(moments, weights, -0.5 * constant)
+    expansion = _expand(mean, variance, means, log_variances)
+    return F.linear(expansion.moments, expansion.weights, -0.5 * expansion.constant)
+
+
+class MixtureSlopes(NamedTuple):
+    """A log-sum-exp over the components, and the gradient of its weighted sum."""
+
+    log_sum: Tensor  # (B,)
+    mean: Tensor  # by the mean of q, (B, L)
+    variance: Tensor  # by its variance, (B, L)
+    parameters: dict[Tensor, Tensor]
 
 
 def average_log_responsibilities(log_joint: Tensor) -> Tensor:
@@ -97,3 +125,34 @@ class MixturePrior(nn.Module):
     def log_joint(self, z: Tensor) -> Tensor:
         """log p(c) + log p(z|c): a point is a Gaussian without variance, (..., K)."""
         return self.expected_log_joint(z, 0.0)
+
+    def slopes(self, mean: Tensor, variance: Tensor, weight: Tensor) -> MixtureSlopes:
+        """logsumexp of `expected_log_joint`, and its gradient summed by `weight`, (B,).
+
+        The derivative of a log-sum-exp are the responsibilities, and the joint is
+        linear in the moments of q.
+        """
+        log_weights, log_variances = self.log_weights, self.log_variances
+        expansion = _expand(mean, variance, self.means, log_variances)
+        moments, weights, constant, means, precisions = expansion
+        log_joint = F.linear(moments, weights, log_weights - 0.5 * constant)
+        log_sum = log_joint.logsumexp(1)
+        shares = torch.exp(log_joint - log_sum[:, None]) * weight[:, None]
+        held = shares.sum(0)  # by each component
+
+        by_square, by_linear = (shares @ weights).chunk(2, dim=1)
+        by_mean = 2 * moments.chunk(2, dim=1)[1] * by_square + by_linear
+
+        by_half, by_scaled = (shares.t() @ moments).chunk(2, dim=1)
+        _, scaled = weights.chunk(2, dim=1)
+        # Half the constant counts against a component: log s^2 + mu * scaled, summed.
+        half = 0.5 * held[:, None]
+        by_scaled = by_scaled - half * means
+        by_precision = by_scaled * means - 0.5 * by_half
+        by_log_variance = -half - by_precision * precisions
+        parameters: dict[Tensor, Tensor] = {
+            self.logits: held - log_weights.exp() * held.sum(),
+            self.means: by_scaled * precisions - half * scaled,
+            self.log_excess: by_log_variance * (self.log_excess - log_variances).exp(),
+        }
+        return MixtureSlopes(log_sum, by_mean, by_square, parameters)

@@ -58,6 +58,7 @@ class MLP(nn.Sequential):
         for n_in, n_out in pairwise(sizes):
             layers += [Linear(n_in, n_out), ACTIVATIONS[activation]()]
         super().__init__(*layers)
+        self.activation = activation
         self.in_bfloat16 = bfloat16
 
     def forward(self, x: Tensor) -> Tensor:

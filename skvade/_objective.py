@@ -20,6 +20,7 @@ __all__ = [
     "mixture_term",
     "reparameterize",
     "squared_error",
+    "squared_error_slope",
 ]
 
 
@@ -62,6 +63,16 @@ def squared_error(x: Tensor, output: Tensor, observed: Tensor | None = None) -> 
     if observed is None:
         return squares.mean(-1)
     return (squares * observed).sum(-1) / observed.sum(-1).mean()
+
+
+def squared_error_slope(
+    x: Tensor, output: Tensor, observed: Tensor | None = None
+) -> Tensor:
+    """Derivative of each row's `squared_error` by the output, (B, D)."""
+    difference = output - x
+    if observed is None:
+        return difference * (2 / x.shape[-1])
+    return difference * observed * (2 / observed.sum(-1).mean())
 
 
 def reparameterize(posterior: Posterior, noise: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ takes longer than the arithmetic where networks are small, and the first of them
 process builds imports torch's compiler, which takes longer than a small fit.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ __all__ = ["Adam", "Momentum"]
 Parameters = Sequence[nn.Parameter]
 
 
-def _gradients(loss: Tensor, parameters: Parameters) -> list[Tensor]:
+def _gradients(loss: Tensor, parameters: Parameters) -> dict[Tensor, Tensor]:
     """Gradients, laid out in memory as the parameters are: fused steps rely on it.
 
     Those of a convolution may not be. They are zero where the loss does not depend on a
@@ -26,10 +26,10 @@ def _gradients(loss: Tensor, parameters: Parameters) -> list[Tensor]:
     gradients = torch.autograd.grad(
         loss, parameters, allow_unused=True, materialize_grads=True
     )
-    return [
-        g if g.stride() == p.stride() else torch.empty_like(p).copy_(g)
+    return {
+        p: g if g.stride() == p.stride() else torch.empty_like(p).copy_(g)
         for g, p in zip(gradients, parameters, strict=True)
-    ]
+    }
 
 
 class Adam:
@@ -41,11 +41,12 @@ class Adam:
 
     def descend(self, loss: Tensor) -> None:
         """Take a step down the gradient of the loss."""
-        gradients = _gradients(loss, self.parameters)
+        self.step(_gradients(loss, self.parameters))
+
+    def step(self, gradients: Mapping[Tensor, Tensor]) -> None:
+        """Take a step down these gradients."""
         for group in self.groups:
-            n = len(group.parameters)
-            group.step(gradients[:n])
-            del gradients[:n]
+            group.step([gradients[p] for p in group.parameters])
 
     def memory(self) -> Iterator[tuple[nn.Parameter, dict[str, Tensor]]]:
         """What is remembered of each parameter, to read or to fill."""
@@ -107,7 +108,11 @@ class Momentum:
 
     def descend(self, loss: Tensor) -> None:
         """Take a step down the gradient of the loss."""
-        gradients = _gradients(loss, self.parameters)
+        self.step(_gradients(loss, self.parameters))
+
+    def step(self, gradients_of: Mapping[Tensor, Tensor]) -> None:
+        """Take a step down these gradients."""
+        gradients = [gradients_of[p] for p in self.parameters]
         norms = [torch.linalg.vector_norm(g) for g in gradients]
         norm = torch.linalg.vector_norm(torch.stack(norms))
         excess = norm.clamp_min(self.most_norm) / self.most_norm

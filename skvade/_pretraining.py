@@ -7,6 +7,7 @@ import torch
 from sklearn.utils.extmath import randomized_svd
 from torch import Tensor, nn
 
+from skvade._backward import Chain
 from skvade._batching import Batch, Rows
 from skvade._likelihoods import n_observed
 from skvade._matrix import UNIT
@@ -78,12 +79,17 @@ def _autoencoder(run: Run) -> None:
     """
     encoder, decoder = run.model.encoder, run.model.decoder
     optimizer = _descent(run, autoencoder_parameters(run.model))
+    chain = Chain.of(run.model)
 
     def step(batch: Batch) -> Tensor:
-        output = decoder(encoder.embed(batch.x))
-        errors = squared_error(batch.x, output, batch.observed)
-        loss = (batch.weight * errors).mean()
-        optimizer.descend(loss)
+        if chain is not None:
+            loss, gradients = chain.squared_error(batch)
+            optimizer.step(gradients)
+        else:
+            output = decoder(encoder.embed(batch.x))
+            errors = squared_error(batch.x, output, batch.observed)
+            loss = (batch.weight * errors).mean()
+            optimizer.descend(loss)
         return loss.detach().expand(1) * len(batch.x)
 
     _reconstruct(run, step, _BLAME)

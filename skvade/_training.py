@@ -10,6 +10,7 @@ import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 
+from skvade._backward import Chain
 from skvade._batching import Batch, dump_moments, load_moments
 from skvade._imitation import imitate
 from skvade._inference import (
@@ -20,7 +21,8 @@ from skvade._inference import (
 )
 from skvade._initial_mixture import initial_mixture
 from skvade._matrix import UNIT
-from skvade._objective import elbo, reparameterize
+from skvade._networks import VaDE
+from skvade._objective import Elbo, elbo, reparameterize
 from skvade._optimizers import Adam
 from skvade._pretraining import max_pretraining_epochs, pretrain
 from skvade._run import LEAST_STEPS, Plan, Run, adam, epoch, epochs, report, stage
@@ -228,23 +230,37 @@ def _elbo_step(run: Run, optimizer: Adam) -> Callable[[Batch], Tensor]:
     """
     model, plan = run.model, run.plan
     sampled = plan.responsibilities == "sampled"
+    chain = None if sampled else Chain.of(model)
+    only_new = all(p is not model.encoder.mean.weight for p in optimizer.parameters)
 
     def step(batch: Batch) -> Tensor:
         x, weight = batch.x, batch.weight
-        posterior = model.encoder(x)
-        shape = (plan.n_draws, *posterior.mean.shape)
+        shape = (plan.n_draws, len(x), model.prior.means.shape[1])
         noise = torch.empty(shape, dtype=x.dtype, device=x.device)
-        draws = reparameterize(posterior, noise.normal_(generator=run.chance.noise))
-        density = model.likelihood.log_density(x, model.decoder(draws), batch.observed)
-        terms = elbo(density, posterior, model.prior, draws if sampled else None)
-        losses = -(terms.reconstruction + plan.beta * terms.latent)
-        loss = (weight * losses).mean()
-        optimizer.descend(loss)
-        bound = weight @ terms.total.detach()
+        noise.normal_(generator=run.chance.noise)
+        if chain is not None:
+            terms, gradients = chain.bound(batch, noise, plan.beta, only_new)
+            optimizer.step(gradients)
+        else:
+            terms = _bound(model, batch, noise, sampled)
+            losses = -(terms.reconstruction + plan.beta * terms.latent)
+            optimizer.descend((weight * losses).mean())
         reconstruction = weight @ terms.reconstruction.detach()
-        return torch.stack([loss.detach() * len(x), bound, reconstruction])
+        latent = weight @ terms.latent.detach()
+        loss = -(reconstruction + plan.beta * latent)
+        return torch.stack([loss, reconstruction + latent, reconstruction])
 
     return step
+
+
+def _bound(model: VaDE, batch: Batch, noise: Tensor, sampled: bool) -> Elbo:
+    """The ELBO of a batch, for torch to differentiate."""
+    posterior = model.encoder(batch.x)
+    draws = reparameterize(posterior, noise)
+    density = model.likelihood.log_density(
+        batch.x, model.decoder(draws), batch.observed
+    )
+    return elbo(density, posterior, model.prior, draws if sampled else None)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from joblib import Parallel, delayed
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 from own_networks import (
     PlainDecoder,
     assert_same_model,
@@ -50,12 +50,20 @@ def conv_decoder(latent_dim, n_features_in):
 def test_the_networks_of_the_house_give_the_results_of_the_house(
     tiny, own, X, responsibilities
 ):
-    parameters = {"responsibilities": responsibilities, "n_draws": 2}
+    """But for rounding: gradients are torch's in one, written out in the other."""
+    parameters = {
+        "responsibilities": responsibilities,
+        "n_draws": 2,
+        "precision": "float64",
+    }
     default = tiny(**parameters).fit(X)
     model = own(encoder=house_encoder, decoder=house_decoder, **parameters).fit(X)
-    assert_array_equal(model.predict_proba(X), default.predict_proba(X))
-    assert_array_equal(model.reconstruct(X), default.reconstruct(X))
-    assert model.lower_bounds_ == default.lower_bounds_
+    for one, other in (
+        (model.predict_proba(X), default.predict_proba(X)),
+        (model.reconstruct(X), default.reconstruct(X)),
+        (model.lower_bounds_, default.lower_bounds_),
+    ):
+        assert_allclose(one, other, rtol=1e-7)
 
 
 @pytest.mark.parametrize("name", ["encoder", "decoder"])

@@ -33,6 +33,8 @@ RECIPES = {"mnist": IMAGES, "fashion_mnist": IMAGES}
 IMITATION = {
     "pretrain_max_iter": 60,
     "embedding_input": "autoencoder",
+    "embedding_max_samples": 70_000,
+    "embedding_max_iter": 10,
     "beta": 1.0,
     "max_iter": 10,
 }
