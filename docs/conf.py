@@ -1,6 +1,6 @@
 """How the site is built: python -m sphinx -W -b html docs docs/_build/html.
 
-Nothing is fetched from the network in building it.
+Nothing is fetched from the network, neither in building it nor in reading it.
 """
 
 import os
@@ -27,6 +27,7 @@ extensions = [
     "numpydoc",
     "sphinx_gallery.gen_gallery",
     "sphinxcontrib.bibtex",
+    "sphinx-mathjax-offline",
 ]
 exclude_patterns = ["_build", "examples", "sg_execution_times.rst"]
 templates_path = ["_templates"]
