@@ -95,9 +95,9 @@ def moments_of_partition(
     n_missing = n_clusters - len(groups)
     if n_missing:
         warn(
-            f"The initial partition holds {len(groups)} groups for {n_clusters} "
-            f"components; {n_missing} start at random rows and may stay empty. "
-            "Lower n_clusters if the data hold fewer clusters."
+            f"The initial partition holds {len(groups)} of {n_clusters} clusters; the "
+            "others start at random rows and may stay empty. Lower n_clusters if the "
+            "data hold fewer clusters."
         )
         means = np.vstack([means, embedding[_draw(n_missing, weight, rng)]])
         variances = np.vstack([variances, np.tile(pooled, (n_missing, 1))])

@@ -77,7 +77,7 @@ def test_a_group_of_equal_rows_keeps_a_width(groups):
 
 def test_missing_groups_start_at_rows_with_a_warning(groups):
     Z, labels = groups
-    with pytest.warns(UserWarning, match="holds 3 groups for 5 components; 2 start"):
+    with pytest.warns(UserWarning, match="holds 3 of 5 clusters; the others start"):
         weights, means, variances = moments_of_partition(Z, labels, 5, RandomState(0))
     assert_allclose(weights, np.array([60, 30, 10, 1, 1]) / 102)
     rows = [np.flatnonzero((mean == Z).all(1)) for mean in means[3:]]
@@ -89,7 +89,7 @@ def test_missing_groups_start_at_rows_with_a_warning(groups):
 
 def test_more_missing_groups_than_rows(groups):
     Z = groups[0][:3]
-    with pytest.warns(UserWarning, match="1 groups for 9 components; 8 start"):
+    with pytest.warns(UserWarning, match="1 of 9 clusters; the others start"):
         mixture = moments_of_partition(Z, np.zeros(3, int), 9, RandomState(0))
     assert mixture.means.shape == (9, 4)
     assert_allclose(mixture.weights.sum(), 1)

@@ -392,7 +392,7 @@ def test_passes_of_a_stream_are_epochs_of_the_last_stage(X, n_held_out):
 def test_components_are_numbered_by_size_with_empty_ones_last():
     X, y = make_blobs([20, 80, 50], 5, random_state=0)
     run = run_of(X, n_clusters=4, init=y)
-    with pytest.warns(UserWarning, match="3 groups for 4 components"):
+    with pytest.warns(UserWarning, match="3 of 4 clusters"):
         after(run, pretrain, start_mixture)
     far_away = torch.full((2,), 1e3, dtype=torch.float64)
     with torch.no_grad():

@@ -299,7 +299,7 @@ def test_empty_clusters_warn(tiny, X):
     X = np.tile(X[:1], (150, 1))
     with (
         pytest.warns(ConvergenceWarning, match="2 of 3 clusters hold no row"),
-        pytest.warns(UserWarning, match="The initial partition holds 1 groups for 3"),
+        pytest.warns(UserWarning, match="The initial partition holds 1 of 3 clusters"),
     ):
         model = tiny(init=np.zeros(150, int)).fit(X)
     assert set(model.labels_) == {0}

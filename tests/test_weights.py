@@ -137,7 +137,7 @@ def test_random_rows_are_drawn_by_their_weight():
     Z, weight = np.arange(100.0)[:, None], np.where(np.arange(100) < 40, 1e6, 1e-6)
     means = initial_mixture(Z, "random", 30, 1, RandomState(0), weight).means
     one_group = np.zeros(100, int)
-    with pytest.warns(UserWarning, match="holds 1 groups for 31 components"):
+    with pytest.warns(UserWarning, match="holds 1 of 31 clusters"):
         filled = moments_of_partition(Z, one_group, 31, RandomState(0), weight).means
     for rows in (means, filled[1:]):
         assert len(np.unique(rows)) == 30
