@@ -192,7 +192,7 @@ def _check_embedding(estimator: BaseEstimator) -> None:
     Raises
     ------
     ValueError
-        If it gives another number of columns than `latent_dim`, or is to see the
+        If it gives more columns than `latent_dim`, or is to see the
         embedding of an autoencoder that is not trained.
     """
     if estimator.embedding is None:
@@ -205,11 +205,11 @@ def _check_embedding(estimator: BaseEstimator) -> None:
         return
     n_components = getattr(estimator.embedding, "n_components", None)
     counted = isinstance(n_components, Integral)
-    if counted and n_components != estimator.latent_dim:
+    if counted and n_components > estimator.latent_dim:
         raise ValueError(
             f"embedding={estimator.embedding!r} has n_components={n_components}, but "
-            f"latent_dim={estimator.latent_dim}. Make them equal: the latent space "
-            "takes the coordinates of the embedding."
+            f"latent_dim={estimator.latent_dim}. Make them equal, or latent_dim the "
+            "higher: the latent space takes the coordinates of the embedding."
         )
     if estimator.embedding_input == "autoencoder" and not estimator.pretrain_max_iter:
         raise ValueError(

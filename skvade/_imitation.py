@@ -40,17 +40,21 @@ def coordinates(
 ) -> NDArray:
     """What a clone of the transformer makes of X, centered, of average variance one.
 
+    If it gives fewer than `latent_dim` columns, zeros follow: what the embedding leaves
+    out has its place there, and the joint training finds it.
+
     Raises
     ------
     ValueError
-        If that is not `latent_dim` finite numbers per row.
+        If that is not up to `latent_dim` finite numbers per row.
     """
     Z = np.asarray(seeded_clone(transformer, rng).fit_transform(X))
-    if Z.shape != (X.shape[0], latent_dim):
+    if Z.ndim != 2 or len(Z) != X.shape[0] or not 1 <= Z.shape[1] <= latent_dim:
         raise ValueError(
             f"embedding={transformer!r} gives coordinates of shape {Z.shape}, but "
-            f"latent_dim={latent_dim} needs {(X.shape[0], latent_dim)}. Set latent_dim "
-            "to the number of columns that the transformer gives."
+            f"latent_dim={latent_dim} needs {X.shape[0]} rows of at most {latent_dim} "
+            "columns. Set latent_dim to the number of columns that the transformer "
+            "gives, or more."
         )
     Z = Z.astype(np.float64)
     if not np.isfinite(Z).all():
@@ -59,6 +63,7 @@ def coordinates(
             "Check the transformer on the same rows."
         )
     Z -= Z.mean(axis=0)
+    Z = np.pad(Z, ((0, 0), (0, latent_dim - Z.shape[1])))
     spread = np.sqrt(np.square(Z).mean())
     return Z / spread if spread > 0 else Z
 

@@ -94,9 +94,9 @@ class VaDEClusterer(WatchedVaDE, StreamingVaDE, ClusterMixin, BaseEstimator):
     embedding : transformer or None, default=None
         An embedding for the encoder to imitate before the mixture is fitted, such as
         ``TSNE()`` with `latent_dim` 2, or ``umap.UMAP(n_components=10, min_dist=0.0)``
-        (extra ``umap``): a clone of any transformer whose `fit_transform` gives
-        `latent_dim` columns. Neighborhoods often hold the groups better than an
-        autoencoder does, and the encoder can place new rows.
+        (extra ``umap``): a clone of any transformer whose `fit_transform` gives at most
+        `latent_dim` columns; the other dimensions start at zero. Neighborhoods often
+        hold the groups better than an autoencoder does. The encoder can place new rows.
 
     embedding_input : {"data", "autoencoder"}, default="data"
         What `embedding` sees: the rows of X, and there is no pretraining, or their

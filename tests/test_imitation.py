@@ -60,6 +60,21 @@ def test_constant_coordinates_have_no_scale(rng):
     assert not coordinates(pipeline, np.ones((9, 4)), 2, rng).any()
 
 
+def test_dimensions_without_a_coordinate_are_zero(X, rng):
+    Z = coordinates(PCA(2), X, 5, rng)
+    assert Z.shape == (150, 5)
+    assert not Z[:, 2:].any()
+    assert np.square(Z).mean() == pytest.approx(1)
+
+
+def test_a_map_of_fewer_dimensions_starts_the_clusters(tiny, blobs):
+    X, y = blobs
+    model = tiny(latent_dim=5, embedding=PCA(2), embedding_max_iter=100).fit(X)
+    assert adjusted_rand_score(y, model.init_labels_) > 0.95
+    spread = model.transform(X).var(0)
+    assert spread[2:].max() < 0.05 * spread[:2].min()
+
+
 def test_an_open_seed_is_ours(X, seen, rng):
     coordinates(Spy(), X, 2, rng)
     coordinates(Spy(), X, 2, rng)
@@ -71,7 +86,7 @@ def test_an_open_seed_is_ours(X, seen, rng):
 
 
 def test_coordinates_of_another_shape_are_rejected(X, rng):
-    message = r"shape \(150, 3\), but latent_dim=2 .* Set latent_dim"
+    message = r"shape \(150, 3\), but latent_dim=2 .* at most 2 columns. Set latent_dim"
     with pytest.raises(ValueError, match=message):
         coordinates(Spy(3), X, 2, rng)
 

@@ -54,11 +54,11 @@ def decoder(latent_dim, n_features_in):
 # %%
 # Plain gradient descent can fail to start in convolutions, so the pair is pretrained as
 # a variational autoencoder. The numbers of epochs give both about the same time: an
-# epoch of the pair takes two to three times as long. ``tol=0`` uses all of them.
+# epoch of the pair takes several times as long. ``tol=0`` uses all of them.
 def models(seed):
     common = {"n_clusters": 10, "tol": 0, "random_state": seed}
     return {
-        "default": VaDEClusterer(max_iter=60, **common),
+        "default": VaDEClusterer(max_iter=100, **common),
         "convolutional": VaDEClusterer(
             encoder=encoder,
             decoder=decoder,
@@ -91,7 +91,8 @@ for name, rows in results.items():
 # %%
 # The pair does not beat the default: the means of the accuracy are closer to each other
 # than the seeds of either are, and the normalized mutual information of the pair is
-# lower. Measure on data of your own before you pay for convolutions.
+# lower. Nor does one on images of MNIST (:doc:`../benchmarks`). Measure on data of your
+# own before you pay for convolutions.
 #
 # What the two keep of a digit of each kind, by the models of the last seed.
 images = X[[np.flatnonzero(y == digit)[0] for digit in range(10)]]

@@ -9,7 +9,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
-from methods import METHODS, OF_UMAP, RECIPES
+from methods import METHODS, OF_TSNE, OF_UMAP, RECIPES
 from scipy.stats import spearmanr
 
 from skvade import VaDEClusterer
@@ -17,7 +17,7 @@ from skvade import VaDEClusterer
 DOCS = Path(__file__).parents[2] / "docs"
 FILES = DOCS / "benchmarks"
 # Parameters that the name of a method tells, or that change no result.
-UNSAID = {"embedding", "latent_dim", "verbose"}
+UNSAID = {"embedding", "verbose"}
 RUN = ("dataset", "n", "method")
 ACCURACY = ["Data", "Method", "Seeds", "Accuracy", "Range", "NMI", "ARI", "Start"]
 ACCURACY += ["Time"]
@@ -25,6 +25,7 @@ MISSING = ["Data", "Missing", "Method", "Seeds", "ARI", "Error of filled entries
 MEMORY = ["Data", "X is", "Memory beyond that of sparse X", "Time", "ARI"]
 UNBALANCED = ["Data", "n_clusters", "Method", "Seeds", "ARI", "F1 of the rarest"]
 UNBALANCED += ["In use"]
+NETWORKS = ["Networks", "Epochs", "Seeds", "Accuracy", "Start", "NMI", "ELBO", "Time"]
 SPEED = ["Measure", "Setting", "Ours", "Reference", "Ratio", "Threads"]
 
 
@@ -44,8 +45,8 @@ def special(row):
         return ""
     defaults = VaDEClusterer().get_params()
     usual = {**defaults, **RECIPES.get(row["dataset"], {})}
-    if row["method"] == "skvade of UMAP":
-        usual |= OF_UMAP.get(row["dataset"], {})
+    of = {"skvade of UMAP": OF_UMAP, "skvade of t-SNE": OF_TSNE}
+    usual |= of.get(row["method"], {}).get(row["dataset"], {})
     actual = {**defaults, **ast.literal_eval(row["parameters"])}
     return ", ".join(
         f"{name}={_brief(value)}"
@@ -176,6 +177,27 @@ def unbalanced_table():
     return table([UNBALANCED, *lines])
 
 
+def networks_table():
+    """Networks of a user's own, beside the default ones."""
+    groups = grouped(
+        FILES / "own_networks.csv", "networks", "pretrain_epochs", "epochs"
+    )
+    lines = [
+        [
+            networks,
+            f"{pretraining} + {training}",
+            str(len(runs)),
+            spread(column(runs, "accuracy")),
+            f"{column(runs, 'init_accuracy').mean():.3f}",
+            f"{column(runs, 'nmi').mean():.3f}",
+            f"{column(runs, 'elbo').mean():.1f}",
+            f"{column(runs, 'seconds').mean():.0f} s",
+        ]
+        for (networks, pretraining, training), runs in groups.items()
+    ]
+    return table([NETWORKS, *lines])
+
+
 def faults_table():
     with (FILES / "faults.csv").open() as file:
         rows = [[*row.values()] for row in csv.DictReader(file)]
@@ -257,6 +279,7 @@ def main():
     fill("benchmarks.rst", "memory", memory_table())
     fill("benchmarks.rst", "file", file_table())
     fill("benchmarks.rst", "unbalanced", unbalanced_table())
+    fill("benchmarks.rst", "networks", networks_table())
     fill("benchmarks.rst", "choosing", choosing_table())
     fill("benchmarks.rst", "criteria", criteria_table())
     fill("performance.rst", "speed", speed_table())
