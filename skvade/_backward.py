@@ -2,8 +2,9 @@
 
 Where networks are small, torch's automatic differentiation takes longer to keep its
 books than to calculate. The derivatives of likelihood and mixture are beside their
-formulas; here is the chain rule through the networks. What is rare is left to torch:
-networks of the user's own, two activations, bfloat16 and sampled responsibilities.
+formulas; here is the chain rule through the networks. Left to torch are networks of the
+user's own, two activations, bfloat16, sampled responsibilities, and among the stages
+imitation, the variational pretraining and the pairs of layers of the stacked one.
 """
 
 from collections.abc import Callable
@@ -13,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from skvade._batching import Batch
+from skvade._likelihoods import LIKELIHOODS
+from skvade._mixture import MixturePrior
 from skvade._networks import MLP, MOST_LOG_VARIANCE, VaDE
 from skvade._objective import (
     Elbo,
@@ -111,7 +114,11 @@ class Chain:
 
     @classmethod
     def of(cls, model: VaDE) -> Self | None:
-        """None if there are networks whose derivative is not written out."""
+        """None if there is a part whose derivative is not written out."""
+        if type(model.prior) is not MixturePrior:
+            return None
+        if type(model.likelihood) not in LIKELIHOODS.values():
+            return None
         down, up = model.encoder.hidden, model.decoder.hidden
         output = model.decoder.output
         if not isinstance(down, MLP) or not isinstance(up, MLP):
@@ -123,7 +130,7 @@ class Chain:
 
     @torch.inference_mode()
     def squared_error(self, batch: Batch) -> tuple[Tensor, Gradients]:
-        """Weighted mean squared error of the reconstruction; what it rises with."""
+        """The weighted mean squared error of the reconstruction, and its gradient."""
         x, weight, _, observed = batch
         seen = self.down(x)
         z = self.mean(seen[-1])
@@ -141,40 +148,48 @@ class Chain:
     def bound(
         self, batch: Batch, noise: Tensor, beta: float, only_new: bool
     ) -> tuple[Elbo, Gradients]:
-        """The ELBO of a batch, and what the loss of it rises with.
+        """The ELBO of each row, and the gradient of the loss.
 
         The loss is the weighted mean of the negative ELBO, its latent terms times
-        `beta`. `noise`, (S, B, L), is where z is drawn. With `only_new` the gradients
-        are those of decoder, likelihood and log-variance head alone.
+        `beta`. z is drawn at `noise`, (S, B, L). With `only_new` the gradient is that
+        by decoder, likelihood and log-variance head alone.
         """
         x, weight, _, observed = batch
+        weight = weight / len(x)
         gradients: Gradients = {}
         seen = self.down(x)
-        hidden = seen[-1]
-        mean, free = self.mean(hidden), self.log_variance(hidden)
+        mean, free = self.mean(seen[-1]), self.log_variance(seen[-1])
         log_variance = free.clamp_max(MOST_LOG_VARIANCE)
         deviation = torch.exp(0.5 * log_variance)
-        variance = deviation.square()
-        moved = deviation * noise
-        z = mean + moved
+        variance, moved = deviation.square(), deviation * noise
 
-        weight = weight / len(x)
-        reconstruction, by_z = self._likelihood(x, z, weight, observed, gradients)
+        reconstruction, by_z = self._likelihood(
+            x, mean + moved, weight, observed, gradients
+        )
         mixture = self.prior.slopes(mean, variance, -beta * weight)
         entropy = latent_entropy(Posterior(mean, log_variance))
 
         by_log_variance = 0.5 * ((by_z * moved).sum(0) - (beta * weight)[:, None])
         by_log_variance += mixture.variance * variance
         by_log_variance.masked_fill_(free > MOST_LOG_VARIANCE, 0)
-        self.log_variance.learn(by_log_variance, hidden, gradients)
+        self.log_variance.learn(by_log_variance, seen[-1], gradients)
         if not only_new:
-            by_mean = mixture.mean + by_z.sum(0)
-            self.mean.learn(by_mean, hidden, gradients)
-            by_hidden = self.mean.pull_back(by_mean)
-            by_hidden += self.log_variance.pull_back(by_log_variance)
-            self.down.learn(by_hidden, seen, gradients)
+            self._encoder(mixture.mean + by_z.sum(0), by_log_variance, seen, gradients)
             gradients |= mixture.parameters
         return Elbo(reconstruction, mixture.log_sum, entropy), gradients
+
+    def _encoder(
+        self,
+        by_mean: Tensor,
+        by_log_variance: Tensor,
+        seen: list[Tensor],
+        gradients: Gradients,
+    ) -> None:
+        """Note the gradients of the encoder, but for the log-variance head."""
+        self.mean.learn(by_mean, seen[-1], gradients)
+        by_hidden = self.mean.pull_back(by_mean)
+        by_hidden += self.log_variance.pull_back(by_log_variance)
+        self.down.learn(by_hidden, seen, gradients)
 
     def _likelihood(
         self,

@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Self
 
@@ -45,6 +46,11 @@ class Placement:
 
     def __call__(self, values: NDArray) -> Tensor:
         return torch.from_numpy(values).to(self.device, self.dtype)
+
+    def alone(self) -> AbstractContextManager[Any]:
+        """Arithmetic in these types, whatever autocast the caller is in."""
+        kind = self.device.type
+        return nullcontext() if kind == "mps" else torch.autocast(kind, enabled=False)
 
 
 def available_devices() -> list[str]:

@@ -114,29 +114,29 @@ def _over_chunks(
     return over_batches(model, rows, lambda batch: answer(batch.x))
 
 
-@torch.inference_mode()
 def over_batches(model: VaDE, rows: Rows, answer: Callable[[Batch], Tensor]) -> NDArray:
     answers = np.empty(0)
     n_done = 0
-    for batch, n in rows.chunks(_chunk_size(model)):
-        values = answer(batch)[:n].numpy(force=True)
-        if not n_done:
-            answers = np.empty((len(rows), *values.shape[1:]), values.dtype)
-        answers[n_done : n_done + n] = values
-        n_done += n
+    with torch.inference_mode(), rows.placement.alone():
+        for batch, n in rows.chunks(_chunk_size(model)):
+            values = answer(batch)[:n].numpy(force=True)
+            if not n_done:
+                answers = np.empty((len(rows), *values.shape[1:]), values.dtype)
+            answers[n_done : n_done + n] = values
+            n_done += n
     return answers
 
 
-@torch.inference_mode()
 def _average(model: VaDE, rows: Rows, answer: Callable[[Batch], Tensor]) -> Tensor:
     """The weighted mean of the answers for the rows, without holding all of them."""
     total: Any = 0.0
     total_weight: Any = 0.0
-    for batch, n in rows.chunks(_chunk_size(model)):
-        chunk = rows.subset(batch.positions[:n].numpy())
-        weight = torch.tensor(chunk.weight)
-        total = total + weight @ answer(batch)[:n]
-        total_weight = total_weight + weight.sum()
+    with torch.inference_mode(), rows.placement.alone():
+        for batch, n in rows.chunks(_chunk_size(model)):
+            chunk = rows.subset(batch.positions[:n].numpy())
+            weight = torch.tensor(chunk.weight)
+            total = total + weight @ answer(batch)[:n]
+            total_weight = total_weight + weight.sum()
     return total / total_weight
 
 

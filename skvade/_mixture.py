@@ -47,6 +47,18 @@ def _expand(
     return _Expansion(moments, weights, constant, means, precisions)
 
 
+def _pull_back(expansion: _Expansion, shares: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients by means and log-variances, from those by the densities, (B, K)."""
+    moments, weights, _, means, precisions = expansion
+    by_half, by_scaled = (shares.t() @ moments).chunk(2, dim=1)
+    _, scaled = weights.chunk(2, dim=1)
+    # Half the constant counts against a component: log s^2 + mu * scaled, summed.
+    half = 0.5 * shares.sum(0)[:, None]
+    by_scaled = by_scaled - half * means
+    by_precision = by_scaled * means - 0.5 * by_half
+    return by_scaled * precisions - half * scaled, -half - by_precision * precisions
+
+
 def expected_log_density(
     mean: Tensor, variance: Tensor | float, means: Tensor, log_variances: Tensor
 ) -> Tensor:
@@ -134,7 +146,7 @@ class MixturePrior(nn.Module):
         """
         log_weights, log_variances = self.log_weights, self.log_variances
         expansion = _expand(mean, variance, self.means, log_variances)
-        moments, weights, constant, means, precisions = expansion
+        moments, weights, constant, _, _ = expansion
         log_joint = F.linear(moments, weights, log_weights - 0.5 * constant)
         log_sum = log_joint.logsumexp(1)
         shares = torch.exp(log_joint - log_sum[:, None]) * weight[:, None]
@@ -143,16 +155,10 @@ class MixturePrior(nn.Module):
         by_square, by_linear = (shares @ weights).chunk(2, dim=1)
         by_mean = 2 * moments.chunk(2, dim=1)[1] * by_square + by_linear
 
-        by_half, by_scaled = (shares.t() @ moments).chunk(2, dim=1)
-        _, scaled = weights.chunk(2, dim=1)
-        # Half the constant counts against a component: log s^2 + mu * scaled, summed.
-        half = 0.5 * held[:, None]
-        by_scaled = by_scaled - half * means
-        by_precision = by_scaled * means - 0.5 * by_half
-        by_log_variance = -half - by_precision * precisions
+        by_means, by_log_variances = _pull_back(expansion, shares)
         parameters: dict[Tensor, Tensor] = {
             self.logits: held - log_weights.exp() * held.sum(),
-            self.means: by_scaled * precisions - half * scaled,
-            self.log_excess: by_log_variance * (self.log_excess - log_variances).exp(),
+            self.means: by_means,
+            self.log_excess: by_log_variances * (self.log_excess - log_variances).exp(),
         }
         return MixtureSlopes(log_sum, by_mean, by_square, parameters)

@@ -1,6 +1,5 @@
 """Space: the encoder x -> q(z|x), the decoder z -> p(x|z), and the whole model."""
 
-import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
@@ -87,10 +86,10 @@ class Encoder(nn.Module):
         return self.mean(self.hidden(x))
 
     @torch.no_grad()
-    def reset_variance(self, variance: float) -> None:
-        """Make every posterior variance `variance`, whatever the row."""
+    def reset_variance(self, variance: Tensor) -> None:
+        """Make every posterior variance `variance`, (L,) or (), whatever the row."""
         self.log_variance.weight.zero_()
-        self.log_variance.bias.fill_(math.log(variance))
+        self.log_variance.bias.copy_(variance.log())
 
 
 class Decoder(nn.Module):

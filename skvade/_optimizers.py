@@ -44,7 +44,7 @@ class Adam:
         self.step(_gradients(loss, self.parameters))
 
     def step(self, gradients: Mapping[Tensor, Tensor]) -> None:
-        """Take a step down these gradients."""
+        """Take a step down these gradients, by parameter."""
         for group in self.groups:
             group.step([gradients[p] for p in group.parameters])
 
@@ -110,17 +110,17 @@ class Momentum:
         """Take a step down the gradient of the loss."""
         self.step(_gradients(loss, self.parameters))
 
-    def step(self, gradients_of: Mapping[Tensor, Tensor]) -> None:
-        """Take a step down these gradients."""
-        gradients = [gradients_of[p] for p in self.parameters]
-        norms = [torch.linalg.vector_norm(g) for g in gradients]
+    def step(self, gradients: Mapping[Tensor, Tensor]) -> None:
+        """Take a step down these gradients, by parameter."""
+        slopes = [gradients[p] for p in self.parameters]
+        norms = [torch.linalg.vector_norm(g) for g in slopes]
         norm = torch.linalg.vector_norm(torch.stack(norms))
         excess = norm.clamp_min(self.most_norm) / self.most_norm
         if not self.fused:
-            gradients = [g / excess for g in gradients]
+            slopes = [g / excess for g in slopes]
         sgd(
             self.values,
-            gradients,
+            slopes,
             self.velocities,
             fused=self.fused,
             # Of float32, whatever the gradients are; they are divided by it.

@@ -188,7 +188,7 @@ def epoch(
     totals: Any = 0.0
     n_visited = 0
     plan = run.plan
-    with _learning(run):
+    with run.rows.placement.alone(), _learning(run):
         for batch in run.rows.batches(plan.batch_size, run.chance.order, least_steps):
             totals = totals + step(batch)
             n_visited += len(batch.x)

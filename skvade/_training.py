@@ -40,6 +40,7 @@ LEAST_VARIANCE = 1e-10  # of a component at the start, should reg_covar be zero
 MOST_ROWS = 200_000  # that the initial mixture is fitted on
 CATCH_UP_SPEED = 5  # learning rate of the new parts, in learning_rate_init
 START_VARIANCE = 0.05  # of q(z|x), as a fraction of the average component's
+MOST_START_VARIANCE = 0.5  # and of the components' in any one dimension
 
 _BLAME = "learning_rate_init={0.learning_rate_init!r}"
 
@@ -134,7 +135,10 @@ def start_mixture(run: Run) -> None:
     )
     variances = np.maximum(start.variances + model.prior.reg_covar, LEAST_VARIANCE)
     model.prior.assign(place(start.weights), place(start.means), place(variances))
-    model.encoder.reset_variance(START_VARIANCE * float(variances.mean()))
+    # Wider than a component, it would decide about the responsibilities.
+    most = MOST_START_VARIANCE * variances.mean(axis=0)
+    width = np.minimum(START_VARIANCE * variances.mean(), most)
+    model.encoder.reset_variance(torch.from_numpy(width))
     run.record.init_labels = mixture_labels(model, run.rows.whole())
 
 

@@ -130,6 +130,16 @@ def test_other_activations_are_left_to_torch(tiny, X, activation):
     assert Chain.of(model.to_torch()) is None
 
 
+def test_another_prior_or_likelihood_is_left_to_torch(fitted):
+    """What overrides a formula would inherit the derivative of the old one."""
+    for part in ("prior", "likelihood"):
+        model = fitted.to_torch()
+        assert Chain.of(model) is not None
+        kind = type(getattr(model, part))
+        getattr(model, part).__class__ = type("Other", (kind,), {})
+        assert Chain.of(model) is None
+
+
 def test_what_else_is_left_to_torch(tiny, X, own):
     assert Chain.of(tiny(precision="bfloat16").fit(X).to_torch()) is None
     assert Chain.of(own().fit(X).to_torch()) is None

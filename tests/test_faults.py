@@ -169,7 +169,7 @@ def test_prediction_from_a_draw_of_z(fitted, X):
     assert len(set(labels[-200:])) == 1
 
     model = fitted.to_torch("cpu")
-    model.encoder.reset_variance(float(fitted.covariances_.mean()))
+    model.encoder.reset_variance(torch.tensor(fitted.covariances_.mean()))
     posterior = model.encode(torch.from_numpy(X).float())
     noise = torch.randn(1, *posterior.mean.shape, generator=torch.manual_seed(0))
     faulty = model.prior.log_joint(reparameterize(posterior, noise)[0]).argmax(1)

@@ -121,6 +121,17 @@ def test_the_default_dtype_does_not_matter(tiny, X, fitted):
     assert_array_equal(model.means_, fitted.means_)
 
 
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_autocast_of_the_caller_does_not_matter(tiny, X, activation):
+    expected = tiny(activation=activation).fit(X)
+    with torch.autocast("cpu", torch.bfloat16):
+        model = tiny(activation=activation).fit(X)
+        Z = model.transform(X)
+    assert_array_equal(model.means_, expected.means_)
+    assert_array_equal(Z, expected.transform(X))
+    assert model.lower_bound_ == expected.lower_bound_
+
+
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
 def test_switched_off_gradients_do_not_matter(tiny, X, fitted, context):
     with context():

@@ -16,7 +16,8 @@ from sklearn.preprocessing import StandardScaler
 from skvade import VaDEClusterer
 from skvade._fitting import fresh_run
 from skvade._imitation import coordinates, imitate
-from skvade._inference import embed
+from skvade._inference import embed, labels_per_row
+from skvade._training import start_mixture
 
 
 class Spy(TransformerMixin, BaseEstimator):
@@ -73,6 +74,17 @@ def test_a_map_of_fewer_dimensions_starts_the_clusters(tiny, blobs):
     assert adjusted_rand_score(y, model.init_labels_) > 0.95
     spread = model.transform(X).var(0)
     assert spread[2:].max() < 0.05 * spread[:2].min()
+
+
+def test_dimensions_that_start_at_zero_do_not_decide(tiny, X):
+    """With the width of q(z|x) the rows are where the mixture alone would put them."""
+    run = fresh_run(
+        tiny(latent_dim=5, embedding=PCA(2), embedding_max_iter=100), X, np.ones(len(X))
+    )
+    imitate(run)
+    start_mixture(run)
+    labels = labels_per_row(run.model, run.rows, "expected")
+    assert np.mean(labels == run.record.init_labels) > 0.98
 
 
 def test_an_open_seed_is_ours(X, seen, rng):

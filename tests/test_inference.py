@@ -59,7 +59,7 @@ def placed(make_model):
     model = make_model()
     model.likelihood.location.fill_(LOCATION)
     model.likelihood.scale.fill_(SCALE)
-    model.encoder.reset_variance(0.3)
+    model.encoder.reset_variance(torch.tensor(0.3))
     return model
 
 
@@ -207,7 +207,7 @@ def test_float32_networks_lose_little(make_model, normal):
 def test_elbo_is_exact_for_a_linear_decoder(make_model, normal):
     """The mean of a quadratic needs draws of covariance one, not only of variances."""
     model, x = make_model(activation="identity"), normal(200, 6)
-    model.encoder.reset_variance(0.3)
+    model.encoder.reset_variance(torch.tensor(0.3))
     at_mean = model.likelihood.log_density(x, model.decoder(model.encoder.embed(x)))
     origin, axes = torch.zeros(3).double(), torch.eye(3).double()
     columns = model.decoder(axes) - model.decoder(origin)
@@ -240,7 +240,7 @@ def linear(make_model):
     model.likelihood.log_excess_noise.fill_(1.0)
     model.encoder.mean.weight.zero_()
     model.encoder.mean.bias.zero_()
-    model.encoder.reset_variance(6.0)
+    model.encoder.reset_variance(torch.tensor(6.0))
     return model
 
 

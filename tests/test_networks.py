@@ -97,7 +97,7 @@ def test_building_a_model_leaves_the_global_generator_alone(make_model, generato
 def test_reset_variance_makes_every_posterior_variance_equal(make_model, normal):
     model, x = make_model(), 10 * normal(7, 6)
     mean = model.encoder.embed(x)
-    model.encoder.reset_variance(0.03)
+    model.encoder.reset_variance(torch.tensor(0.03))
     posterior = model.encoder(x)
     torch.testing.assert_close(
         posterior.log_variance.exp(), torch.full((7, 3), 0.03).double()

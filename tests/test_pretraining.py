@@ -142,7 +142,7 @@ def test_the_variational_loss_is_a_bound(tiny, X, monkeypatch):
     run = fresh_run(
         tiny(pretraining="vae", batch_size=150, precision="float64"), X, np.ones(len(X))
     )
-    run.model.encoder.reset_variance(0.3)
+    run.model.encoder.reset_variance(torch.tensor(0.3))
     pretrain(run)
     x = run.rows.take(np.arange(150)).x
     with torch.no_grad():
