@@ -25,6 +25,7 @@ __all__ = [
     "available_devices",
     "dump_moments",
     "dump_parameters",
+    "in_bfloat16",
     "load_moments",
     "load_parameters",
     "make_generator",
@@ -111,6 +112,14 @@ def place(device: str, precision: str, *, strict: bool = True) -> Placement:
             "float32 is used. Set precision='float32' to say so yourself."
         )
     return Placement(where, dtype, bfloat16)
+
+
+def in_bfloat16(device: torch.device) -> torch.autocast:
+    """Matrix products in bfloat16.
+
+    No rounded weights are kept: within an outer region they would outlive their step.
+    """
+    return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
 
 
 def make_generator(seed: int, device: torch.device | str = "cpu") -> Generator:

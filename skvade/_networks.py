@@ -6,7 +6,7 @@ from itertools import pairwise
 import torch
 from torch import Generator, Tensor, nn
 
-from skvade._batching import make_generator
+from skvade._batching import in_bfloat16, make_generator
 from skvade._likelihoods import LIKELIHOODS, Unit
 from skvade._mixture import MixturePrior
 from skvade._objective import Posterior, log_responsibilities
@@ -63,7 +63,7 @@ class MLP(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         if not self.in_bfloat16:
             return super().forward(x)
-        with torch.autocast(x.device.type, torch.bfloat16):
+        with in_bfloat16(x.device):
             return super().forward(x).to(x.dtype)
 
 

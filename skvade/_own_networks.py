@@ -8,6 +8,8 @@ from copy import deepcopy
 import torch
 from torch import Generator, Tensor, nn
 
+from skvade._batching import in_bfloat16
+
 __all__ = ["Factory", "OwnNetwork", "lend", "own_decoder", "own_encoder"]
 
 Factory = Callable[[int, int], nn.Module]
@@ -53,7 +55,7 @@ class OwnNetwork(nn.Module):
             return self(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
         if not self.in_bfloat16:
             return self.network(x)
-        with torch.autocast(x.device.type, torch.bfloat16):
+        with in_bfloat16(x.device):
             return self.network(x).to(x.dtype)
 
     def train(self, mode: bool = True) -> "OwnNetwork":

@@ -121,11 +121,15 @@ def test_the_default_dtype_does_not_matter(tiny, X, fitted):
     assert_array_equal(model.means_, fitted.means_)
 
 
-@pytest.mark.parametrize("activation", ["relu", "gelu"])
-def test_autocast_of_the_caller_does_not_matter(tiny, X, activation):
-    expected = tiny(activation=activation).fit(X)
+@pytest.mark.parametrize(
+    "parameters",
+    [{}, {"activation": "gelu"}, {"precision": "bfloat16"}],
+    ids=["written out", "by torch", "bfloat16"],
+)
+def test_autocast_of_the_caller_does_not_matter(tiny, X, parameters):
+    expected = tiny(**parameters).fit(X)
     with torch.autocast("cpu", torch.bfloat16):
-        model = tiny(activation=activation).fit(X)
+        model = tiny(**parameters).fit(X)
         Z = model.transform(X)
     assert_array_equal(model.means_, expected.means_)
     assert_array_equal(Z, expected.transform(X))

@@ -160,3 +160,12 @@ def test_the_variational_loss_is_a_bound(tiny, X, monkeypatch):
 def test_an_unknown_kind_is_rejected(tiny, X):
     with pytest.raises(ValueError, match=r"The 'pretraining' parameter .* 'greedy'"):
         tiny(pretraining="greedy").fit(X)
+
+
+def test_rounded_weights_do_not_outlive_their_step(tiny, X):
+    """In bfloat16 the autoencoder learns as in float32, but for the rounding."""
+    exact, rounded = (
+        tiny(precision=precision).fit(X).pretrain_loss_curve_
+        for precision in ("float32", "bfloat16")
+    )
+    np.testing.assert_allclose(rounded, exact, rtol=0.05)
