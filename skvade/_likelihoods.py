@@ -1,6 +1,7 @@
 """p(x|z): what the decoder's output says about a row, in the units of the data."""
 
 import math
+from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import torch
@@ -80,7 +81,7 @@ class LikelihoodSlopes(NamedTuple):
     parameters: dict[Tensor, Tensor]  # (...,) each
 
 
-class Likelihood(nn.Module):
+class Likelihood(nn.Module, ABC):
     """Ties the networks' standardized rows (x - location) / scale to the data.
 
     An entry that is missing counts for nothing: `observed` has the shape of the rows,
@@ -111,32 +112,32 @@ class Likelihood(nn.Module):
         """Noise variance in the squared unit of the data, if there is noise."""
         return None
 
+    @abstractmethod
     def log_density(
         self, standardized: Tensor, output: Tensor, observed: Tensor | None = None
     ) -> Tensor:
         """log p(x|z) of rows, in the units of the data: (..., D) to (...,)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def slopes(
         self, standardized: Tensor, output: Tensor, observed: Tensor | None = None
     ) -> LikelihoodSlopes:
         """`log_density` and its derivatives."""
-        raise NotImplementedError
 
+    @abstractmethod
     def mean(self, output: Tensor) -> Tensor:
         """E[x|z], in the units of the data."""
-        raise NotImplementedError
 
+    @abstractmethod
     def draw(self, output: Tensor, generator: Generator) -> Tensor:
         """A row drawn from p(x|z), in the units of the data."""
-        raise NotImplementedError
 
+    @abstractmethod
     def adopt(self, output_layer: nn.Linear | Unit, residual_variance: float) -> None:
         """Read the decoder's output as the natural parameter from now on.
 
         Pretraining left `residual_variance` of the standardized rows unexplained.
         """
-        raise NotImplementedError
 
 
 class Gaussian(Likelihood):
