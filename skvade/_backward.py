@@ -1,4 +1,4 @@
-"""Backwards: the gradient of a step, written out for the networks of the house.
+"""Backwards: the gradient of a step, written out where it can be, else by torch.
 
 Where networks are small, torch's automatic differentiation takes longer to keep its
 books than to calculate. The derivatives of likelihood and mixture are beside their
@@ -7,7 +7,7 @@ user's own, two activations, bfloat16, sampled responsibilities, and among the s
 imitation, the variational pretraining and the pairs of layers of the stacked one.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Self
 
 import torch
@@ -20,14 +20,18 @@ from skvade._networks import MLP, MOST_LOG_VARIANCE, VaDE
 from skvade._objective import (
     Elbo,
     Posterior,
+    elbo,
     latent_entropy,
+    reparameterize,
     squared_error,
     squared_error_slope,
 )
+from skvade._optimizers import differentiate
 
-__all__ = ["Chain"]
+__all__ = ["WRITTEN_OUT", "ByTorch", "Chain", "way_back"]
 
 Gradients = dict[Tensor, Tensor]  # by the parameter
+Parameters = Sequence[nn.Parameter]
 
 
 class _Activation(NamedTuple):
@@ -38,7 +42,7 @@ class _Activation(NamedTuple):
     pull_back: Callable[[Tensor, Tensor], Tensor]
 
 
-ACTIVATIONS = {
+WRITTEN_OUT = {
     "relu": _Activation(
         torch.relu_, lambda g, y: torch.ops.aten.threshold_backward(g, y, 0)
     ),
@@ -72,7 +76,7 @@ class _Body:
 
     def __init__(self, mlp: MLP) -> None:
         self.layers = [_Layer(part) for part in mlp if isinstance(part, nn.Linear)]
-        self.activation = ACTIVATIONS[mlp.activation]
+        self.activation = WRITTEN_OUT[mlp.activation]
 
     def __call__(self, x: Tensor) -> list[Tensor]:
         """What each layer sees, and last what comes out."""
@@ -123,14 +127,19 @@ class Chain:
         output = model.decoder.output
         if not isinstance(down, MLP) or not isinstance(up, MLP):
             return None
-        if down.in_bfloat16 or down.activation not in ACTIVATIONS:
+        if down.in_bfloat16 or down.activation not in WRITTEN_OUT:
             return None
         assert isinstance(output, nn.Linear)  # as above an MLP
         return cls(model, down, up, output)
 
     @torch.inference_mode()
-    def squared_error(self, batch: Batch) -> tuple[Tensor, Gradients]:
-        """The weighted mean squared error of the reconstruction, and its gradient."""
+    def squared_error(
+        self, batch: Batch, parameters: Parameters
+    ) -> tuple[Tensor, Gradients]:
+        """The weighted mean squared error of the reconstruction, and its gradient.
+
+        The parameters are those of an autoencoder.
+        """
         x, weight, _, observed = batch
         seen = self.down(x)
         z = self.mean(seen[-1])
@@ -146,13 +155,13 @@ class Chain:
 
     @torch.inference_mode()
     def bound(
-        self, batch: Batch, noise: Tensor, beta: float, only_new: bool
+        self, batch: Batch, noise: Tensor, beta: float, parameters: Parameters
     ) -> tuple[Elbo, Gradients]:
         """The ELBO of each row, and the gradient of the loss.
 
         The loss is the weighted mean of the negative ELBO, its latent terms times
-        `beta`. z is drawn at `noise`, (S, B, L). With `only_new` the gradient is that
-        by decoder, likelihood and log-variance head alone.
+        `beta`. z is drawn at `noise`, (S, B, L). The parameters are all, or those of
+        decoder, likelihood and log-variance head alone.
         """
         x, weight, _, observed = batch
         weight = weight / len(x)
@@ -173,7 +182,7 @@ class Chain:
         by_log_variance += mixture.variance * variance
         by_log_variance.masked_fill_(free > MOST_LOG_VARIANCE, 0)
         self.log_variance.learn(by_log_variance, seen[-1], gradients)
-        if not only_new:
+        if any(p is self.mean.weight for p in parameters):
             self._encoder(mixture.mean + by_z.sum(0), by_log_variance, seen, gradients)
             gradients |= mixture.parameters
         return Elbo(reconstruction, mixture.log_sum, entropy), gradients
@@ -218,3 +227,39 @@ class Chain:
         self.output.learn(by_output, seen[-1], gradients)
         by_hidden = self.output.pull_back(by_output)
         return self.up.learn(by_hidden, seen, gradients, to_input=True)
+
+
+class ByTorch:
+    """The same as `Chain`, by torch's automatic differentiation, for any model."""
+
+    def __init__(self, model: VaDE, sampled: bool) -> None:
+        self.model, self.sampled = model, sampled
+
+    def squared_error(
+        self, batch: Batch, parameters: Parameters
+    ) -> tuple[Tensor, Gradients]:
+        output = self.model.decoder(self.model.encoder.embed(batch.x))
+        errors = squared_error(batch.x, output, batch.observed)
+        loss = (batch.weight * errors).mean()
+        return loss.detach(), differentiate(loss, parameters)
+
+    def bound(
+        self, batch: Batch, noise: Tensor, beta: float, parameters: Parameters
+    ) -> tuple[Elbo, Gradients]:
+        x, weight, _, observed = batch
+        posterior = self.model.encoder(x)
+        draws = reparameterize(posterior, noise)
+        density = self.model.likelihood.log_density(
+            x, self.model.decoder(draws), observed
+        )
+        sampled = draws if self.sampled else None
+        terms = elbo(density, posterior, self.model.prior, sampled)
+        loss = -(weight * (terms.reconstruction + beta * terms.latent)).mean()
+        gradients = differentiate(loss, parameters)
+        return Elbo(*(term.detach() for term in terms)), gradients
+
+
+def way_back(model: VaDE, sampled: bool = False) -> Chain | ByTorch:
+    """How a step finds its gradient; `sampled` is the kind of responsibilities."""
+    written_out = None if sampled else Chain.of(model)
+    return written_out or ByTorch(model, sampled)

@@ -47,13 +47,18 @@ def _expand(
     return _Expansion(moments, weights, constant, means, precisions)
 
 
-def _pull_back(expansion: _Expansion, shares: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients by means and log-variances, from those by the densities, (B, K)."""
+def _pull_back(
+    expansion: _Expansion, shares: Tensor, held: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Gradients by means and log-variances, from those by the densities, (B, K).
+
+    `held` is their sum over the rows.
+    """
     moments, weights, _, means, precisions = expansion
     by_half, by_scaled = (shares.t() @ moments).chunk(2, dim=1)
     _, scaled = weights.chunk(2, dim=1)
     # Half the constant counts against a component: log s^2 + mu * scaled, summed.
-    half = 0.5 * shares.sum(0)[:, None]
+    half = 0.5 * held[:, None]
     by_scaled = by_scaled - half * means
     by_precision = by_scaled * means - 0.5 * by_half
     return by_scaled * precisions - half * scaled, -half - by_precision * precisions
@@ -155,7 +160,7 @@ class MixturePrior(nn.Module):
         by_square, by_linear = (shares @ weights).chunk(2, dim=1)
         by_mean = 2 * moments.chunk(2, dim=1)[1] * by_square + by_linear
 
-        by_means, by_log_variances = _pull_back(expansion, shares)
+        by_means, by_log_variances = _pull_back(expansion, shares, held)
         parameters: dict[Tensor, Tensor] = {
             self.logits: held - log_weights.exp() * held.sum(),
             self.means: by_means,

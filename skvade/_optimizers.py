@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
-__all__ = ["Adam", "Momentum"]
+__all__ = ["Adam", "Momentum", "differentiate"]
 
 Parameters = Sequence[nn.Parameter]
 
 
-def _gradients(loss: Tensor, parameters: Parameters) -> dict[Tensor, Tensor]:
+def differentiate(loss: Tensor, parameters: Parameters) -> dict[Tensor, Tensor]:
     """Gradients, laid out in memory as the parameters are: fused steps rely on it.
 
     Those of a convolution may not be. They are zero where the loss does not depend on a
@@ -41,7 +41,7 @@ class Adam:
 
     def descend(self, loss: Tensor) -> None:
         """Take a step down the gradient of the loss."""
-        self.step(_gradients(loss, self.parameters))
+        self.step(differentiate(loss, self.parameters))
 
     def step(self, gradients: Mapping[Tensor, Tensor]) -> None:
         """Take a step down these gradients, by parameter."""
@@ -108,7 +108,7 @@ class Momentum:
 
     def descend(self, loss: Tensor) -> None:
         """Take a step down the gradient of the loss."""
-        self.step(_gradients(loss, self.parameters))
+        self.step(differentiate(loss, self.parameters))
 
     def step(self, gradients: Mapping[Tensor, Tensor]) -> None:
         """Take a step down these gradients, by parameter."""

@@ -7,7 +7,7 @@ import torch
 from sklearn.utils.extmath import randomized_svd
 from torch import Tensor, nn
 
-from skvade._backward import Chain
+from skvade._backward import way_back
 from skvade._batching import Batch, Rows
 from skvade._likelihoods import n_observed
 from skvade._matrix import UNIT
@@ -77,20 +77,13 @@ def _autoencoder(run: Run) -> None:
     From small weights this learns simple features first and keeps the groups of the
     data apart; adaptive steps reach the same error with a tangled embedding.
     """
-    encoder, decoder = run.model.encoder, run.model.decoder
     optimizer = _descent(run, autoencoder_parameters(run.model))
-    chain = Chain.of(run.model)
+    back = way_back(run.model)
 
     def step(batch: Batch) -> Tensor:
-        if chain is not None:
-            loss, gradients = chain.squared_error(batch)
-            optimizer.step(gradients)
-        else:
-            output = decoder(encoder.embed(batch.x))
-            errors = squared_error(batch.x, output, batch.observed)
-            loss = (batch.weight * errors).mean()
-            optimizer.descend(loss)
-        return loss.detach().expand(1) * len(batch.x)
+        loss, gradients = back.squared_error(batch, optimizer.parameters)
+        optimizer.step(gradients)
+        return loss.expand(1) * len(batch.x)
 
     _reconstruct(run, step, _BLAME)
 

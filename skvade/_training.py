@@ -10,7 +10,7 @@ import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 
-from skvade._backward import Chain
+from skvade._backward import way_back
 from skvade._batching import Batch, dump_moments, load_moments
 from skvade._imitation import imitate
 from skvade._inference import (
@@ -21,8 +21,6 @@ from skvade._inference import (
 )
 from skvade._initial_mixture import initial_mixture
 from skvade._matrix import UNIT
-from skvade._networks import VaDE
-from skvade._objective import Elbo, elbo, reparameterize
 from skvade._optimizers import Adam
 from skvade._pretraining import max_pretraining_epochs, pretrain
 from skvade._run import LEAST_STEPS, Plan, Run, adam, epoch, epochs, report, stage
@@ -233,38 +231,20 @@ def _elbo_step(run: Run, optimizer: Adam) -> Callable[[Batch], Tensor]:
     It gives the loss, the ELBO, and of that the reconstruction.
     """
     model, plan = run.model, run.plan
-    sampled = plan.responsibilities == "sampled"
-    chain = None if sampled else Chain.of(model)
-    only_new = all(p is not model.encoder.mean.weight for p in optimizer.parameters)
+    back = way_back(model, plan.responsibilities == "sampled")
 
     def step(batch: Batch) -> Tensor:
         x, weight = batch.x, batch.weight
         shape = (plan.n_draws, len(x), model.prior.means.shape[1])
         noise = torch.empty(shape, dtype=x.dtype, device=x.device)
         noise.normal_(generator=run.chance.noise)
-        if chain is not None:
-            terms, gradients = chain.bound(batch, noise, plan.beta, only_new)
-            optimizer.step(gradients)
-        else:
-            terms = _bound(model, batch, noise, sampled)
-            losses = -(terms.reconstruction + plan.beta * terms.latent)
-            optimizer.descend((weight * losses).mean())
-        reconstruction = weight @ terms.reconstruction.detach()
-        latent = weight @ terms.latent.detach()
+        terms, gradients = back.bound(batch, noise, plan.beta, optimizer.parameters)
+        optimizer.step(gradients)
+        reconstruction, latent = weight @ terms.reconstruction, weight @ terms.latent
         loss = -(reconstruction + plan.beta * latent)
         return torch.stack([loss, reconstruction + latent, reconstruction])
 
     return step
-
-
-def _bound(model: VaDE, batch: Batch, noise: Tensor, sampled: bool) -> Elbo:
-    """The ELBO of a batch, for torch to differentiate."""
-    posterior = model.encoder(batch.x)
-    draws = reparameterize(posterior, noise)
-    density = model.likelihood.log_density(
-        batch.x, model.decoder(draws), batch.observed
-    )
-    return elbo(density, posterior, model.prior, draws if sampled else None)
 
 
 @contextmanager

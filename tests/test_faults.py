@@ -14,7 +14,7 @@ from scipy.stats import norm
 from sklearn.mixture import GaussianMixture
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from skvade import _training
+from skvade import _backward
 from skvade._likelihoods import bernoulli_log_density, gaussian_log_density
 from skvade._mixture import MixturePrior
 from skvade._networks import Decoder
@@ -273,7 +273,7 @@ def test_z_drawn_twice(tiny, X, monkeypatch):
         scored.append(draws)
         return elbo(log_likelihood, posterior, prior, draws)
 
-    monkeypatch.setattr(_training, "elbo", spy)
+    monkeypatch.setattr(_backward, "elbo", spy)
     with decoded() as seen:
         tiny(responsibilities="sampled", n_draws=2, pretrain_max_iter=0).fit(X)
     in_training = [z for z in seen if z.requires_grad]
