@@ -41,17 +41,23 @@ def resident_mb(name):
     return int(re.findall(rf"{name}:\s*(\d+)", status)[0]) / 1024
 
 
-def run(name, dataset, seed, options):
-    """Fit once; the row of the CSV."""
-    X, y = load(dataset, options.data)
-    estimator, shown = build(name, dataset, len(np.unique(y)), seed, options)
+def fitted(estimator, X, what):
+    """Labels and the seconds they took; warnings are printed with what was fitted."""
     start = time.perf_counter()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         labels = estimator.fit_predict(X)
     seconds = time.perf_counter() - start
     for warning in caught:
-        print(f"{name} on {dataset}, seed {seed}: {warning.message}")
+        print(f"{what}: {warning.message}")
+    return labels, seconds
+
+
+def run(name, dataset, seed, options):
+    """Fit once; the row of the CSV."""
+    X, y = load(dataset, options.data)
+    estimator, shown = build(name, dataset, len(np.unique(y)), seed, options)
+    labels, seconds = fitted(estimator, X, f"{name} on {dataset}, seed {seed}")
     if name == "AE + GaussianMixture":
         labels = estimator.init_labels_
     row = {
@@ -92,11 +98,12 @@ def draw(model, path, seed, n_columns=12):
     plt.imsave(path, np.vstack(strips), cmap="gray_r", vmin=0, vmax=1)
 
 
-def finished(path):
+def finished(path, *key):
+    """The runs that a CSV holds, by the columns of the key."""
     if not path.exists():
         return set()
+    key = key or ("dataset", "method", "parameters", "seed")
     with path.open() as file:
-        key = ("dataset", "method", "parameters", "seed")
         return {tuple(row[name] for name in key) for row in csv.DictReader(file)}
 
 

@@ -9,13 +9,12 @@ CSV already holds is skipped. Labels judge and select nothing.
 """
 
 import argparse
-import csv
 import time
 import warnings
 from pathlib import Path
 
 import numpy as np
-from accuracy import append
+from accuracy import append, finished
 from labeled import load
 from sklearn.datasets import load_wine, make_blobs
 from sklearn.exceptions import ConvergenceWarning
@@ -29,6 +28,7 @@ RESULTS = Path(__file__).parents[2] / "docs" / "benchmarks" / "choosing.csv"
 COLUMNS = ["dataset", "n", "true_k", "seed", "n_clusters"]
 COLUMNS += ["elbo", "weighted_bound", "silhouette", "stability"]
 COLUMNS += ["clusters_in_use", "ari", "seconds", "version"]
+KEY = ("dataset", "seed", "n_clusters")
 N_DRAWS = 64
 
 
@@ -96,14 +96,6 @@ def run(dataset, seed, n_clusters, options):
     }
 
 
-def finished(path):
-    if not path.exists():
-        return set()
-    with path.open() as file:
-        key = ("dataset", "seed", "n_clusters")
-        return {tuple(row[name] for name in key) for row in csv.DictReader(file)}
-
-
 def candidates(true_k):
     """Three numbers on each side of the true one, from two on."""
     return range(max(2, true_k - 3), true_k + 4)
@@ -123,7 +115,7 @@ def main():
         for seed in options.seeds:
             for n_clusters in candidates(true_k):
                 key = (dataset, str(seed), str(n_clusters))
-                if key not in finished(options.results):
+                if key not in finished(options.results, *KEY):
                     row = run(dataset, seed, n_clusters, options)
                     append(options.results, COLUMNS, row)
                     print(row, flush=True)

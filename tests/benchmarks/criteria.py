@@ -8,12 +8,11 @@ holds are skipped. Labels judge and select nothing.
 """
 
 import argparse
-import csv
 import warnings
 from pathlib import Path
 
 import numpy as np
-from accuracy import append
+from accuracy import append, finished
 from choosing import DATASETS
 from scipy.special import entr
 from sklearn.exceptions import ConvergenceWarning
@@ -66,13 +65,6 @@ def study(dataset, options):
         }
 
 
-def finished(path):
-    if not path.exists():
-        return set()
-    with path.open() as file:
-        return {row["dataset"] for row in csv.DictReader(file)}
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("datasets", nargs="+", choices=list(DATASETS))
@@ -82,7 +74,7 @@ def main():
     options = parser.parse_args()
     warnings.simplefilter("ignore", ConvergenceWarning)
     for dataset in options.datasets:
-        if dataset not in finished(options.results):
+        if (dataset,) not in finished(options.results, "dataset"):
             for row in study(dataset, options):
                 append(options.results, COLUMNS, row)
 

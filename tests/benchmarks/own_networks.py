@@ -7,12 +7,9 @@ random. A CSV row per run; what the CSV already holds is skipped.
 """
 
 import argparse
-import csv
-import time
-import warnings
 from pathlib import Path
 
-from accuracy import append
+from accuracy import append, finished, fitted
 from labeled import load
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from sklearn.utils import resample
@@ -69,13 +66,7 @@ NETWORKS = {
 
 def run(name, seed, X, y):
     model = VaDEClusterer(**COMMON, **NETWORKS[name], random_state=seed)
-    start = time.perf_counter()
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        labels = model.fit_predict(X)
-    seconds = time.perf_counter() - start
-    for warning in caught:
-        print(f"{name}, seed {seed}: {warning.message}")
+    labels, seconds = fitted(model, X, f"{name}, seed {seed}")
     return {
         "dataset": "mnist",
         "n": len(X),
@@ -93,13 +84,6 @@ def run(name, seed, X, y):
     }
 
 
-def finished(path):
-    if not path.exists():
-        return set()
-    with path.open() as file:
-        return {(row["networks"], int(row["seed"])) for row in csv.DictReader(file)}
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", required=True, help="folder of the .npz files")
@@ -110,7 +94,7 @@ def main():
     X, y = resample(*images, replace=False, n_samples=N_ROWS, random_state=0)
     for seed in options.seeds:
         for name in NETWORKS:
-            if (name, seed) in finished(options.results):
+            if (name, str(seed)) in finished(options.results, "networks", "seed"):
                 continue
             row = run(name, seed, X, y)
             append(options.results, COLUMNS, row)
