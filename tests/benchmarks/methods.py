@@ -39,9 +39,6 @@ IMITATION = {
     "max_iter": 10,
 }
 OF_UMAP = {"mnist": IMITATION, "fashion_mnist": IMITATION}
-# t-SNE takes its time; and two of ten dimensions hold its map.
-BY_TSNE = {**IMITATION, "embedding_max_samples": 20_000, "embedding_max_iter": 30}
-OF_TSNE = {"mnist": BY_TSNE, "fashion_mnist": BY_TSNE, "digits": {"latent_dim": 2}}
 
 
 def _umap(n_components=10):
@@ -127,8 +124,7 @@ def _vade_of_umap(dataset, k, seed, options):
 
 
 def _vade_of_tsne(dataset, k, seed, options):
-    more = OF_TSNE.get(dataset, {})
-    return _vade(dataset, k, seed, options, embedding=TSNE(n_jobs=1), **more)
+    return _vade(dataset, k, seed, options, embedding=TSNE(), latent_dim=2)
 
 
 def _clustpy(dataset, k, seed, options):

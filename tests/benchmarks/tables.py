@@ -9,7 +9,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
-from methods import METHODS, OF_TSNE, OF_UMAP, RECIPES
+from methods import METHODS, OF_UMAP, RECIPES
 from scipy.stats import spearmanr
 
 from skvade import VaDEClusterer
@@ -17,7 +17,7 @@ from skvade import VaDEClusterer
 DOCS = Path(__file__).parents[2] / "docs"
 FILES = DOCS / "benchmarks"
 # Parameters that the name of a method tells, or that change no result.
-UNSAID = {"embedding", "verbose"}
+UNSAID = {"embedding", "latent_dim", "verbose"}
 RUN = ("dataset", "n", "method")
 ACCURACY = ["Data", "Method", "Seeds", "Accuracy", "Range", "NMI", "ARI", "Start"]
 ACCURACY += ["Time"]
@@ -45,8 +45,8 @@ def special(row):
         return ""
     defaults = VaDEClusterer().get_params()
     usual = {**defaults, **RECIPES.get(row["dataset"], {})}
-    of = {"skvade of UMAP": OF_UMAP, "skvade of t-SNE": OF_TSNE}
-    usual |= of.get(row["method"], {}).get(row["dataset"], {})
+    if row["method"] == "skvade of UMAP":
+        usual |= OF_UMAP.get(row["dataset"], {})
     actual = {**defaults, **ast.literal_eval(row["parameters"])}
     return ", ".join(
         f"{name}={_brief(value)}"
