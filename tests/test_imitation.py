@@ -85,6 +85,9 @@ def test_dimensions_that_start_at_zero_do_not_decide(tiny, X):
     start_mixture(run)
     labels = labels_per_row(run.model, run.rows, "expected")
     assert np.mean(labels == run.record.init_labels) > 0.98
+    width = run.model.encoder.log_variance.bias.exp()
+    components = run.model.prior.log_variances.exp().mean(0)
+    assert (width < 0.51 * components).all()
 
 
 def test_an_open_seed_is_ours(X, seen, rng):
