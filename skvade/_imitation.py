@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator
 from torch import Tensor
 
 from skvade._batching import Batch, Rows
-from skvade._inference import embed
+from skvade._inference import completed, pretrained_embedding
 from skvade._initial_mixture import seeded_clone
 from skvade._matrix import UNIT
 from skvade._objective import squared_error
@@ -93,8 +93,8 @@ def imitate(run: Run) -> None:
         report(run, "Imitation", record.embedding_loss_curve, "unexplained variance")
 
 
-def _as_seen(rows: Rows) -> Any:
-    """Rows of X with what the encoder sees in the place of missing entries."""
+def _averaged(rows: Rows) -> Any:
+    """Rows of X with the average in the place of missing entries."""
     X = rows.X[rows.members]
     if not rows.incomplete:
         return X
@@ -105,7 +105,7 @@ def _target(run: Run) -> Tensor:
     """The coordinates of the rows, (n, L)."""
     plan, rows = run.plan, run.rows
     of_data = plan.embedding_input == "data"
-    source = _as_seen(rows) if of_data else embed(run.model, rows)
+    source = _averaged(rows) if of_data else pretrained_embedding(run.model, rows)
     latent_dim = run.model.prior.means.shape[1]
     Z = coordinates(plan.embedding, source, latent_dim, run.chance.numpy)
     return rows.placement(Z)
@@ -120,6 +120,7 @@ def _step(run: Run, target: Tensor, optimizer: Adam) -> Callable[[Batch], Tensor
     encoder, decoder = run.model.encoder, run.model.decoder
 
     def step(batch: Batch) -> Tensor:
+        batch = completed(run.model, batch, pretrains=True)
         z = encoder.embed(batch.x)
         away = (z - target[batch.positions]).square().mean(1)
         decoded = decoder(z.detach())

@@ -30,6 +30,7 @@ from skvade._objective import (
 )
 
 __all__ = [
+    "completed",
     "decode",
     "elbo_of",
     "elbo_per_row",
@@ -41,6 +42,7 @@ __all__ = [
     "mean_elbo",
     "mixture_labels",
     "over_batches",
+    "pretrained_embedding",
     "reconstruct",
     "survey",
 ]
@@ -107,11 +109,26 @@ def _exact_posterior(model: VaDE, x: Tensor) -> Posterior:
     return Posterior(*map(_exact, model.encoder(x)))
 
 
+def completed(model: VaDE, batch: Batch, pretrains: bool = False) -> Batch:
+    """The batch as the encoder sees it, by `VaDE.complete`.
+
+    What is expected is a prediction, in training too: without dropout or the like.
+    """
+    if batch.observed is None:
+        return batch
+    learning = model.training
+    model.eval()
+    with torch.no_grad():
+        x = model.complete(batch.x, batch.observed, pretrains)
+    model.train(learning)
+    return batch._replace(x=x)
+
+
 def _over_chunks(
     model: VaDE, rows: Rows, answer: Callable[[Tensor], Tensor]
 ) -> NDArray:
     """Concatenate the answers for the chunks of rows."""
-    return over_batches(model, rows, lambda batch: answer(batch.x))
+    return over_batches(model, rows, lambda batch: answer(completed(model, batch).x))
 
 
 def over_batches(model: VaDE, rows: Rows, answer: Callable[[Batch], Tensor]) -> NDArray:
@@ -151,14 +168,23 @@ def embed(model: VaDE, rows: Rows) -> NDArray:
     return _over_chunks(model, rows, lambda x: _exact(model.encoder.embed(x)))
 
 
+def _pretrained_mean(model: VaDE, batch: Batch) -> Tensor:
+    return _exact(model.encoder.embed(completed(model, batch, pretrains=True).x))
+
+
+def pretrained_embedding(model: VaDE, rows: Rows) -> NDArray:
+    """Means from before the decoder speaks the likelihood, (n, L)."""
+    return over_batches(model, rows, lambda batch: _pretrained_mean(model, batch))
+
+
 def mixture_labels(model: VaDE, rows: Rows) -> NDArray:
-    """Likeliest component of each posterior mean, (n,): the mixture alone."""
+    """Likeliest component for each of these means, (n,): the mixture alone."""
     prior = _exact_prior(model)
 
-    def answer(x: Tensor) -> Tensor:
-        return prior.log_joint(_exact_posterior(model, x).mean).argmax(1)
+    def answer(batch: Batch) -> Tensor:
+        return prior.log_joint(_pretrained_mean(model, batch)).argmax(1)
 
-    return _over_chunks(model, rows, answer)
+    return over_batches(model, rows, answer)
 
 
 def log_responsibilities_of(
@@ -195,7 +221,7 @@ def elbo_of(model: VaDE, responsibilities: str) -> Callable[[Batch], Tensor]:
     log_density = model.likelihood.log_density
 
     def answer(batch: Batch) -> Tensor:
-        x, observed = batch.x, batch.observed
+        x, _, _, observed = completed(model, batch)
         posterior = _exact_posterior(model, x)
         draws = reparameterize(posterior, noise)
         outputs = (model.decoder(z) for z in draws.to(x.device, x.dtype))
@@ -227,7 +253,7 @@ def survey(model: VaDE, rows: Rows, responsibilities: str) -> Survey:
     labels = np.empty(len(rows), np.int64)
 
     def answer(batch: Batch) -> Tensor:
-        log_r = log_r_of(batch.x)
+        log_r = log_r_of(completed(model, batch).x)
         labels[batch.positions.numpy()] = log_r.argmax(1)
         r = log_r.exp()
         return torch.column_stack([torch.special.entr(r).sum(1), r])
@@ -248,7 +274,7 @@ def importance_weighted_per_row(model: VaDE, rows: Rows, n_draws: int) -> NDArra
     log_density = model.likelihood.log_density
 
     def answer(batch: Batch) -> Tensor:
-        x, observed = batch.x, batch.observed
+        x, _, _, observed = completed(model, batch)
         posterior = _exact_posterior(model, x)
         total = torch.tensor(-math.inf, dtype=torch.float64)
         for z in (reparameterize(posterior, one) for one in noise):

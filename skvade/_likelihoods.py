@@ -101,7 +101,7 @@ class Likelihood(nn.Module, ABC):
         self.register_buffer("average", torch.zeros(n_features))
 
     def standardize(self, x: Tensor) -> Tensor:
-        """Rows as the encoder sees them, the average in the place of NaN."""
+        """Rows in the unit of the networks, the average in the place of NaN."""
         return (torch.where(x.isnan(), self.average, x) - self.location) / self.scale
 
     def restore(self, standardized: Tensor) -> Tensor:
@@ -127,6 +127,10 @@ class Likelihood(nn.Module, ABC):
     @abstractmethod
     def mean(self, output: Tensor) -> Tensor:
         """E[x|z], in the units of the data."""
+
+    def expected(self, output: Tensor) -> Tensor:
+        """E[x|z], standardized."""
+        return (self.mean(output) - self.location) / self.scale
 
     @abstractmethod
     def draw(self, output: Tensor, generator: Generator) -> Tensor:

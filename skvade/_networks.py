@@ -168,9 +168,24 @@ class VaDE(nn.Module):
         if self.has_own_networks:
             self.eval()  # but for the epochs of training
 
+    def complete(self, x: Tensor, observed: Tensor, pretrains: bool = False) -> Tensor:
+        """Standardized rows, the expected entry in the place of each missing one.
+
+        Expected is what the model reconstructs of the row as it is, with an average
+        there. As long as it pretrains, the decoder gives standardized rows themselves.
+        """
+        output = self.decoder(self.encoder.embed(x))
+        expected = output if pretrains else self.likelihood.expected(output)
+        return torch.where(observed.bool(), x, expected)
+
+    def seen(self, x: Tensor) -> Tensor:
+        """What the encoder sees of rows, NaN among them: (B, D), standardized."""
+        return self.complete(self.likelihood.standardize(x), ~x.isnan())
+
     def encode(self, x: Tensor) -> Posterior:
         """q(z|x), two tensors (B, L)."""
-        return self.encoder(self.likelihood.standardize(x))
+        sees = self.seen if x.isnan().any() else self.likelihood.standardize
+        return self.encoder(sees(x))
 
     def decode(self, z: Tensor) -> Tensor:
         """E[x|z]: (..., L) to (..., D)."""

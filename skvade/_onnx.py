@@ -38,7 +38,10 @@ class Graph(nn.Module):
         self.answer = METHODS[method](model, responsibilities)
 
     def forward(self, rows: Tensor) -> Tensor:
-        return self.answer(self.model.likelihood.standardize(rows)).to(rows.dtype)
+        model, incomplete = self.model, rows.isnan().any()
+        # Complete rows are spared the pass that finds what to expect.
+        ways = model.seen, model.likelihood.standardize
+        return self.answer(torch.cond(incomplete, *ways, (rows,))).to(rows.dtype)
 
 
 def _require_onnx() -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from skvade._backward import way_back
 from skvade._batching import Batch, Rows
+from skvade._inference import completed
 from skvade._likelihoods import n_observed
 from skvade._matrix import UNIT
 from skvade._objective import latent_entropy, reparameterize, squared_error
@@ -81,6 +82,7 @@ def _autoencoder(run: Run) -> None:
     back = way_back(run.model)
 
     def step(batch: Batch) -> Tensor:
+        batch = completed(run.model, batch, pretrains=True)
         loss, gradients = back.squared_error(batch, optimizer.parameters)
         optimizer.step(gradients)
         return loss.expand(1) * len(batch.x)
@@ -116,6 +118,7 @@ def _variational(run: Run) -> None:
     optimizer = Adam([(run.plan.learning_rate_init, parameters)], fused)
 
     def step(batch: Batch) -> Tensor:
+        batch = completed(run.model, batch, pretrains=True)
         posterior = encoder(batch.x)
         noise = torch.empty_like(posterior.mean).normal_(generator=run.chance.noise)
         (z,) = reparameterize(posterior, noise[None])

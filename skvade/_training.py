@@ -14,10 +14,11 @@ from skvade._backward import way_back
 from skvade._batching import Batch, dump_moments, load_moments
 from skvade._imitation import imitate
 from skvade._inference import (
-    embed,
+    completed,
     labels_per_row,
     mean_elbo,
     mixture_labels,
+    pretrained_embedding,
 )
 from skvade._initial_mixture import initial_mixture
 from skvade._matrix import UNIT
@@ -124,7 +125,7 @@ def start_mixture(run: Run) -> None:
     if len(rows) > MOST_ROWS and not given:
         rows = rows.some(MOST_ROWS, run.chance.numpy)
     start = initial_mixture(
-        embed(model, rows),
+        pretrained_embedding(model, rows),
         plan.init[rows.members] if given else plan.init,
         len(model.prior.logits),
         plan.n_init,
@@ -234,6 +235,7 @@ def _elbo_step(run: Run, optimizer: Adam) -> Callable[[Batch], Tensor]:
     back = way_back(model, plan.responsibilities == "sampled")
 
     def step(batch: Batch) -> Tensor:
+        batch = completed(model, batch)
         x, weight = batch.x, batch.weight
         shape = (plan.n_draws, len(x), model.prior.means.shape[1])
         noise = torch.empty(shape, dtype=x.dtype, device=x.device)

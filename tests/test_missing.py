@@ -1,6 +1,7 @@
 """NaN: entries that are missing, which count for nothing and are filled on request."""
 
 import copy
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from sklearn.decomposition import PCA
 from sklearn.impute import SimpleImputer
 from sklearn.metrics import adjusted_rand_score
 from sklearn.pipeline import make_pipeline
+from torch import nn
 
 from skvade._batching import Rows, make_generator, place
 from skvade._inference import _fixed_noise
@@ -125,21 +127,30 @@ def test_complete_rows_have_no_mask(X):
 # --- Answers ------------------------------------------------------------------------
 
 
-def test_the_encoder_sees_the_average(model_and_rows):
+def averaged(holed):
+    return np.where(np.isnan(holed), np.nanmean(holed, axis=0), holed)
+
+
+def test_the_encoder_sees_what_the_model_expects(model_and_rows):
+    """That is what it reconstructs from an average in the place of what is missing."""
     model, holed = model_and_rows
-    filled = np.where(np.isnan(holed), np.nanmean(holed, axis=0), holed)
+    expected = model.reconstruct(averaged(holed))
+    filled = np.where(np.isnan(holed), expected, holed)
     for method in METHODS[:3]:
         answer = getattr(model, method)(holed)
         assert_allclose(answer, getattr(model, method)(filled), atol=1e-9)
+        of_average = getattr(model, method)(averaged(holed))
+        assert abs(answer - of_average).max() > 1e-3
     assert (model.score_samples(holed) != model.score_samples(filled)).sum() > 100
 
 
 def test_a_missing_entry_takes_its_density_out_of_the_bound(model_and_rows):
-    """With the average in its place the posterior is the same, so the rest cancels."""
+    """With what is expected in its place the posterior is the same: the rest cancels"""
     model, holed = model_and_rows
     x = np.nanmean(holed, axis=0)[None]
     missing = x.copy()
     missing[0, 2] = np.nan
+    x[0, 2] = model.reconstruct(x)[0, 2]
     difference = model.score_samples(x) - model.score_samples(missing)
 
     module = model.to_torch()
@@ -204,6 +215,27 @@ def test_pretraining_learns_the_observed_entries(tiny, holed, pretraining):
     model = tiny(pretraining=pretraining, pretrain_max_iter=30).fit(holed)
     curve = model.pretrain_loss_curve_
     assert curve[-1] < 0.97 * curve[0]
+
+
+class Watched(nn.Linear):
+    """A body that says in which mode it was asked."""
+
+    modes: ClassVar[list[bool]] = []
+
+    def forward(self, x):
+        self.modes.append(self.training)
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("change", [{}, {"pretraining": "vae"}, {"embedding": PCA(2)}])
+def test_what_a_step_expects_is_a_prediction(tiny, X, holed, change):
+    """In every stage, without the dropout that is for what is learned from."""
+    model = tiny(encoder=lambda n_features_in, _: Watched(n_features_in, 9), **change)
+    for rows, passes_before in ((holed, {False}), (X, {False, True})):
+        Watched.modes.clear()
+        model.fit(rows)
+        steps = [i for i, learns in enumerate(Watched.modes) if learns]
+        assert {Watched.modes[i - 1] for i in steps} == passes_before
 
 
 def test_incomplete_rows_in_a_stream_and_a_warm_start(tiny, X, holed):
