@@ -1,7 +1,6 @@
 """Data as users have it: missing entries, sparse rows, files larger than memory.
 
     python tests/benchmarks/data.py missing --data FOLDER --seeds 0 1 2
-    python tests/benchmarks/data.py mask --data FOLDER --seeds 0 1 2
     python tests/benchmarks/data.py sparse --data FOLDER
     python tests/benchmarks/data.py file --rows 2000000
 
@@ -17,11 +16,9 @@ import re
 import tempfile
 import time
 import warnings
-from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from accuracy import append, finished, resident_mb
 from labeled import counts, incomplete, load
 from sklearn.datasets import make_blobs
@@ -29,7 +26,6 @@ from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.impute import SimpleImputer
 from sklearn.metrics import adjusted_rand_score
 from sklearn.pipeline import make_pipeline
-from torch import nn
 
 from skvade import VaDEClusterer, __version__
 
@@ -62,33 +58,6 @@ def remove(X, fraction, seed):
     return removed
 
 
-class Body(nn.Module):
-    """The default encoder; it may also see which entries are missing.
-
-    These are at zero: the rows come centered, with the average where there is nothing.
-    """
-
-    def __init__(self, n_features_in, latent_dim, mask=False):
-        super().__init__()
-        self.mask = mask
-        n_inputs = n_features_in * (1 + mask)
-        self.layers = nn.Sequential(
-            nn.Linear(n_inputs, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU()
-        )
-
-    def forward(self, x):
-        seen = torch.cat([x, (x != 0).to(x)], 1) if self.mask else x
-        return self.layers(seen)
-
-
-ENCODERS = {
-    "skvade": None,
-    "mean + skvade": None,
-    "skvade, own encoder": Body,
-    "skvade, own encoder with a mask": partial(Body, mask=True),
-}
-
-
 def run_missing(dataset, method, fraction, seed, options):
     """Clusters of rows with holes; of entries that were removed, how well they return.
 
@@ -102,8 +71,7 @@ def run_missing(dataset, method, fraction, seed, options):
         removed = remove(X, fraction, seed)
         holed = np.where(removed, np.nan, X)
     start = time.perf_counter()
-    settings = {"encoder": ENCODERS[method], "random_state": seed, **FEW_EPOCHS}
-    model = VaDEClusterer(len(np.unique(y)), **settings)
+    model = VaDEClusterer(len(np.unique(y)), random_state=seed, **FEW_EPOCHS)
     if method == "mean + skvade":
         model = make_pipeline(SimpleImputer(), model)
     labels = model.fit_predict(holed)
@@ -125,20 +93,10 @@ def run_missing(dataset, method, fraction, seed, options):
 
 
 def missing(options):
-    study(options, FRACTIONS, ("skvade", "mean + skvade"))
-
-
-def mask(options):
-    """Whether it helps that the encoder knows what is missing."""
-    holed = dict.fromkeys(("digits", "generated"), (0.3, 0.5))
-    study(options, holed, ("skvade, own encoder", "skvade, own encoder with a mask"))
-
-
-def study(options, datasets, methods):
     for seed in options.seeds:
-        for dataset, fractions in datasets.items():
+        for dataset, fractions in FRACTIONS.items():
             for fraction in fractions:
-                for method in methods:
+                for method in ("skvade", "mean + skvade"):
                     parameters = repr({"fraction": fraction, **FEW_EPOCHS})
                     key = (dataset, method, parameters, str(seed))
                     arguments = (dataset, method, fraction, seed, options)
@@ -273,7 +231,7 @@ def once(name, columns, key, run, arguments):
     print(row, flush=True)
 
 
-STUDIES = {"missing": missing, "mask": mask, "sparse": sparse, "file": file}
+STUDIES = {"missing": missing, "sparse": sparse, "file": file}
 
 
 def main():
