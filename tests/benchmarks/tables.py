@@ -3,13 +3,14 @@
 python tests/benchmarks/tables.py
 """
 
+import argparse
 import ast
 import csv
 from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
-from methods import METHODS, OF_UMAP, RECIPES
+from methods import METHODS, build
 from scipy.stats import spearmanr
 
 from skvade import VaDEClusterer
@@ -17,7 +18,7 @@ from skvade import VaDEClusterer
 DOCS = Path(__file__).parents[2] / "docs"
 FILES = DOCS / "benchmarks"
 # Parameters that the name of a method tells, or that change no result.
-UNSAID = {"embedding", "latent_dim", "verbose"}
+UNSAID = {"embedding", "verbose"}
 RUN = ("dataset", "n", "method")
 ACCURACY = ["Data", "Method", "Seeds", "Accuracy", "Range", "NMI", "ARI", "Start"]
 ACCURACY += ["Time"]
@@ -44,9 +45,9 @@ def special(row):
     if not row["method"].startswith("skvade"):
         return ""
     defaults = VaDEClusterer().get_params()
-    usual = {**defaults, **RECIPES.get(row["dataset"], {})}
-    if row["method"] == "skvade of UMAP":
-        usual |= OF_UMAP.get(row["dataset"], {})
+    unchanged = argparse.Namespace(change={})
+    _, recipe = build(row["method"], row["dataset"], 1, 0, unchanged)
+    usual = {**defaults, **recipe}
     actual = {**defaults, **ast.literal_eval(row["parameters"])}
     return ", ".join(
         f"{name}={_brief(value)}"
