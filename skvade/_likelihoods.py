@@ -128,9 +128,9 @@ class Likelihood(nn.Module, ABC):
     def mean(self, output: Tensor) -> Tensor:
         """E[x|z], in the units of the data."""
 
-    def expected(self, output: Tensor) -> Tensor:
-        """E[x|z], standardized."""
-        return (self.mean(output) - self.location) / self.scale
+    @abstractmethod
+    def standardized_mean(self, output: Tensor) -> Tensor:
+        """E[x|z], in the unit of the networks."""
 
     @abstractmethod
     def draw(self, output: Tensor, generator: Generator) -> Tensor:
@@ -184,6 +184,9 @@ class Gaussian(Likelihood):
     def mean(self, output: Tensor) -> Tensor:
         return self.restore(output)
 
+    def standardized_mean(self, output: Tensor) -> Tensor:
+        return output
+
     def draw(self, output: Tensor, generator: Generator) -> Tensor:
         mean = self.mean(output)
         noise = torch.empty_like(mean).normal_(generator=generator)
@@ -214,6 +217,9 @@ class Bernoulli(Likelihood):
 
     def mean(self, output: Tensor) -> Tensor:
         return torch.sigmoid(output)
+
+    def standardized_mean(self, output: Tensor) -> Tensor:
+        return (self.mean(output) - self.location) / self.scale
 
     def draw(self, output: Tensor, generator: Generator) -> Tensor:
         return torch.bernoulli(self.mean(output), generator=generator)

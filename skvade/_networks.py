@@ -175,7 +175,7 @@ class VaDE(nn.Module):
         there. As long as it pretrains, the decoder gives standardized rows themselves.
         """
         output = self.decoder(self.encoder.embed(x))
-        expected = output if pretrains else self.likelihood.expected(output)
+        expected = output if pretrains else self.likelihood.standardized_mean(output)
         return torch.where(observed.bool(), x, expected)
 
     def seen(self, x: Tensor) -> Tensor:
