@@ -50,11 +50,18 @@ OF_TSNE = {
 }
 
 
-def _umap(n_components=10):
+# Hundreds of features and more: UMAP sees their first principal components, which
+# spares it noise and time.
+WIDE = ("har", "sc_pbmc4k", "sc_worm_neuron")
+N_COMPONENTS = 50
+
+
+def _umap(dataset):
     from umap import UMAP
 
     # One thread, or UMAP would not repeat; to say so spares its warning.
-    return UMAP(n_components=n_components, min_dist=0.0, n_jobs=1)
+    umap = UMAP(n_components=10, min_dist=0.0, n_jobs=1)
+    return make_pipeline(PCA(N_COMPONENTS), umap) if dataset in WIDE else umap
 
 
 def peer(python, X, **settings):
@@ -98,8 +105,13 @@ def _pca_mixture(dataset, k, seed, options):
 
 def _umap_mixture(dataset, k, seed, options):
     mixture = GaussianMixture(k, random_state=seed)
-    umap = _umap().set_params(random_state=seed)
-    return make_pipeline(umap, mixture), {"n_components": 10, "min_dist": 0.0}
+    umap = _umap(dataset)
+    seeds = [name for name in umap.get_params() if name.endswith("random_state")]
+    umap.set_params(**dict.fromkeys(seeds, seed))
+    shown = {"n_components": 10, "min_dist": 0.0}
+    if dataset in WIDE:
+        shown["principal_components"] = N_COMPONENTS
+    return make_pipeline(umap, mixture), shown
 
 
 def _vade(dataset, k, seed, options, **more):
@@ -129,7 +141,7 @@ def _autoencoder_mixture(dataset, k, seed, options):
 
 def _vade_of_umap(dataset, k, seed, options):
     more = OF_UMAP.get(dataset, {})
-    return _vade(dataset, k, seed, options, embedding=_umap(), **more)
+    return _vade(dataset, k, seed, options, embedding=_umap(dataset), **more)
 
 
 def _vade_of_tsne(dataset, k, seed, options):

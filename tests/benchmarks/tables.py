@@ -17,8 +17,8 @@ from skvade import VaDEClusterer
 
 DOCS = Path(__file__).parents[2] / "docs"
 FILES = DOCS / "benchmarks"
-# Parameters that the name of a method tells, or that change no result.
-UNSAID = {"embedding", "verbose"}
+# Parameters that change no result.
+UNSAID = {"verbose"}
 RUN = ("dataset", "n", "method")
 ACCURACY = ["Data", "Method", "Seeds", "Accuracy", "Range", "NMI", "ARI", "Start"]
 ACCURACY += ["Time"]
