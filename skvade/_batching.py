@@ -129,8 +129,9 @@ def make_generator(seed: int, device: torch.device | str = "cpu") -> Generator:
 class Batch(NamedTuple):
     """Rows of a step (B, D), what each counts (B,), one on average, and which it is.
 
-    Where entries are missing, `x` has an expected value and `observed`, (B, D), a zero
-    instead of a one; where none are, there is no `observed`.
+    Where entries are missing, `x` has the average of the feature, or what a model makes
+    of it, and `observed`, (B, D), a zero instead of a one; where none are, there is no
+    `observed`.
     """
 
     x: Tensor

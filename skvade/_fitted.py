@@ -26,10 +26,10 @@ from skvade._likelihoods import LIKELIHOODS, Likelihood
 from skvade._matrix import (
     FLOATS,
     Standardization,
+    check_finite,
     check_observed,
     check_sparse,
     extent,
-    has_missing,
 )
 from skvade._networks import VaDE
 from skvade._run import gradients
@@ -189,11 +189,12 @@ class FittedVaDE(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
             A copy of X with the entries of `reconstruct` in the place of NaN. A sparse
             X has none.
         """
-        check_is_fitted(self)
-        rows = self._validated(X)
-        if not has_missing(rows):
-            return rows.copy()
-        return np.where(np.isnan(rows), self.reconstruct(rows), rows)
+        model, rows = self._model_and_rows(X)
+        if not rows.incomplete:
+            return rows.X.copy()
+        expected = _inference.reconstruct(model, rows, self._likelihood())
+        expected = expected.astype(rows.X.dtype, copy=False)
+        return np.where(np.isnan(rows.X), expected, rows.X)
 
     # --- Scores ---------------------------------------------------------------------
 
@@ -329,9 +330,10 @@ class FittedVaDE(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         -------
         model : torch.nn.Module
             Called on a tensor of rows, of float32 unless `precision` is "float64", it
-            gives log q(c|x). Its methods `encode` and
-            `decode` give q(z|x) and E[x|z], its modules are `encoder`, `decoder`,
-            `prior` and `likelihood`. Changing it does not change the estimator.
+            gives log q(c|x) as responsibilities="expected" does, whatever the
+            parameter is. Its methods `encode` and `decode` give q(z|x) and E[x|z], its
+            modules are `encoder`, `decoder`, `prior` and `likelihood`. Changing it does
+            not change the estimator.
         """
         check_is_fitted(self)
         wanted = self.device if device is None else str(device)
@@ -415,8 +417,9 @@ class FittedVaDE(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
             reset=reset,
             accept_sparse="csr",
             dtype=FLOATS,
-            ensure_all_finite="allow-nan",
+            ensure_all_finite=False,
         )
+        check_finite(rows)
         if not issparse(rows):
             check_observed(rows)
             return rows

@@ -118,9 +118,11 @@ def completed(model: VaDE, batch: Batch, pretrains: bool = False) -> Batch:
         return batch
     learning = model.training
     model.eval()
-    with torch.no_grad():
-        x = model.complete(batch.x, batch.observed, pretrains)
-    model.train(learning)
+    try:
+        with torch.no_grad():
+            x = model.complete(batch.x, batch.observed, pretrains)
+    finally:
+        model.train(learning)
     return batch._replace(x=x)
 
 
@@ -173,12 +175,12 @@ def _pretrained_mean(model: VaDE, batch: Batch) -> Tensor:
 
 
 def pretrained_embedding(model: VaDE, rows: Rows) -> NDArray:
-    """Means from before the decoder speaks the likelihood, (n, L)."""
+    """Posterior means of rows that the pretrained autoencoder completes, (n, L)."""
     return over_batches(model, rows, lambda batch: _pretrained_mean(model, batch))
 
 
 def mixture_labels(model: VaDE, rows: Rows) -> NDArray:
-    """Likeliest component for each of these means, (n,): the mixture alone."""
+    """Likeliest component of each pretrained mean, (n,): the mixture alone."""
     prior = _exact_prior(model)
 
     def answer(batch: Batch) -> Tensor:

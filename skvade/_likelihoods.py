@@ -29,7 +29,9 @@ LOG_LEAST_NOISE = math.log(1e-6)
 
 def sum_observed(values: Tensor, observed: Tensor | None) -> Tensor:
     """Sum over features, (..., D) to (...,), of all or where `observed` is one."""
-    return values.sum(-1) if observed is None else (values * observed).sum(-1)
+    if observed is None:
+        return values.sum(-1)
+    return values.masked_fill(observed == 0, 0).sum(-1)
 
 
 def n_observed(x: Tensor, observed: Tensor | None) -> Tensor | int:

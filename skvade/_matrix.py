@@ -12,6 +12,7 @@ __all__ = [
     "UNIT",
     "Standardization",
     "Tally",
+    "check_finite",
     "check_observed",
     "check_sparse",
     "equal_weights",
@@ -86,6 +87,25 @@ def _some(numbers: list[int]) -> str:
     return f"{shown} and {len(numbers) - 5} more" if len(numbers) > 5 else shown
 
 
+def check_finite(X: NDArray | csr_array) -> None:
+    """Reject infinities, without a mask of the size of X. NaN is no infinity.
+
+    Raises
+    ------
+    ValueError
+        If a value is infinite, in the words of scikit-learn.
+    """
+    values: Any = X.data if issparse(X) else X
+    least, most = (values.min(), values.max()) if values.size else (0, 0)
+    if np.isnan(least):
+        least, most = extent(values)
+    if np.isinf([least, most]).any():
+        raise ValueError(
+            "Input X contains infinity or a value too large for dtype"
+            f"({values.dtype.name!r})."
+        )
+
+
 def check_observed(X: NDArray) -> None:
     """Reject rows of which nothing is known.
 
@@ -138,7 +158,8 @@ def check_sparse(X: csr_array) -> None:
 def gather(X: NDArray | csr_array, rows: Sequence[int] | NDArray) -> NDArray:
     """Copies of some rows, dense whatever X is."""
     if not issparse(X):
-        return np.take(X, rows, axis=0)
+        # np.take would first copy all of an X that is not contiguous row by row.
+        return np.ascontiguousarray(X[rows])
     taken: Any = X[rows]
     return taken.toarray()
 
@@ -157,7 +178,7 @@ def _chunks(
 class Standardization(NamedTuple):
     """An offset per feature and one scale for all: their relative scales remain.
 
-    `average`, of each feature, is what a missing entry is replaced by.
+    `average`, of each feature, is the first guess at a missing entry.
     """
 
     location: NDArray[np.float64]

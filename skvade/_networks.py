@@ -172,11 +172,12 @@ class VaDE(nn.Module):
         """Standardized rows, the expected entry in the place of each missing one.
 
         Expected is what the model reconstructs of the row as it is, with an average
-        there. As long as it pretrains, the decoder gives standardized rows themselves.
+        there; nothing is learned from it. As long as it pretrains, the decoder gives
+        standardized rows themselves.
         """
         output = self.decoder(self.encoder.embed(x))
         expected = output if pretrains else self.likelihood.standardized_mean(output)
-        return torch.where(observed.bool(), x, expected)
+        return torch.where(observed.bool(), x, expected.detach())
 
     def seen(self, x: Tensor) -> Tensor:
         """What the encoder sees of rows, NaN among them: (B, D), standardized."""
@@ -184,8 +185,7 @@ class VaDE(nn.Module):
 
     def encode(self, x: Tensor) -> Posterior:
         """q(z|x), two tensors (B, L)."""
-        sees = self.seen if x.isnan().any() else self.likelihood.standardize
-        return self.encoder(sees(x))
+        return self.encoder(self.seen(x))
 
     def decode(self, z: Tensor) -> Tensor:
         """E[x|z]: (..., L) to (..., D)."""

@@ -99,8 +99,8 @@ class VaDEClusterer(WatchedVaDE, StreamingVaDE, ClusterMixin, BaseEstimator):
         hold the groups better than an autoencoder does. The encoder can place new rows.
 
     embedding_input : {"data", "autoencoder"}, default="data"
-        What `embedding` sees: the rows of X, and there is no pretraining, or their
-        embedding by the pretrained autoencoder.
+        What `embedding` sees: the rows of X, averages where entries are missing, and
+        there is no pretraining; or their embedding by the pretrained autoencoder.
 
     embedding_max_samples : int, default=20000
         Most rows that `embedding` sees, chosen at random.

@@ -5,6 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from incomplete import with_holes
 from own_networks import PlainDecoder, encoder
 from sklearn.datasets import make_blobs
 from torch import nn
@@ -40,6 +41,12 @@ def blobs():
 @pytest.fixture(scope="session")
 def X(blobs):
     return blobs[0]
+
+
+@pytest.fixture(scope="session")
+def holed(X):
+    """The same rows, three of ten entries missing at random."""
+    return read_only(with_holes(X))
 
 
 @pytest.fixture(scope="session")

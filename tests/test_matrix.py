@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
@@ -6,6 +8,7 @@ from scipy import sparse
 from skvade._matrix import (
     UNIT,
     Standardization,
+    check_finite,
     check_sparse,
     equal_weights,
     gather,
@@ -105,6 +108,35 @@ def test_gathered_rows_are_dense_copies(holey, kind):
         assert_array_equal(found, dense[rows])
         found[:] = 7
         assert_array_equal(gather(X, rows), dense[rows])
+
+
+@pytest.mark.parametrize("view", [np.asfortranarray, lambda X: X[:, 1:]])
+def test_gathering_copies_no_more_than_the_rows(view):
+    X, rows = view(np.zeros((10_000, 50))), np.arange(100)
+    tracemalloc.start()
+    found = gather(X, rows)
+    assert tracemalloc.get_traced_memory()[1] < 3 * found.nbytes
+    tracemalloc.stop()
+    assert found.flags.c_contiguous
+
+
+@pytest.mark.parametrize("missing", [0, np.nan])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_infinities_are_found_in_the_memory_that_there_is(dtype, missing):
+    X = np.zeros((10_000, 50), dtype)
+    X[7, 7] = missing
+    tracemalloc.start()
+    check_finite(X)
+    assert tracemalloc.get_traced_memory()[1] < 0.01 * X.nbytes
+    tracemalloc.stop()
+    for infinite in (np.inf, -np.inf):
+        X[3, 3] = infinite
+        message = rf"contains infinity or a value too large for dtype\('{X.dtype}'\)"
+        with pytest.raises(ValueError, match=message):
+            check_finite(X)
+        with pytest.raises(ValueError, match=message):
+            check_finite(sparse.csr_array(X))
+    check_finite(sparse.csr_array((3, 3)))
 
 
 def test_indices_that_do_not_fit(holey):

@@ -1,14 +1,16 @@
 """NaN: entries that are missing, which count for nothing and are filled on request."""
 
-import copy
+import warnings
 from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from incomplete import averaged, with_holes
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
+from scipy.stats import entropy
 from sklearn.decomposition import PCA
 from sklearn.impute import SimpleImputer
 from sklearn.metrics import adjusted_rand_score
@@ -16,26 +18,16 @@ from sklearn.pipeline import make_pipeline
 from torch import nn
 
 from skvade._batching import Rows, make_generator, place
-from skvade._inference import _fixed_noise
+from skvade._inference import _fixed_noise, _normal_table
 from skvade._likelihoods import bernoulli_log_density, gaussian_log_density
 from skvade._matrix import UNIT, Standardization
+from skvade._networks import VaDE
 from skvade._objective import Posterior, reparameterize, squared_error
 
 # Few epochs on such rows may end without clusters, and the warning is right to say so.
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
 METHODS = ["predict_log_proba", "transform", "reconstruct", "score_samples"]
-
-
-def with_holes(X, fraction=0.3):
-    removed = np.random.default_rng(0).random(X.shape) < fraction
-    removed[removed.all(1), 0] = False
-    return np.where(removed, np.nan, X)
-
-
-@pytest.fixture(scope="module")
-def holed(X):
-    return with_holes(X)
 
 
 @pytest.fixture(scope="module", params=["gaussian", "bernoulli"])
@@ -127,10 +119,6 @@ def test_complete_rows_have_no_mask(X):
 # --- Answers ------------------------------------------------------------------------
 
 
-def averaged(holed):
-    return np.where(np.isnan(holed), np.nanmean(holed, axis=0), holed)
-
-
 def test_the_encoder_sees_what_the_model_expects(model_and_rows):
     """That is what it reconstructs from an average in the place of what is missing."""
     model, holed = model_and_rows
@@ -167,6 +155,52 @@ def test_a_missing_entry_takes_its_density_out_of_the_bound(model_and_rows):
     assert_allclose(difference, log_density.mean(), rtol=1e-6)
 
 
+def test_the_weighted_bound_is_that_of_the_observed_entries(model_and_rows):
+    model, holed = model_and_rows
+    row, n_draws = holed[np.isnan(holed).any(1)][:1], 16
+    observed = ~np.isnan(row[0])
+    module = model.to_torch()
+    with torch.no_grad():
+        posterior = Posterior(*module.encode(torch.from_numpy(row)))
+        z = reparameterize(posterior, _normal_table(module, n_draws))
+        decoded = module.decode(z)[:, 0, observed]
+    if model.likelihood == "gaussian":
+        of_x = torch.distributions.Normal(decoded, model.noise_variance_**0.5)
+    else:
+        of_x = torch.distributions.ContinuousBernoulli(decoded)
+    log_density = of_x.log_prob(torch.from_numpy(row[0, observed])).sum(1)
+    if model.likelihood == "bernoulli":
+        log_density -= of_x._cont_bern_log_norm().sum(1)
+    components = torch.distributions.Independent(
+        torch.distributions.Normal(
+            torch.from_numpy(model.means_), torch.from_numpy(model.covariances_).sqrt()
+        ),
+        1,
+    )
+    weights = torch.distributions.Categorical(torch.from_numpy(model.weights_))
+    prior = torch.distributions.MixtureSameFamily(weights, components)
+    q = torch.distributions.Normal(posterior.mean, (posterior.log_variance / 2).exp())
+    log_ratios = log_density + (prior.log_prob(z) - q.log_prob(z).sum(-1))[:, 0]
+    expected = log_ratios.logsumexp(0) - np.log(n_draws)
+    found = model.score_samples(row, n_draws=n_draws)
+    assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_the_effective_clusters_are_those_of_what_is_predicted(model_and_rows):
+    model, holed = model_and_rows
+    predicted, of_average = (
+        np.exp(entropy(model.predict_proba(rows).mean(0)))
+        for rows in (holed, averaged(holed))
+    )
+    assert model.n_effective_clusters_ == pytest.approx(predicted, rel=1e-9)
+    assert abs(of_average - predicted) > 1e-4
+
+
+def test_a_row_beyond_all_bounds(fitted):
+    row = np.array([[1e25, np.nan, 0, 0, 0]])
+    assert fitted.score_samples(row) == -np.inf
+
+
 def test_what_is_expected_far_from_the_origin(tiny, holed):
     """In float32 the model may not know the distance, or it would round there."""
     near, far = tiny().fit(holed), tiny().fit(holed + 1e6)
@@ -189,6 +223,29 @@ def test_the_module_takes_nan_too(model_and_rows):
     with torch.no_grad():
         found = model.to_torch()(torch.from_numpy(holed))
     assert_allclose(found, model.predict_log_proba(holed), atol=1e-6)
+
+
+def test_the_module_learns_nothing_from_what_it_expects(model_and_rows):
+    model, holed = model_and_rows
+    slopes = []
+    for step in ("seen", "filled"):
+        module, x = model.to_torch(), torch.from_numpy(holed)
+        if step == "filled":
+            x = module.likelihood.restore(module.seen(x).detach())
+        module(x)[:, 0].sum().backward()
+        slopes.append(module.encoder.mean.weight.grad)
+    torch.testing.assert_close(*slopes)
+
+
+def test_the_module_can_be_mapped_and_exported(model_and_rows):
+    """No branch hangs on the rows."""
+    model, holed = model_and_rows
+    module, x = model.to_torch(), torch.from_numpy(holed)
+    mapped = torch.vmap(lambda row: module(row[None])[0])(x)
+    torch.testing.assert_close(mapped, module(x))
+    exported = torch.export.export(module, (x,)).module()
+    for rows in (x, x.nan_to_num(0.5)):
+        torch.testing.assert_close(exported(rows), module(rows))
 
 
 # --- Fitting ------------------------------------------------------------------------
@@ -243,6 +300,32 @@ def test_what_a_step_expects_is_a_prediction(tiny, X, holed, change):
         model.fit(rows)
         steps = [i for i, learns in enumerate(Watched.modes) if learns]
         assert {Watched.modes[i - 1] for i in steps} == passes_before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"pretrain_max_iter": 0},
+        {},
+        {"pretraining": "stacked"},
+        {"pretraining": "vae"},
+        {"embedding": PCA(2), "embedding_input": "autoencoder"},
+    ],
+)
+def test_when_the_decoder_speaks_the_likelihood(tiny, X_unit, monkeypatch, change):
+    """Not in pretraining, nor when the mixture starts: first the embedding, then it."""
+    pretrains, complete = [], VaDE.complete
+    monkeypatch.setattr(
+        VaDE,
+        "complete",
+        lambda self, x, o, so_far=False: (
+            pretrains.append(so_far) or complete(self, x, o, so_far)
+        ),
+    )
+    tiny(likelihood="bernoulli", **change).fit(with_holes(X_unit))
+    n_before = sum(pretrains)
+    assert pretrains == [True] * n_before + [False] * (len(pretrains) - n_before)
+    assert n_before == 2 if change == {"pretrain_max_iter": 0} else n_before > 2
 
 
 def test_incomplete_rows_in_a_stream_and_a_warm_start(tiny, X, holed):
@@ -301,6 +384,14 @@ def test_imputing_complete_rows_gives_a_copy(fitted, X):
         assert abs(filled - rows).max() == 0
 
 
+def test_impute_knows_the_names_of_the_features(tiny, holed):
+    frame = pd.DataFrame(holed, columns=list("abcde"))
+    model = tiny().fit(frame)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert_array_equal(model.impute(frame), tiny().fit(holed).impute(holed))
+
+
 def test_impute_beats_the_average(tiny, X, holed):
     missing = np.isnan(holed)
     model = tiny(pretrain_max_iter=40, max_iter=60).fit(holed)
@@ -314,65 +405,3 @@ def test_imputing_first_is_another_model(tiny, holed):
     imputed = make_pipeline(SimpleImputer(), tiny()).fit(holed)
     model = tiny().fit(holed)
     assert model.noise_variance_ != pytest.approx(imputed[-1].noise_variance_, rel=0.02)
-
-
-# --- Errors -------------------------------------------------------------------------
-
-
-def unseen(X, rows=(), column=None):
-    X = X.copy()
-    X[list(rows)] = np.nan
-    if column is not None:
-        X[:, column] = np.nan
-    return X
-
-
-@pytest.mark.parametrize("method", ["fit", "partial_fit", *METHODS, "impute"])
-def test_rows_of_which_nothing_is_known(fitted, X, method):
-    model = copy.deepcopy(fitted)
-    before = dict(vars(model))
-    message = r"All entries of X are missing in row 7, 9\. Drop such rows"
-    with pytest.raises(ValueError, match=message):
-        getattr(model, method)(unseen(X, [7, 9]))
-    assert vars(model) == before
-
-
-def test_many_rows_of_which_nothing_is_known(fitted, X):
-    with pytest.raises(ValueError, match=r"in row 0, 1, 2, 3, 4 and 145 more\. Drop"):
-        fitted.predict(unseen(X, range(150)))
-
-
-@pytest.mark.parametrize("method", ["fit", "partial_fit"])
-def test_a_feature_of_which_nothing_is_known(tiny, X, method):
-    message = r"All entries of X are missing in column 3\. A feature of which nothing"
-    with pytest.raises(ValueError, match=message):
-        getattr(tiny(), method)(unseen(X, column=3))
-    X = np.where(np.arange(150)[:, None] < 9, X, unseen(X, column=3))
-    with pytest.raises(ValueError, match=message):
-        getattr(tiny(), method)(X, sample_weight=np.arange(150) >= 9)
-
-
-def test_a_feature_missing_later_is_filled(fitted, X):
-    assert not np.isnan(fitted.impute(unseen(X, column=3))).any()
-
-
-def test_infinity_beside_nan_is_an_error(tiny, fitted, holed):
-    X = np.where(np.isnan(holed), np.inf, holed)
-    X[0, 0] = np.nan
-    for call in (tiny().fit, tiny().partial_fit, fitted.predict, fitted.impute):
-        with pytest.raises(ValueError, match="Input X contains infinity"):
-            call(X)
-
-
-def test_incomplete_rows_outside_of_the_unit_interval(tiny, X_unit):
-    holed = with_holes(X_unit)
-    holed[0] = [np.nan, 1.5, np.nan, np.nan, np.nan]
-    with pytest.raises(ValueError, match=r"Got values from 0 to 1\.5 instead"):
-        tiny(likelihood="bernoulli").fit(holed)
-
-
-def test_sparse_rows_can_not_say_that_an_entry_is_missing(tiny, fitted, holed):
-    message = "Sparse X contains NaN. Missing entries are understood in dense X only"
-    for call in (tiny().fit, tiny().partial_fit, fitted.predict, fitted.impute):
-        with pytest.raises(ValueError, match=message):
-            call(sparse.csr_array(holed))

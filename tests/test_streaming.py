@@ -345,6 +345,7 @@ def test_a_file_is_fitted_without_copying_it(tmp_path):
     X = np.lib.format.open_memmap(path, "w+", np.float32, (30_000, 1000))
     for rows in np.array_split(X, 40):
         rows[:] = rng.normal(size=(1, 1000)) + rng.normal(size=(len(rows), 1))
+    X[5, 3] = np.nan
     X.flush()
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     command = [sys.executable, "-c", FIT_A_FILE, str(path)]

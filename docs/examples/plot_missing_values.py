@@ -77,8 +77,8 @@ print(f"impute     {np.mean([error(filled) for filled in X_imputed]):.3f}")
 # clusters of rows with holes hardly agree better with the digits than those of rows
 # filled with means. The nearest neighbors do better on these digits, by a little where
 # pixels are filled in, by more in the clusters. They ask for all rows to be kept, and
-# searched for each new one, which grows slow with their number; ``impute`` is one pass
-# through the networks.
+# searched for each new one, which grows slow with their number; ``impute`` is two
+# passes through the networks.
 
 # %%
 # Twelve images at random: with holes (crossed), filled, and as they were.
