@@ -170,10 +170,7 @@ class FittedVaDE(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         X_reconstructed : ndarray of shape (n_samples, n_features)
             The same as ``inverse_transform(transform(X))``.
         """
-        model, rows = self._model_and_rows(X)
-        return _inference.reconstruct(model, rows, self._likelihood()).astype(
-            rows.X.dtype, copy=False
-        )
+        return self._reconstructed(*self._model_and_rows(X))
 
     def impute(self, X: ArrayLike) -> NDArray | csr_array:
         """Fill missing entries with what the model expects there.
@@ -192,9 +189,7 @@ class FittedVaDE(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         model, rows = self._model_and_rows(X)
         if not rows.incomplete:
             return rows.X.copy()
-        expected = _inference.reconstruct(model, rows, self._likelihood())
-        expected = expected.astype(rows.X.dtype, copy=False)
-        return np.where(np.isnan(rows.X), expected, rows.X)
+        return np.where(np.isnan(rows.X), self._reconstructed(model, rows), rows.X)
 
     # --- Scores ---------------------------------------------------------------------
 
@@ -434,6 +429,10 @@ class FittedVaDE(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         rows = self._validated(X)
         placement = self._placement()
         return self._model(placement), self._rows(rows, placement)
+
+    def _reconstructed(self, model: VaDE, rows: Rows) -> NDArray:
+        expected = _inference.reconstruct(model, rows, self._likelihood())
+        return expected.astype(rows.X.dtype, copy=False)
 
     def _warn_outside_of_support(self, X: NDArray) -> None:
         bernoulli = self._architecture["likelihood"] == "bernoulli"

@@ -119,8 +119,7 @@ def completed(model: VaDE, batch: Batch, pretrains: bool = False) -> Batch:
     learning = model.training
     model.eval()
     try:
-        with torch.no_grad():
-            x = model.complete(batch.x, batch.observed, pretrains)
+        x = model.complete(batch.x, batch.observed, pretrains)
     finally:
         model.train(learning)
     return batch._replace(x=x)

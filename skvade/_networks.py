@@ -175,9 +175,11 @@ class VaDE(nn.Module):
         there; nothing is learned from it. As long as it pretrains, the decoder gives
         standardized rows themselves.
         """
-        output = self.decoder(self.encoder.embed(x))
-        expected = output if pretrains else self.likelihood.standardized_mean(output)
-        return torch.where(observed.bool(), x, expected.detach())
+        with torch.no_grad():
+            expected = self.decoder(self.encoder.embed(x))
+            if not pretrains:
+                expected = self.likelihood.standardized_mean(expected)
+        return torch.where(observed.bool(), x, expected)
 
     def seen(self, x: Tensor) -> Tensor:
         """What the encoder sees of rows, NaN among them: (B, D), standardized."""
