@@ -16,6 +16,7 @@ from sklearn.impute import SimpleImputer
 from sklearn.metrics import adjusted_rand_score
 from sklearn.pipeline import make_pipeline
 from torch import nn
+from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
 from skvade._batching import Rows, make_generator, place
 from skvade._inference import _fixed_noise, _normal_table
@@ -132,8 +133,15 @@ def test_the_encoder_sees_what_the_model_expects(model_and_rows):
     assert (model.score_samples(holed) != model.score_samples(filled)).sum() > 100
 
 
+def log_density_of(x, decoded, model):
+    """log p(x|z) of each entry, from what z is decoded to."""
+    if model.likelihood == "gaussian":
+        return Normal(decoded, model.noise_variance_**0.5).log_prob(x)
+    return x * decoded.log() + (1 - x) * (1 - decoded).log()
+
+
 def test_a_missing_entry_takes_its_density_out_of_the_bound(model_and_rows):
-    """With what is expected in its place the posterior is the same: the rest cancels"""
+    """What is expected in its place leaves the posterior as it is: the rest cancels."""
     model, holed = model_and_rows
     x = np.nanmean(holed, axis=0)[None]
     missing = x.copy()
@@ -146,12 +154,7 @@ def test_a_missing_entry_takes_its_density_out_of_the_bound(model_and_rows):
         posterior = Posterior(*module.encode(torch.from_numpy(x)))
         draws = reparameterize(posterior, _fixed_noise(module))
         decoded = module.decode(draws)[..., 2]
-    if model.likelihood == "gaussian":
-        density = torch.distributions.Normal(decoded, model.noise_variance_**0.5)
-        log_density = density.log_prob(torch.tensor(x[0, 2]))
-    else:
-        p, value = decoded, x[0, 2]
-        log_density = value * p.log() + (1 - value) * (1 - p).log()
+    log_density = log_density_of(torch.tensor(x[0, 2]), decoded, model)
     assert_allclose(difference, log_density.mean(), rtol=1e-6)
 
 
@@ -164,22 +167,13 @@ def test_the_weighted_bound_is_that_of_the_observed_entries(model_and_rows):
         posterior = Posterior(*module.encode(torch.from_numpy(row)))
         z = reparameterize(posterior, _normal_table(module, n_draws))
         decoded = module.decode(z)[:, 0, observed]
-    if model.likelihood == "gaussian":
-        of_x = torch.distributions.Normal(decoded, model.noise_variance_**0.5)
-    else:
-        of_x = torch.distributions.ContinuousBernoulli(decoded)
-    log_density = of_x.log_prob(torch.from_numpy(row[0, observed])).sum(1)
-    if model.likelihood == "bernoulli":
-        log_density -= of_x._cont_bern_log_norm().sum(1)
-    components = torch.distributions.Independent(
-        torch.distributions.Normal(
-            torch.from_numpy(model.means_), torch.from_numpy(model.covariances_).sqrt()
-        ),
-        1,
-    )
-    weights = torch.distributions.Categorical(torch.from_numpy(model.weights_))
-    prior = torch.distributions.MixtureSameFamily(weights, components)
-    q = torch.distributions.Normal(posterior.mean, (posterior.log_variance / 2).exp())
+    x = torch.from_numpy(row[0, observed])
+    log_density = log_density_of(x, decoded, model).sum(1)
+    fitted = model.weights_, model.means_, np.sqrt(model.covariances_)
+    weights, means, deviations = map(torch.from_numpy, fitted)
+    components = Independent(Normal(means, deviations), 1)
+    prior = MixtureSameFamily(Categorical(weights), components)
+    q = Normal(posterior.mean, (posterior.log_variance / 2).exp())
     log_ratios = log_density + (prior.log_prob(z) - q.log_prob(z).sum(-1))[:, 0]
     expected = log_ratios.logsumexp(0) - np.log(n_draws)
     found = model.score_samples(row, n_draws=n_draws)
@@ -314,17 +308,16 @@ def test_what_a_step_expects_is_a_prediction(tiny, X, holed, change):
 )
 def test_when_the_decoder_speaks_the_likelihood(tiny, X_unit, monkeypatch, change):
     """Not in pretraining, nor when the mixture starts: first the embedding, then it."""
-    pretrains, complete = [], VaDE.complete
-    monkeypatch.setattr(
-        VaDE,
-        "complete",
-        lambda self, x, o, so_far=False: (
-            pretrains.append(so_far) or complete(self, x, o, so_far)
-        ),
-    )
+    pretrained, complete = [], VaDE.complete
+
+    def spy(model, x, observed, pretrains):
+        pretrained.append(pretrains)
+        return complete(model, x, observed, pretrains)
+
+    monkeypatch.setattr(VaDE, "complete", spy)
     tiny(likelihood="bernoulli", **change).fit(with_holes(X_unit))
-    n_before = sum(pretrains)
-    assert pretrains == [True] * n_before + [False] * (len(pretrains) - n_before)
+    n_before = sum(pretrained)
+    assert pretrained == [True] * n_before + [False] * (len(pretrained) - n_before)
     assert n_before == 2 if change == {"pretrain_max_iter": 0} else n_before > 2
 
 
