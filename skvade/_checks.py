@@ -1,4 +1,4 @@
-"""The words of the estimator: what fit rejects, why, and what it warns of."""
+"""The words of the estimator: what fit rejects or ignores, and why."""
 
 import math
 import warnings
@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from sklearn.base import BaseEstimator
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight
 from torch import nn
@@ -22,7 +21,6 @@ from skvade._likelihoods import LIKELIHOODS
 from skvade._matrix import equal_weights, extent
 from skvade._networks import ACTIVATIONS
 from skvade._pretraining import PRETRAINING
-from skvade._run import Record
 from skvade._version import __version__
 from skvade._warnings import warn
 
@@ -36,12 +34,8 @@ __all__ = [
     "checked_weight",
     "given_labels",
     "n_held_out",
-    "warn_of_result",
     "warn_of_version",
 ]
-
-# Share of the largest entropy above which responsibilities say nothing.
-VAGUE = 0.9
 
 
 class _Numbers(Interval):
@@ -323,54 +317,6 @@ def check_rows(
     if labels is not None:
         check_labels(
             labels, estimator.n_clusters, X.shape[0], "The array given as init"
-        )
-
-
-# What pretraining learns at, if not at its own rate.
-RATES = {"vae": "learning_rate_init"}
-
-
-def warn_of_result(estimator: BaseEstimator, record: Record, warm: bool) -> None:
-    """Say what one should know before trusting a fitted model."""
-    if record.missed:
-        rate = RATES.get(estimator.pretraining, "pretrain_learning_rate_init")
-        warn(
-            "Pretraining learned next to nothing: it explains less than a quarter of "
-            f"what the first principal component does, {record.missed:.1%} of the "
-            f"variance. Raise {rate}={getattr(estimator, rate)!r}, threefold to begin "
-            f"with, and pretrain_max_iter={estimator.pretrain_max_iter}.",
-            ConvergenceWarning,
-        )
-    n_empty = estimator.n_clusters - np.count_nonzero(np.bincount(estimator.labels_))
-    if n_empty:
-        warn(
-            f"{n_empty} of {estimator.n_clusters} clusters hold no row. Lower "
-            "n_clusters, try another random_state or init, or lower beta.",
-            ConvergenceWarning,
-        )
-    if record.vagueness > VAGUE:
-        warn(
-            "The responsibilities are close to uniform: on average they have "
-            f"{record.vagueness:.0%} of the entropy of equal ones, so the model does "
-            "not tell clusters apart. Lower beta or n_clusters, or raise "
-            "pretrain_max_iter.",
-            ConvergenceWarning,
-        )
-    if estimator.early_stopping and not (record.improved or warm):
-        warn(
-            "No epoch of training raised the held-out ELBO above what it was at the "
-            "start, so the model is the one that training started from. Lower "
-            f"learning_rate_init={estimator.learning_rate_init!r}.",
-            ConvergenceWarning,
-        )
-    budget_spent = estimator.n_iter_ == estimator.max_iter and estimator.tol > 0
-    if budget_spent and not (estimator.converged_ or record.stopped):
-        warn(
-            f"Training ended after max_iter={estimator.max_iter} epochs, before the "
-            f"{'held-out ' if estimator.early_stopping else ''}ELBO was level for "
-            f"n_iter_no_change={estimator.n_iter_no_change} of them. Raise max_iter or "
-            "tol, or set tol=0 to train for just as long.",
-            ConvergenceWarning,
         )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.special import ndtri
+from scipy.stats import chi2
 from scipy.stats.qmc import Sobol
 from torch import Tensor
 
@@ -49,6 +50,9 @@ __all__ = [
 
 # Draws at which the ELBO of a row is taken, at least and at most.
 LEAST_DRAWS, MOST_DRAWS = 8, 64
+
+# A row as far from its component as one in so many of a Gaussian's own is far.
+RARE = 1_000_000
 
 # Entries of X in a chunk, within the limits of its rows: short rows go through small
 # networks, where each chunk costs more than its arithmetic.
@@ -192,11 +196,18 @@ def log_responsibilities_of(
     model: VaDE, responsibilities: str
 ) -> Callable[[Tensor], Tensor]:
     """The function that gives log q(c|x), (B, K), of standardized rows."""
+    log_r_of = _log_responsibilities_by(model, responsibilities)
+    return lambda x: log_r_of(_exact_posterior(model, x))
+
+
+def _log_responsibilities_by(
+    model: VaDE, responsibilities: str
+) -> Callable[[Posterior], Tensor]:
+    """The function that gives log q(c|x), (B, K), where q(z|x) is known."""
     prior = _exact_prior(model)
     noise = _fixed_noise(model) if responsibilities == "sampled" else None
 
-    def answer(x: Tensor) -> Tensor:
-        posterior = _exact_posterior(model, x)
+    def answer(posterior: Posterior) -> Tensor:
         draws = None if noise is None else reparameterize(posterior, noise)
         return log_responsibilities(prior, posterior, draws)
 
@@ -246,21 +257,27 @@ class Survey(NamedTuple):
     labels: NDArray  # (n,)
     mean: NDArray  # (K,)
     mean_entropy: float
+    far: float  # share of rows as far from their component as one in `RARE` of its own
 
 
 def survey(model: VaDE, rows: Rows, responsibilities: str) -> Survey:
     """One pass over the rows, which never holds all responsibilities."""
-    log_r_of = log_responsibilities_of(model, responsibilities)
+    prior = _exact_prior(model)
+    log_r_of = _log_responsibilities_by(model, responsibilities)
+    farthest = chi2.isf(1 / RARE, prior.means.shape[1])
     labels = np.empty(len(rows), np.int64)
 
     def answer(batch: Batch) -> Tensor:
-        log_r = log_r_of(completed(model, batch).x)
-        labels[batch.positions.numpy()] = log_r.argmax(1)
+        posterior = _exact_posterior(model, completed(model, batch).x)
+        log_r = log_r_of(posterior)
+        own = log_r.argmax(1)
+        labels[batch.positions.numpy()] = own
+        far = prior.squared_distance(posterior.mean, own) > farthest
         r = log_r.exp()
-        return torch.column_stack([torch.special.entr(r).sum(1), r])
+        return torch.column_stack([torch.special.entr(r).sum(1), far, r])
 
-    mean_entropy, *mean = _average(model, rows, answer).tolist()
-    return Survey(labels, np.array(mean), mean_entropy)
+    mean_entropy, far, *mean = _average(model, rows, answer).tolist()
+    return Survey(labels, np.array(mean), mean_entropy, far)
 
 
 def mean_elbo(model: VaDE, rows: Rows, responsibilities: str) -> float:

@@ -143,6 +143,11 @@ class MixturePrior(nn.Module):
         """log p(c) + log p(z|c): a point is a Gaussian without variance, (..., K)."""
         return self.expected_log_joint(z, 0.0)
 
+    def squared_distance(self, z: Tensor, component: Tensor) -> Tensor:
+        """Mahalanobis distance, squared, of each row from a component, (B, L), (B,)."""
+        away = z - self.means[component]
+        return (away.square() / self.log_variances[component].exp()).sum(1)
+
     def slopes(self, mean: Tensor, variance: Tensor, weight: Tensor) -> MixtureSlopes:
         """logsumexp of `expected_log_joint`, and its gradient summed by `weight`, (B,).
 

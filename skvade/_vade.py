@@ -14,9 +14,9 @@ from skvade._checks import (
     PARAMETER_CONSTRAINTS,
     check_rows,
     checked_weight,
-    warn_of_result,
     warn_of_version,
 )
+from skvade._diagnosis import warn_of_result
 from skvade._fitting import adopt, fresh_run, unchanged_on_error, warm_run
 from skvade._own_networks import Factory
 from skvade._run import gradients

@@ -100,6 +100,7 @@ IMITATE, TRAIN = stage("imitate", 4), stage("train", 3)
 EMBEDDING = {"embedding": PCA(2), "embedding_max_iter": 4}
 
 
+@pytest.mark.filterwarnings("ignore:Clusters share a mode")
 @pytest.mark.parametrize(
     ("parameters", "stages"),
     [
@@ -237,6 +238,7 @@ def test_model_is_built_only_if_asked_for(tiny, X, monkeypatch):
     tiny().set_callbacks(Modest()).fit(X)
 
 
+@pytest.mark.filterwarnings("ignore:Clusters share a mode")
 def test_scores_of_each_epoch(tiny, blobs):
     X, y = blobs
     monitor = ScoringMonitor(scoring="adjusted_rand_score")
@@ -356,6 +358,7 @@ def test_interrupt_in_the_last_stage_ends_the_stage(tiny, X):
 # --- No trace -----------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:Clusters share a mode")
 @pytest.mark.parametrize(
     "parameters",
     [

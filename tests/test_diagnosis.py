@@ -1,10 +1,13 @@
 """What fit says of a result that should not be trusted."""
 
+import re
 import warnings
 
 import numpy as np
 import pytest
+from scipy.ndimage import maximum_filter
 from scipy.special import entr
+from scipy.stats import multivariate_normal
 from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
@@ -12,6 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skvade import _training
+from skvade._diagnosis import have_one_mode
 
 
 def test_effective_clusters_are_the_perplexity_of_the_mean_responsibilities(tiny, X):
@@ -61,6 +65,7 @@ def mostly_noise():
     return X
 
 
+@pytest.mark.filterwarnings("ignore:Clusters share a mode")
 def test_pretraining_that_learns_nothing_warns(tiny, mostly_noise):
     model = tiny(pretrain_max_iter=3, pretrain_learning_rate_init=0.1, max_iter=1)
     leading = PCA(1).fit(mostly_noise).explained_variance_ratio_[0]
@@ -91,6 +96,84 @@ def test_constant_rows_have_nothing_to_learn(tiny):
         warnings.filterwarnings("error", "Pretraining")
         warnings.filterwarnings("ignore", ".* clusters|The responsibilities")
         tiny().fit(np.ones((30, 4)))
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1, 1e4])
+@pytest.mark.parametrize("latent_dim", [1, 3, 20])
+def test_two_alike_have_two_modes_beyond_two_deviations(latent_dim, scale):
+    """Half of the rows in each; so de Helguero in 1904, in any direction."""
+    rng = np.random.default_rng(0)
+    direction = rng.normal(size=latent_dim)
+    direction /= np.linalg.norm(direction)
+    deviations = scale * rng.uniform(0.1, 10, latent_dim)
+    for distance, expected in [(0, True), (1.99, True), (2.01, False), (9, False)]:
+        means = scale + np.stack([0 * direction, distance * direction]) * deviations
+        variances = np.stack([deviations, deviations]) ** 2
+        assert have_one_mode(np.full(2, 0.5), means, variances) == expected
+
+
+def n_modes(weights, means, variances):
+    """Peaks of a density in the plane, counted on a grid."""
+    reach = 3 * np.sqrt(variances.max(0))
+    ends = zip(means.min(0) - reach, means.max(0) + reach, strict=True)
+    places = np.stack(np.meshgrid(*(np.linspace(*end, 601) for end in ends)), axis=-1)
+    parts = zip(weights, means, variances, strict=True)
+    density = sum(w * multivariate_normal(m, v).pdf(places) for w, m, v in parts)
+    return np.count_nonzero(density == maximum_filter(density, 3))
+
+
+def test_modes_are_as_many_as_a_search_finds():
+    rng = np.random.default_rng(0)
+    one = []
+    for _ in range(60):
+        weights, variances = rng.dirichlet([1, 1]), rng.uniform(0.2, 3, (2, 2))
+        means = rng.normal(scale=1.6, size=(2, 2))
+        one.append(have_one_mode(weights, means, variances))
+        assert one[-1] == (n_modes(weights, means, variances) == 1)
+    assert 20 <= sum(one) <= 40
+
+
+def test_modes_of_very_unlike_components():
+    """A needle in a haystack, beside its top: it is a mode if it stands out."""
+    means, variances = np.array([[0.0], [0.5]]), np.array([[1.0], [1e-12]])
+    for weight, expected in [(1e-3, False), (1e-11, False), (1e-14, True)]:
+        weights = np.array([1 - weight, weight])
+        assert have_one_mode(weights, means, variances) == expected
+        assert have_one_mode(weights[::-1], means[::-1], variances[::-1]) == expected
+
+
+def test_one_group_in_pieces_warns(tiny, blobs):
+    X, y = blobs
+    in_pieces = np.where((y == 0) & (np.arange(150) % 2 == 0), 3, y)
+    model = tiny(n_clusters=4, init=in_pieces)
+    with pytest.warns(ConvergenceWarning, match="share a mode .*: 2 and 3. Such"):
+        model.fit(X)
+    pieces = model.labels_ >= 2
+    assert set(y[pieces]) == {0}
+    assert set(y[~pieces]) == {1, 2}
+
+
+def test_of_many_pairs_a_few_are_named(tiny, noise):
+    model = tiny(n_clusters=6, init="random")
+    message = r"density: (\d and \d; ){3}\d+ more pairs\. Such"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".* clusters hold no row")
+        with pytest.warns(ConvergenceWarning, match=message):
+            model.fit(noise)
+
+
+@pytest.mark.parametrize(("n_far", "n_warnings"), [(9, 0), (10, 1)])
+def test_rows_that_no_cluster_holds_warn(tiny, X, n_far, n_warnings):
+    """They come when all is learned, at a rate that leaves it so."""
+    model = tiny(warm_start=True, learning_rate_init=1e-9).fit(X)
+    apart = np.r_[X, -3 * X[:n_far]]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model.fit(apart)
+    messages = [str(warning.message) for warning in caught]
+    assert len(messages) == n_warnings
+    share = f"{n_far / len(apart):.1%}"
+    assert all(re.match(f"{share} .*Raise n_clusters=3", text) for text in messages)
 
 
 def test_training_that_the_rows_held_out_reject_warns(tiny, X, monkeypatch):
@@ -129,10 +212,10 @@ def test_warnings_point_at_the_line_of_the_user(tiny, X, call):
 
 
 def test_a_warning_from_deep_inside_points_there_too(tiny, X):
-    message = "initial partition holds 2|1 of 3 clusters hold no row"
+    message = "initial partition holds 2|1 of 3 clusters hold no row|share a mode"
     with pytest.warns(UserWarning, match=message) as caught:
         tiny(init=np.arange(150) % 2).fit_predict(X)
-    assert [warning.filename for warning in caught] == [__file__] * 2
+    assert [warning.filename for warning in caught] == [__file__] * 3
 
 
 def test_a_good_fit_is_silent(tiny, X):

@@ -266,6 +266,7 @@ def decoded():
         hook.remove()
 
 
+@pytest.mark.filterwarnings("ignore:Clusters share a mode")
 def test_z_drawn_twice(tiny, X, monkeypatch):
     scored = []
 

@@ -43,6 +43,7 @@ def assert_unchanged(before):
     assert [name for name in before if before[name] != after[name]] == []
 
 
+@pytest.mark.filterwarnings("ignore:Clusters share a mode")
 @pytest.mark.parametrize(
     "parameters",
     [

@@ -4,7 +4,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from scipy.stats import entropy
+from scipy.spatial.distance import seuclidean
+from scipy.stats import chi2, entropy
 from sklearn.mixture import GaussianMixture
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
@@ -307,6 +308,22 @@ def test_survey_sums_up_what_is_said_of_each_row(placed, rows, responsibilities)
     )
     labels = _inference.labels_per_row(placed, rows, responsibilities)
     np.testing.assert_array_equal(labels, found.labels)
+
+
+@pytest.mark.parametrize("rare", [2, 5, 10])
+def test_survey_counts_the_rows_far_from_their_component(
+    placed, rows, monkeypatch, rare
+):
+    monkeypatch.setattr(_inference, "RARE", rare)
+    weight = np.random.default_rng(0).integers(0, 3, len(rows)).astype(float)
+    found = _inference.survey(placed, replace(rows, weight_of_all=weight), "expected")
+    means = placed.prior.means.numpy(force=True)[found.labels]
+    variances = placed.prior.log_variances.exp().numpy(force=True)[found.labels]
+    z = _inference.embed(placed, rows)
+    distances = [seuclidean(*row) for row in zip(z, means, variances, strict=True)]
+    chances = chi2.sf(np.square(distances), z.shape[1])
+    assert 0 < found.far < 1
+    assert found.far == pytest.approx(np.average(chances < 1 / rare, weights=weight))
 
 
 def test_elbo_of_a_row_is_the_sum_of_its_terms(placed, rows):

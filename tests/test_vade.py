@@ -43,6 +43,7 @@ def test_fit_transform_is_fit_then_transform(tiny, X, fitted):
     assert_array_equal(tiny().fit_transform(X), fitted.transform(X))
 
 
+@pytest.mark.filterwarnings("ignore:Clusters share a mode")
 @pytest.mark.parametrize(
     "parameters",
     [
@@ -255,6 +256,7 @@ def test_start_by_a_method(tiny, X, init):
     assert np.isfinite(model.lower_bound_)
 
 
+@pytest.mark.filterwarnings("ignore:Clusters share a mode")
 def test_pretraining_can_be_skipped(tiny, X):
     model = tiny(pretrain_max_iter=0).fit(X)
     assert model.pretrain_loss_curve_ == []

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 from numpy.testing import assert_array_equal
 from sklearn.decomposition import PCA
 
@@ -29,6 +30,7 @@ def test_curves_are_those_of_the_estimator(fitted_3d, plt):
     assert legend == ["training rows", "held-out rows"]
 
 
+@pytest.mark.filterwarnings("ignore:Clusters share a mode")
 def test_a_stage_without_epochs_has_no_panel(tiny, X):
     model = tiny(pretrain_max_iter=0, early_stopping=False).fit(X)
     ax, *parts = TrainingCurveDisplay.from_estimator(model).ax_
