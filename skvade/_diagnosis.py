@@ -75,7 +75,7 @@ def warn_of_result(estimator: BaseEstimator, record: Record, warm: bool) -> None
             "pretrain_max_iter.",
             ConvergenceWarning,
         )
-    else:
+    elif not record.missed:
         _warn_of_pieces(estimator)
         _warn_of_far_rows(estimator, record.far)
     if estimator.early_stopping and not (record.improved or warm):

@@ -65,7 +65,6 @@ def mostly_noise():
     return X
 
 
-@pytest.mark.filterwarnings("ignore:Clusters share a mode")
 def test_pretraining_that_learns_nothing_warns(tiny, mostly_noise):
     model = tiny(pretrain_max_iter=3, pretrain_learning_rate_init=0.1, max_iter=1)
     leading = PCA(1).fit(mostly_noise).explained_variance_ratio_[0]

@@ -25,7 +25,7 @@ ACCURACY += ["Time"]
 MISSING = ["Data", "Missing", "Method", "Seeds", "ARI", "Error of filled entries"]
 MEMORY = ["Data", "X is", "Memory beyond that of sparse X", "Time", "ARI"]
 UNBALANCED = ["Data", "n_clusters", "Method", "Seeds", "ARI", "F1 of the rarest"]
-UNBALANCED += ["In use"]
+UNBALANCED += ["In use", "Warned"]
 NETWORKS = ["Networks", "Epochs", "Seeds", "Accuracy", "Start", "NMI", "ELBO", "Time"]
 SPEED = ["Measure", "Setting", "Ours", "Reference", "Ratio", "Threads"]
 
@@ -172,6 +172,7 @@ def unbalanced_table():
             spread(column(runs, "ari")),
             spread(column(runs, "rarest_f1")),
             f"{column(runs, 'clusters_in_use').mean():.1f}",
+            str(np.count_nonzero(column(runs, "warned"))),
         ]
         for (dataset, parameters, method), runs in groups.items()
     ]
