@@ -1,6 +1,6 @@
 """What fit says of a result that should not be trusted."""
 
-from itertools import combinations
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,16 +8,19 @@ from scipy.special import expit
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 
+from skvade._inference import RARE
 from skvade._run import Record
 from skvade._warnings import warn
 
-__all__ = ["have_one_mode", "warn_of_result"]
+__all__ = ["warn_of_result"]
 
 # Share of the largest entropy above which responsibilities say nothing.
 VAGUE = 0.9
 
-# Places on the way from one component to another, as `have_one_mode` counts them.
+# Places on the way from one component to another, as `have_valley` counts them. Where
+# every so many of them already show a valley, the others can not take it away.
 PLACES = np.linspace(-30, 30, 241)
+EVERY = 20
 
 # Rows far from their cluster are a few of any data. Of these shares the larger is not.
 SHARE_FAR, ROWS_FAR = 1e-3, 10
@@ -25,24 +28,47 @@ SHARE_FAR, ROWS_FAR = 1e-3, 10
 MOST_PAIRS = 3  # that a warning names
 
 
-def have_one_mode(weights: NDArray, means: NDArray, variances: NDArray) -> bool:
-    """Whether two diagonal Gaussians have one mode between them; (2,), (2, L), (2, L).
+class _Mixture(NamedTuple):
+    """Some components of a mixture."""
 
-    All stationary points of their density lie on one curve from mean to mean, on which
-    the precisions count as 1 to e^s, and are where s equals the log-odds of the second
-    component (Ray and Lindsay, "The topography of multivariate normal mixtures", Annals
-    of Statistics 33, 2005). These exceed s up to the first mode and fall short of it
-    after the last; two modes are those where they exceed it again in between.
+    weights: NDArray  # (K,)
+    means: NDArray  # (K, L)
+    variances: NDArray  # (K, L)
+
+    def part(self, components: NDArray) -> Self:
+        return type(self)(*(values[components] for values in self))
+
+
+def have_valley(mixture: _Mixture, places: NDArray = PLACES) -> NDArray:
+    """Whether the first of K components has one before each of the others, (K - 1,).
+
+    All stationary points of the density of two diagonal Gaussians lie on one curve from
+    mean to mean, on which the precisions count as 1 to e^s, and are where s equals the
+    log-odds of the second (Ray and Lindsay, "The topography of multivariate normal
+    mixtures", Annals of Statistics 33, 2005). These exceed s up to the first mode and
+    fall short of it after the last; beyond a valley they exceed it again.
     """
-    precisions = 1 / variances
-    way = expit(PLACES[:, None] + np.log(precisions[1] / precisions[0]))  # 0 to 1
-    widths = np.square(means[1] - means[0]) * precisions
-    distances = np.square(way) @ widths[0] - np.square(1 - way) @ widths[1]
-    offset = np.log(weights[1] / weights[0])
-    offset += 0.5 * np.log(precisions[1] / precisions[0]).sum()
-    excess = offset + 0.5 * distances - PLACES
-    below, above = np.flatnonzero(excess < 0), np.flatnonzero(excess > 0)
-    return not (len(below) and len(above) and below[0] < above[-1])
+    log_weights, precisions = np.log(mixture.weights), 1 / mixture.variances
+    log_ratios = np.log(precisions[1:] / precisions[0])
+    away = np.square(mixture.means[1:] - mixture.means[0])
+    way = expit(places[:, None, None] + log_ratios)  # from 0 to 1, (S, K - 1, L)
+    from_first = np.einsum("skl,kl->sk", np.square(way), away * precisions[0])
+    from_other = np.einsum("skl,kl->sk", np.square(1 - way), away * precisions[1:])
+    offset = log_weights[1:] - log_weights[0] + 0.5 * log_ratios.sum(1)
+    excess = offset + 0.5 * (from_first - from_other) - places[:, None]
+    return np.any(np.logical_or.accumulate(excess < 0) & (excess > 0), axis=0)
+
+
+def pairs_of_one_mode(mixture: _Mixture) -> list[tuple[int, int]]:
+    """Components without a valley between them."""
+    pairs = []
+    for first in range(len(mixture.weights) - 1):
+        seen = np.arange(first, len(mixture.weights))
+        for places in (PLACES[::EVERY], PLACES):
+            valley = have_valley(mixture.part(seen), places)
+            seen = np.r_[first, seen[1:][~valley]]
+        pairs += [(first, int(other)) for other in seen[1:]]
+    return pairs
 
 
 # What pretraining learns at, if not at its own rate.
@@ -98,35 +124,35 @@ def warn_of_result(estimator: BaseEstimator, record: Record, warm: bool) -> None
 
 def _warn_of_pieces(estimator: BaseEstimator) -> None:
     """Say which clusters share a mode, so that a small group may go without any."""
-    n_clusters = estimator.n_clusters
-    n_rows = np.bincount(estimator.labels_, minlength=n_clusters)
-    mixture = estimator.weights_, estimator.means_, estimator.covariances_
-    in_use = np.flatnonzero((n_rows > 0) & (estimator.weights_ > 0)).tolist()
-    pairs = [
-        pair
-        for pair in combinations(in_use, 2)
-        if have_one_mode(*(values[list(pair)] for values in mixture))
-    ]
+    n_rows = np.bincount(estimator.labels_, minlength=estimator.n_clusters)
+    mixture = _Mixture(estimator.weights_, estimator.means_, estimator.covariances_)
+    in_use = np.flatnonzero((n_rows > 0) & (mixture.weights > 0))
+    pairs = pairs_of_one_mode(mixture.part(in_use))
     if not pairs:
         return
-    named = [f"{a} and {b}" for a, b in pairs[:MOST_PAIRS]]
+    named = [f"{in_use[a]} and {in_use[b]}" for a, b in pairs[:MOST_PAIRS]]
     named += [f"{len(pairs) - MOST_PAIRS} more pairs"] * (len(pairs) > MOST_PAIRS)
     warn(
-        f"Clusters share a mode of the mixture's density: {'; '.join(named)}. Such a "
-        "pair may be two pieces of one group, and a small group may be left without "
-        "a cluster of its own. Lower n_clusters if it may be more than the groups are, "
-        "else try another random_state or init.",
+        f"Clusters share a mode in the latent space: {'; '.join(named)}. The density "
+        "of such a pair alone has a single peak, so the two may be pieces of one "
+        "group, and a small group may have no cluster of its own. If there may be "
+        f"fewer groups than n_clusters={estimator.n_clusters}, lower it; else try "
+        "another random_state or init.",
         ConvergenceWarning,
     )
 
 
-def _warn_of_far_rows(estimator: BaseEstimator, far: float) -> None:
-    """Say that rows are in no cluster but by name: a small group may be among them."""
-    if far >= max(SHARE_FAR, ROWS_FAR / len(estimator.labels_)):
+def _warn_of_far_rows(estimator: BaseEstimator, far: NDArray) -> None:
+    """Say that rows are in no cluster but by name: a small group may be among them.
+
+    If most of them are, the clusters are at fault, as those of a single row each.
+    """
+    share = far.mean() if len(far) else 0.0
+    if max(SHARE_FAR * len(far), ROWS_FAR) <= far.sum() and share < 0.5:
         warn(
-            f"{far:.1%} of the rows lie farther from the mean of their cluster than "
-            "one in a million would by chance: outliers, or small groups without a "
-            f"cluster of their own. Raise n_clusters={estimator.n_clusters} to give "
-            "these one.",
+            f"{far.sum()} rows ({share:.1%}) lie farther from the mean of their "
+            f"cluster, in the latent space, than one in {RARE:,} would by chance: "
+            "outliers, or small groups without a cluster of their own. Raise "
+            f"n_clusters={estimator.n_clusters} to give these one.",
             ConvergenceWarning,
         )

@@ -132,7 +132,7 @@ def adopt(estimator: FittedVaDE, run: Run) -> None:
     estimator.n_effective_clusters_ = float(np.exp(entropy(found.mean)))
     most = np.log(len(found.mean))  # the entropy of K equal ones
     run.record.vagueness = found.mean_entropy / most if most else 0.0
-    run.record.far = found.far
+    run.record.far = found.far[rows.weight > 0]
     estimator.lower_bound_ = mean_elbo(run.model, rows, estimator.responsibilities)
 
 

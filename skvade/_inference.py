@@ -51,7 +51,7 @@ __all__ = [
 # Draws at which the ELBO of a row is taken, at least and at most.
 LEAST_DRAWS, MOST_DRAWS = 8, 64
 
-# A row as far from its component as one in so many of a Gaussian's own is far.
+# A row is far from its component where fewer than one in so many of its own would be.
 RARE = 1_000_000
 
 # Entries of X in a chunk, within the limits of its rows: short rows go through small
@@ -257,7 +257,7 @@ class Survey(NamedTuple):
     labels: NDArray  # (n,)
     mean: NDArray  # (K,)
     mean_entropy: float
-    far: float  # share of rows as far from their component as one in `RARE` of its own
+    far: NDArray  # whether a row is farther from its component than one in `RARE`, (n,)
 
 
 def survey(model: VaDE, rows: Rows, responsibilities: str) -> Survey:
@@ -265,18 +265,18 @@ def survey(model: VaDE, rows: Rows, responsibilities: str) -> Survey:
     prior = _exact_prior(model)
     log_r_of = _log_responsibilities_by(model, responsibilities)
     farthest = chi2.isf(1 / RARE, prior.means.shape[1])
-    labels = np.empty(len(rows), np.int64)
+    labels, far = np.empty(len(rows), np.int64), np.empty(len(rows), bool)
 
     def answer(batch: Batch) -> Tensor:
         posterior = _exact_posterior(model, completed(model, batch).x)
         log_r = log_r_of(posterior)
-        own = log_r.argmax(1)
-        labels[batch.positions.numpy()] = own
-        far = prior.squared_distance(posterior.mean, own) > farthest
+        own, positions = log_r.argmax(1), batch.positions.numpy()
+        labels[positions] = own
+        far[positions] = prior.squared_distance(posterior.mean, own) > farthest
         r = log_r.exp()
-        return torch.column_stack([torch.special.entr(r).sum(1), far, r])
+        return torch.column_stack([torch.special.entr(r).sum(1), r])
 
-    mean_entropy, far, *mean = _average(model, rows, answer).tolist()
+    mean_entropy, *mean = _average(model, rows, answer).tolist()
     return Survey(labels, np.array(mean), mean_entropy, far)
 
 

@@ -96,7 +96,7 @@ class Record:
     validation_scores: list[float] = field(default_factory=list)
     improved: bool = False  # on the rows held out
     vagueness: float = 0.0  # of the responsibilities, from 0 to 1 where all are equal
-    far: float = 0.0  # share of the rows that are far from their component
+    far: NDArray = field(default_factory=lambda: np.zeros(0, bool))  # by `survey`
     converged: bool = False
     stopped: bool = False  # by whoever watched
 

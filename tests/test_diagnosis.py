@@ -2,6 +2,8 @@
 
 import re
 import warnings
+from itertools import combinations
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +17,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skvade import _training
-from skvade._diagnosis import have_one_mode
+from skvade._diagnosis import _Mixture, pairs_of_one_mode, warn_of_result
+from skvade._run import Record
 
 
 def test_effective_clusters_are_the_perplexity_of_the_mean_responsibilities(tiny, X):
@@ -97,6 +100,10 @@ def test_constant_rows_have_nothing_to_learn(tiny):
         tiny().fit(np.ones((30, 4)))
 
 
+def have_one_mode(*mixture):
+    return pairs_of_one_mode(_Mixture(*mixture)) == [(0, 1)]
+
+
 @pytest.mark.parametrize("scale", [1e-4, 1, 1e4])
 @pytest.mark.parametrize("latent_dim", [1, 3, 20])
 def test_two_alike_have_two_modes_beyond_two_deviations(latent_dim, scale):
@@ -141,11 +148,25 @@ def test_modes_of_very_unlike_components():
         assert have_one_mode(weights[::-1], means[::-1], variances[::-1]) == expected
 
 
+def test_pairs_among_many_components():
+    """Each pair is judged by itself, wherever it stands."""
+    rng = np.random.default_rng(0)
+    mixture = _Mixture(
+        rng.dirichlet(np.ones(30)),
+        rng.normal(scale=3, size=(30, 2)),
+        rng.uniform(0.2, 3, (30, 2)),
+    )
+    pairs = combinations(range(30), 2)
+    expected = [p for p in pairs if pairs_of_one_mode(mixture.part([*p]))]
+    assert pairs_of_one_mode(mixture) == expected
+    assert 50 < len(expected) < 385
+
+
 def test_one_group_in_pieces_warns(tiny, blobs):
     X, y = blobs
     in_pieces = np.where((y == 0) & (np.arange(150) % 2 == 0), 3, y)
     model = tiny(n_clusters=4, init=in_pieces)
-    with pytest.warns(ConvergenceWarning, match="share a mode .*: 2 and 3. Such"):
+    with pytest.warns(ConvergenceWarning, match="share a mode .*: 2 and 3. The"):
         model.fit(X)
     pieces = model.labels_ >= 2
     assert set(y[pieces]) == {0}
@@ -154,7 +175,7 @@ def test_one_group_in_pieces_warns(tiny, blobs):
 
 def test_of_many_pairs_a_few_are_named(tiny, noise):
     model = tiny(n_clusters=6, init="random")
-    message = r"density: (\d and \d; ){3}\d+ more pairs\. Such"
+    message = r"space: (\d and \d; ){3}\d+ more pairs\. The"
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".* clusters hold no row")
         with pytest.warns(ConvergenceWarning, match=message):
@@ -165,14 +186,62 @@ def test_of_many_pairs_a_few_are_named(tiny, noise):
 def test_rows_that_no_cluster_holds_warn(tiny, X, n_far, n_warnings):
     """They come when all is learned, at a rate that leaves it so."""
     model = tiny(warm_start=True, learning_rate_init=1e-9).fit(X)
-    apart = np.r_[X, -3 * X[:n_far]]
+    apart = np.r_[X, -3 * X[:n_far], -9 * X]
+    weight = np.repeat([1, 2, 0], [len(X), n_far, len(X)])
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        model.fit(apart)
+        model.fit(apart, sample_weight=weight)
     messages = [str(warning.message) for warning in caught]
     assert len(messages) == n_warnings
-    share = f"{n_far / len(apart):.1%}"
-    assert all(re.match(f"{share} .*Raise n_clusters=3", text) for text in messages)
+    expected = r"10 rows \(6\.2%\) .* one in 1,000,000 .*Raise n_clusters=3"
+    assert all(re.match(expected, text) for text in messages)
+
+
+@pytest.fixture
+def judged():
+    """Judges an estimator of two components, both alike, with a row each."""
+
+    def judge(**measured):
+        estimator = SimpleNamespace(
+            n_clusters=2,
+            labels_=np.arange(2),
+            weights_=measured.pop("weights", np.full(2, 0.5)),
+            means_=np.zeros((2, 3)),
+            covariances_=np.ones((2, 3)),
+            pretraining="autoencoder",
+            pretrain_learning_rate_init=1.0,
+            pretrain_max_iter=10,
+            early_stopping=False,
+            n_iter_=1,
+            max_iter=10,
+            tol=0,
+        )
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            warn_of_result(estimator, Record(**measured), warm=False)
+        return [str(warning.message).split()[0] for warning in caught]
+
+    return judge
+
+
+def test_what_follows_from_another_trouble_is_not_told(judged):
+    assert judged() == ["Clusters"]
+    assert judged(vagueness=0.95) == ["The"]
+    assert judged(missed=0.1) == ["Pretraining"]
+
+
+def test_a_weight_that_has_vanished_is_no_trouble(judged):
+    assert judged(weights=np.array([1.0, 0.0])) == []
+
+
+@pytest.mark.parametrize(
+    ("n_far", "n_rows", "told"),
+    [(10, 10_000, True), (10, 10_001, False), (11, 21, False), (10, 21, True)],
+)
+def test_how_many_far_rows_count(judged, n_far, n_rows, told):
+    """One of a thousand; where most are far, there are no clusters to be far from."""
+    far = np.arange(n_rows) < n_far
+    assert judged(far=far) == ["Clusters", "10"][: 1 + told]
 
 
 def test_training_that_the_rows_held_out_reject_warns(tiny, X, monkeypatch):

@@ -110,9 +110,9 @@ print(f"n_effective_clusters_ {model.n_effective_clusters_:.1f}")
 # the two largest kinds. k-means splits the same two, and puts the rare cells with those
 # of kind E. Neither the weights nor the number of effective clusters tells of the
 # splits: they count what the model uses, not what is there. ``fit`` has warned of the
-# two clusters of kind B, which share a mode of the density; between those of kind A it
-# has a valley. In the picture, of two directions, the halves of a kind lie on top of
-# each other.
+# two clusters of kind B, which share a mode; between those of kind A the density has a
+# valley. In the picture, of two directions, the halves of a kind lie on top of each
+# other.
 _, axes = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
 LatentSpaceDisplay.from_estimator(model, X, ax=axes[0])
 LatentSpaceDisplay.from_estimator(model, X, np.array(list(sizes))[kind], ax=axes[1])
