@@ -27,6 +27,11 @@ SHARE_FAR, ROWS_FAR = 1e-3, 10
 
 MOST_PAIRS = 3  # that a warning names
 
+# A cluster is wide if it is so many times as wide as the median one. With as many
+# clusters as classes the widest of nine data sets was 2.1 times; three blobs in one
+# cluster are four times.
+WIDE = 2.5
+
 
 class _Mixture(NamedTuple):
     """Some components of a mixture."""
@@ -34,6 +39,14 @@ class _Mixture(NamedTuple):
     weights: NDArray  # (K,)
     means: NDArray  # (K, L)
     variances: NDArray  # (K, L)
+
+    @classmethod
+    def in_use(cls, estimator: BaseEstimator) -> tuple[NDArray, Self]:
+        """The numbers of the components that hold rows, and these components."""
+        n_rows = np.bincount(estimator.labels_, minlength=estimator.n_clusters)
+        which = np.flatnonzero((n_rows > 0) & (estimator.weights_ > 0))
+        whole = cls(estimator.weights_, estimator.means_, estimator.covariances_)
+        return which, whole.part(which)
 
     def part(self, components: NDArray) -> Self:
         return type(self)(*(values[components] for values in self))
@@ -101,8 +114,9 @@ def warn_of_result(estimator: BaseEstimator, record: Record, warm: bool) -> None
             "pretrain_max_iter.",
             ConvergenceWarning,
         )
-    elif not record.missed:
+    else:
         _warn_of_pieces(estimator)
+        _warn_of_wide_clusters(estimator)
         _warn_of_far_rows(estimator, record.far)
     if estimator.early_stopping and not (record.improved or warm):
         warn(
@@ -124,10 +138,8 @@ def warn_of_result(estimator: BaseEstimator, record: Record, warm: bool) -> None
 
 def _warn_of_pieces(estimator: BaseEstimator) -> None:
     """Say which clusters share a mode, so that a small group may go without any."""
-    n_rows = np.bincount(estimator.labels_, minlength=estimator.n_clusters)
-    mixture = _Mixture(estimator.weights_, estimator.means_, estimator.covariances_)
-    in_use = np.flatnonzero((n_rows > 0) & (mixture.weights > 0))
-    pairs = pairs_of_one_mode(mixture.part(in_use))
+    in_use, mixture = _Mixture.in_use(estimator)
+    pairs = pairs_of_one_mode(mixture)
     if not pairs:
         return
     named = [f"{in_use[a]} and {in_use[b]}" for a, b in pairs[:MOST_PAIRS]]
@@ -140,6 +152,21 @@ def _warn_of_pieces(estimator: BaseEstimator) -> None:
         "another random_state or init.",
         ConvergenceWarning,
     )
+
+
+def _warn_of_wide_clusters(estimator: BaseEstimator) -> None:
+    """Say which clusters may hold several groups, or what no other cluster would."""
+    in_use, mixture = _Mixture.in_use(estimator)
+    log_widths = 0.5 * np.log(mixture.variances).mean(1)
+    times = np.exp(log_widths - np.median(log_widths))
+    if len(times) > 2 and times.max() > WIDE:
+        warn(
+            f"Cluster {in_use[times.argmax()]} is {times.max():.1f} times as wide as "
+            "the median one, in the latent space: it may hold several groups, small "
+            "ones among them, or outliers. If so, raise "
+            f"n_clusters={estimator.n_clusters}.",
+            ConvergenceWarning,
+        )
 
 
 def _warn_of_far_rows(estimator: BaseEstimator, far: NDArray) -> None:

@@ -10,13 +10,14 @@ import pytest
 from scipy.ndimage import maximum_filter
 from scipy.special import entr
 from scipy.stats import multivariate_normal
+from sklearn.datasets import make_blobs
 from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from skvade import _training
+from skvade import VaDEClusterer, _training
 from skvade._diagnosis import _Mixture, pairs_of_one_mode, warn_of_result
 from skvade._run import Record
 
@@ -68,6 +69,7 @@ def mostly_noise():
     return X
 
 
+@pytest.mark.filterwarnings("ignore:Clusters share a mode")
 def test_pretraining_that_learns_nothing_warns(tiny, mostly_noise):
     model = tiny(pretrain_max_iter=3, pretrain_learning_rate_init=0.1, max_iter=1)
     leading = PCA(1).fit(mostly_noise).explained_variance_ratio_[0]
@@ -199,15 +201,16 @@ def test_rows_that_no_cluster_holds_warn(tiny, X, n_far, n_warnings):
 
 @pytest.fixture
 def judged():
-    """Judges an estimator of two components, both alike, with a row each."""
+    """Judges an estimator with a row in each component, all alike unless told."""
 
-    def judge(**measured):
+    def judge(weights=(0.5, 0.5), means=None, variances=None, **measured):
+        k = len(weights)
         estimator = SimpleNamespace(
-            n_clusters=2,
-            labels_=np.arange(2),
-            weights_=measured.pop("weights", np.full(2, 0.5)),
-            means_=np.zeros((2, 3)),
-            covariances_=np.ones((2, 3)),
+            n_clusters=k,
+            labels_=np.arange(k),
+            weights_=np.array(weights),
+            means_=np.zeros((k, 3)) if means is None else means,
+            covariances_=np.ones((k, 3)) if variances is None else variances,
             pretraining="autoencoder",
             pretrain_learning_rate_init=1.0,
             pretrain_max_iter=10,
@@ -219,19 +222,38 @@ def judged():
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             warn_of_result(estimator, Record(**measured), warm=False)
-        return [str(warning.message).split()[0] for warning in caught]
+        return [str(warning.message).partition(" ")[0] for warning in caught]
 
     return judge
 
 
-def test_what_follows_from_another_trouble_is_not_told(judged):
+def test_what_flat_responsibilities_imply_is_not_told(judged):
     assert judged() == ["Clusters"]
+    assert judged(missed=0.1) == ["Pretraining", "Clusters"]
     assert judged(vagueness=0.95) == ["The"]
-    assert judged(missed=0.1) == ["Pretraining"]
 
 
 def test_a_weight_that_has_vanished_is_no_trouble(judged):
-    assert judged(weights=np.array([1.0, 0.0])) == []
+    assert judged(weights=(1, 0)) == []
+
+
+def test_several_groups_in_one_cluster_warn():
+    X, y = make_blobs(1000, 8, centers=5, random_state=0)
+    model = VaDEClusterer(3, random_state=0)
+    message = r"Cluster 0 is [34]\.\d times as wide .* raise n_clusters=3\."
+    with pytest.warns(ConvergenceWarning, match=message):
+        model.fit(X)
+    assert len(set(y[model.labels_ == 0])) == 3
+
+
+@pytest.mark.parametrize(("times", "n_clusters"), [(2.4, 3), (2.6, 3), (2.6, 2)])
+def test_how_wide_a_cluster_may_be(judged, times, n_clusters):
+    """Of two there is no telling which of them is usual."""
+    variances = np.ones((n_clusters, 3))
+    variances[1] = np.square(times * np.array([0.5, 1, 2]))
+    means = 100 * np.eye(3)[:n_clusters]
+    told = judged(np.full(n_clusters, 1 / n_clusters), means, variances)
+    assert told == ["Cluster"] * (times > 2.5 and n_clusters > 2)
 
 
 @pytest.mark.parametrize(
