@@ -90,15 +90,33 @@ RATES = {"vae": "learning_rate_init"}
 
 def warn_of_result(estimator: BaseEstimator, record: Record, warm: bool) -> None:
     """Say what one should know before trusting a fitted model."""
-    if record.missed:
+    _warn_of_pretraining(estimator, record.missed)
+    _warn_of_empty_clusters(estimator)
+    if record.vagueness > VAGUE:
+        _warn_of_flat_responsibilities(record.vagueness)
+    else:
+        _warn_of_pieces(estimator)
+        _warn_of_wide_clusters(estimator)
+        _warn_of_far_rows(estimator, record.far)
+    if not warm:
+        _warn_of_no_progress(estimator, record.improved)
+    if not record.stopped:
+        _warn_of_the_budget(estimator)
+
+
+def _warn_of_pretraining(estimator: BaseEstimator, missed: float) -> None:
+    if missed:
         rate = RATES.get(estimator.pretraining, "pretrain_learning_rate_init")
         warn(
             "Pretraining learned next to nothing: it explains less than a quarter of "
-            f"what the first principal component does, {record.missed:.1%} of the "
+            f"what the first principal component does, {missed:.1%} of the "
             f"variance. Raise {rate}={getattr(estimator, rate)!r}, threefold to begin "
             f"with, and pretrain_max_iter={estimator.pretrain_max_iter}.",
             ConvergenceWarning,
         )
+
+
+def _warn_of_empty_clusters(estimator: BaseEstimator) -> None:
     n_empty = estimator.n_clusters - np.count_nonzero(np.bincount(estimator.labels_))
     if n_empty:
         warn(
@@ -106,27 +124,31 @@ def warn_of_result(estimator: BaseEstimator, record: Record, warm: bool) -> None
             "n_clusters, try another random_state or init, or lower beta.",
             ConvergenceWarning,
         )
-    if record.vagueness > VAGUE:
-        warn(
-            "The responsibilities are close to uniform: on average they have "
-            f"{record.vagueness:.0%} of the entropy of equal ones, so the model does "
-            "not tell clusters apart. Lower beta or n_clusters, or raise "
-            "pretrain_max_iter.",
-            ConvergenceWarning,
-        )
-    else:
-        _warn_of_pieces(estimator)
-        _warn_of_wide_clusters(estimator)
-        _warn_of_far_rows(estimator, record.far)
-    if estimator.early_stopping and not (record.improved or warm):
+
+
+def _warn_of_flat_responsibilities(vagueness: float) -> None:
+    warn(
+        "The responsibilities are close to uniform: on average they have "
+        f"{vagueness:.0%} of the entropy of equal ones, so the model does "
+        "not tell clusters apart. Lower beta or n_clusters, or raise "
+        "pretrain_max_iter.",
+        ConvergenceWarning,
+    )
+
+
+def _warn_of_no_progress(estimator: BaseEstimator, improved: bool) -> None:
+    if estimator.early_stopping and not improved:
         warn(
             "No epoch of training raised the held-out ELBO above what it was at the "
             "start, so the model is the one that training started from. Lower "
             f"learning_rate_init={estimator.learning_rate_init!r}.",
             ConvergenceWarning,
         )
-    budget_spent = estimator.n_iter_ == estimator.max_iter and estimator.tol > 0
-    if budget_spent and not (estimator.converged_ or record.stopped):
+
+
+def _warn_of_the_budget(estimator: BaseEstimator) -> None:
+    spent = estimator.n_iter_ == estimator.max_iter and estimator.tol > 0
+    if spent and not estimator.converged_:
         warn(
             f"Training ended after max_iter={estimator.max_iter} epochs, before the "
             f"{'held-out ' if estimator.early_stopping else ''}ELBO was level for "
