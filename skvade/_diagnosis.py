@@ -22,13 +22,12 @@ VAGUE = 0.9
 PLACES = np.linspace(-30, 30, 241)
 EVERY = 20
 
-# Rows far from their cluster are a few of any data. Of these shares the larger is not.
+# Any data have a few rows far from their cluster: less than this share, or number.
 SHARE_FAR, ROWS_FAR = 1e-3, 10
 
 MOST_PAIRS = 3  # that a warning names
 
-# A cluster is wide if it is so many times as wide as the median one. With as many
-# clusters as classes the widest of nine data sets was 2.1 times; three blobs in one
+# A cluster is wide if it is so many times as wide as the median one. Three blobs in one
 # cluster are four times.
 WIDE = 2.5
 
@@ -52,7 +51,7 @@ class _Mixture(NamedTuple):
         return type(self)(*(values[components] for values in self))
 
 
-def have_valley(mixture: _Mixture, places: NDArray = PLACES) -> NDArray:
+def have_valley(mixture: _Mixture, places: NDArray) -> NDArray:
     """Whether the first of K components has one before each of the others, (K - 1,).
 
     All stationary points of the density of two diagonal Gaussians lie on one curve from
@@ -95,8 +94,9 @@ def warn_of_result(estimator: BaseEstimator, record: Record, warm: bool) -> None
     if record.vagueness > VAGUE:
         _warn_of_flat_responsibilities(record.vagueness)
     else:
-        _warn_of_pieces(estimator)
-        _warn_of_wide_clusters(estimator)
+        in_use, mixture = _Mixture.in_use(estimator)
+        _warn_of_pieces(estimator.n_clusters, in_use, mixture)
+        _warn_of_wide_clusters(estimator.n_clusters, in_use, mixture)
         _warn_of_far_rows(estimator, record.far)
     if not warm:
         _warn_of_no_progress(estimator, record.improved)
@@ -158,9 +158,8 @@ def _warn_of_the_budget(estimator: BaseEstimator) -> None:
         )
 
 
-def _warn_of_pieces(estimator: BaseEstimator) -> None:
+def _warn_of_pieces(n_clusters: int, in_use: NDArray, mixture: _Mixture) -> None:
     """Say which clusters share a mode, so that a small group may go without any."""
-    in_use, mixture = _Mixture.in_use(estimator)
     pairs = pairs_of_one_mode(mixture)
     if not pairs:
         return
@@ -170,23 +169,21 @@ def _warn_of_pieces(estimator: BaseEstimator) -> None:
         f"Clusters share a mode in the latent space: {'; '.join(named)}. The density "
         "of such a pair alone has a single peak, so the two may be pieces of one "
         "group, and a small group may have no cluster of its own. If there may be "
-        f"fewer groups than n_clusters={estimator.n_clusters}, lower it; else try "
+        f"fewer groups than n_clusters={n_clusters}, lower it; else try "
         "another random_state or init.",
         ConvergenceWarning,
     )
 
 
-def _warn_of_wide_clusters(estimator: BaseEstimator) -> None:
-    """Say which clusters may hold several groups, or what no other cluster would."""
-    in_use, mixture = _Mixture.in_use(estimator)
+def _warn_of_wide_clusters(n_clusters: int, in_use: NDArray, mixture: _Mixture) -> None:
+    """Say which cluster may hold several groups, or what no other cluster would."""
     log_widths = 0.5 * np.log(mixture.variances).mean(1)
     times = np.exp(log_widths - np.median(log_widths))
     if len(times) > 2 and times.max() > WIDE:
         warn(
             f"Cluster {in_use[times.argmax()]} is {times.max():.1f} times as wide as "
             "the median one, in the latent space: it may hold several groups, small "
-            "ones among them, or outliers. If so, raise "
-            f"n_clusters={estimator.n_clusters}.",
+            f"ones among them, or outliers. If so, raise n_clusters={n_clusters}.",
             ConvergenceWarning,
         )
 
