@@ -21,7 +21,7 @@ FILES = DOCS / "benchmarks"
 UNSAID = {"verbose"}
 RUN = ("dataset", "n", "method")
 ACCURACY = ["Data", "Method", "Seeds", "Accuracy", "Range", "NMI", "ARI", "Start"]
-ACCURACY += ["Time"]
+ACCURACY += ["On embedding", "Time"]
 MISSING = ["Data", "Missing", "Method", "Seeds", "ARI", "Error of filled entries"]
 MEMORY = ["Data", "X is", "Memory beyond that of sparse X", "Time", "ARI"]
 UNBALANCED = ["Data", "n_clusters", "Method", "Seeds", "ARI", "F1 of the rarest"]
@@ -74,6 +74,7 @@ def spread(values):
 def line(dataset, n, method, change, runs):
     """A row of the table."""
     accuracy, start = column(runs, "accuracy"), column(runs, "init_accuracy")
+    on_embedding = column(runs, "embedding_accuracy")
     return [
         f"{dataset}, {n} rows",
         f"{method}, {change}" if change else method,
@@ -83,6 +84,7 @@ def line(dataset, n, method, change, runs):
         f"{column(runs, 'nmi').mean():.3f}",
         f"{column(runs, 'ari').mean():.3f}",
         f"{start.mean():.3f}" if len(start) else "",
+        spread(on_embedding) if len(on_embedding) else "",
         f"{column(runs, 'seconds').mean():.1f} s",
     ]
 
