@@ -120,8 +120,9 @@ def _warn_of_empty_clusters(estimator: BaseEstimator) -> None:
     n_empty = estimator.n_clusters - np.count_nonzero(np.bincount(estimator.labels_))
     if n_empty:
         warn(
-            f"{n_empty} of {estimator.n_clusters} clusters hold no row. Lower "
-            "n_clusters, try another random_state or init, or lower beta.",
+            f"{n_empty} of {estimator.n_clusters} clusters hold no row. If there are "
+            "as many groups, try another random_state or init, or lower "
+            f"beta={estimator.beta!r}; if there may be fewer, lower n_clusters.",
             ConvergenceWarning,
         )
 
