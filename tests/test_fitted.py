@@ -158,6 +158,9 @@ def test_bernoulli_score_of_rows_outside_of_the_unit_interval_warns(bernoulli, X
         {"precision": "bfloat16"},
         {"responsibilities": "sampled"},
         {"hidden_layer_sizes": (128, 64), "latent_dim": 10},
+        # Rows that start anywhere in memory, in every layer.
+        {"hidden_layer_sizes": (21, 7), "latent_dim": 3},
+        {"hidden_layer_sizes": (21, 7), "latent_dim": 3, "precision": "float64"},
     ],
     ids=str,
 )
