@@ -60,7 +60,7 @@ PARAMETER_CONSTRAINTS: dict[str, list] = {
     "likelihood": [StrOptions(set(LIKELIHOODS))],
     "pretraining": [StrOptions(set(PRETRAINING))],
     "pretrain_max_iter": [_NATURAL],
-    "pretrain_learning_rate_init": [_POSITIVE],
+    "pretrain_learning_rate_init": [StrOptions({"auto"}), _POSITIVE],
     "embedding": [HasMethods("fit_transform"), None],
     "embedding_input": [StrOptions({"data", "autoencoder"})],
     "embedding_max_samples": [_POSITIVE_INT],

@@ -106,12 +106,14 @@ def warn_of_result(estimator: BaseEstimator, record: Record, warm: bool) -> None
 
 def _warn_of_pretraining(estimator: BaseEstimator, missed: float) -> None:
     if missed:
-        rate = RATES.get(estimator.pretraining, "pretrain_learning_rate_init")
+        name = RATES.get(estimator.pretraining, "pretrain_learning_rate_init")
+        rate = getattr(estimator, name)
+        raised = "" if rate == "auto" else f"{name}={rate!r} and "
         warn(
             "Pretraining learned next to nothing: it explains less than a quarter of "
             f"what the first principal component does, {missed:.1%} of the "
-            f"variance. Raise {rate}={getattr(estimator, rate)!r}, threefold to begin "
-            f"with, and pretrain_max_iter={estimator.pretrain_max_iter}.",
+            f"variance. Raise {raised}pretrain_max_iter={estimator.pretrain_max_iter}, "
+            "threefold to begin with.",
             ConvergenceWarning,
         )
 

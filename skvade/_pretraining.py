@@ -30,6 +30,8 @@ MANY_FEATURES = 8  # with fewer, pretraining at the full rate is unstable
 GRADIENT_NORM = 1.0  # cap on the norm of a pretraining gradient
 POOR = 0.9  # unexplained variance that asks for a second look
 N_MEASURED = 512  # rows at the second look
+PATIENCE = 3  # epochs, before an automatic learning rate is judged
+FEATURES_PER_RATE = 100  # with fewer for each unit of the rate, noise tears the weights
 MASKED = 0.2  # of the inputs of a layer that learns to denoise them
 
 _BLAME = "pretrain_learning_rate_init={0.pretrain_learning_rate_init!r}"
@@ -43,10 +45,17 @@ def pretrain(run: Run) -> None:
     ends near one, the record tells what a single direction explains that was not found.
     """
     PRETRAINING[run.plan.pretraining](run)
-    curve = run.record.pretrain_loss_curve
-    if curve and curve[-1] > POOR and not run.task.stopped:
-        leading = _leading_share(run.rows)
-        run.record.missed = leading if 1 - curve[-1] < leading / 4 else 0.0
+    if run.record.pretrain_loss_curve and not run.task.stopped:
+        run.record.missed = _missed(run)
+
+
+def _missed(run: Run) -> float:
+    """What one direction explains, if less than a quarter of that is learned."""
+    unexplained = run.record.pretrain_loss_curve[-1]
+    if unexplained <= POOR:
+        return 0.0
+    leading = _leading_share(run.rows)
+    return leading if 1 - unexplained < leading / 4 else 0.0
 
 
 def _leading_share(rows: Rows) -> float:
@@ -87,7 +96,7 @@ def _autoencoder(run: Run) -> None:
         optimizer.step(gradients)
         return loss.expand(1) * len(batch.x)
 
-    _reconstruct(run, step, _BLAME)
+    _reconstruct(run, step, _BLAME, lambda: _hasten(run, optimizer))
 
 
 def _stacked(run: Run) -> None:
@@ -147,22 +156,43 @@ PRETRAINING: dict[str, Callable[[Run], None]] = {
 
 def _descent(run: Run, parameters: list[nn.Parameter]) -> Momentum:
     few_features = min(1.0, run.rows.X.shape[1] / MANY_FEATURES)
+    rate = run.plan.pretrain_learning_rate_init
     return Momentum(
         parameters,
-        few_features * run.plan.pretrain_learning_rate_init,
+        few_features * (1.0 if rate == "auto" else rate),
         momentum=MOMENTUM,
         most_norm=GRADIENT_NORM,
         fused=run.rows.placement.fuses_optimizers,
     )
 
 
-def _reconstruct(run: Run, step: Callable[[Batch], Tensor], blame: str) -> None:
+def _hasten(run: Run, optimizer: Momentum) -> None:
+    """Raise an automatic learning rate where the first epochs learned next to nothing.
+
+    The pull towards a direction is in proportion to what it explains: where variance is
+    spread over thousands of features it takes the more steps, or the larger ones.
+    """
+    is_auto = run.plan.pretrain_learning_rate_init == "auto"
+    if not is_auto or len(run.record.pretrain_loss_curve) != PATIENCE:
+        return
+    if leading := _missed(run):
+        borne = min(1 / leading, run.rows.X.shape[1] / FEATURES_PER_RATE)
+        optimizer.rate = max(optimizer.rate, borne)
+
+
+def _reconstruct(
+    run: Run,
+    step: Callable[[Batch], Tensor],
+    blame: str,
+    after_epoch: Callable[[], None] = lambda: None,
+) -> None:
     """The epochs of a step that gives the squared error."""
     curve = run.record.pretrain_loss_curve
     for _ in epochs(run, run.plan.pretrain_max_iter):
         (error,) = epoch(run, step, blame, LEAST_STEPS)
         curve.append(error / UNIT**2)
         report(run, "Pretraining", curve, "unexplained variance")
+        after_epoch()
 
 
 def _blocks(layers: nn.Module) -> list[nn.Sequential]:

@@ -52,7 +52,7 @@ class Plan:
     n_init: int
     pretraining: str
     pretrain_max_iter: int
-    pretrain_learning_rate_init: float
+    pretrain_learning_rate_init: float | str
     catch_up_max_iter: int
     max_iter: int
     learning_rate_init: float

@@ -86,10 +86,10 @@ class VaDEClusterer(WatchedVaDE, StreamingVaDE, ClusterMixin, BaseEstimator):
         More is not better on small data, where the groups get tangled as the
         reconstruction improves; tens of thousands of rows bear 60 epochs.
 
-    pretrain_learning_rate_init : float, default=1.0
-        Learning rate of pretraining. X is in a standard unit there, so the value does
-        not depend on its scale. With fewer than 8 features, each a large part of the
-        loss, the rate is reduced to n_features / 8 of it.
+    pretrain_learning_rate_init : float or "auto", default="auto"
+        Learning rate of pretraining, in a unit of its own whatever the scale of X, and
+        cut to n_features / 8 of it with fewer than 8 features. "auto" is 1, or what X
+        bears once three epochs learned next to nothing, as of thousands of noisy ones.
 
     embedding : transformer or None, default=None
         An embedding for the encoder to imitate before the mixture is fitted, such as
@@ -299,7 +299,7 @@ class VaDEClusterer(WatchedVaDE, StreamingVaDE, ClusterMixin, BaseEstimator):
         likelihood: str = "gaussian",
         pretraining: str = "autoencoder",
         pretrain_max_iter: int = 10,
-        pretrain_learning_rate_init: float = 1.0,
+        pretrain_learning_rate_init: float | str = "auto",
         embedding: BaseEstimator | None = None,
         embedding_input: str = "data",
         embedding_max_samples: int = 20_000,

@@ -74,7 +74,8 @@ def test_pretraining_that_learns_nothing_warns(tiny, mostly_noise):
     model = tiny(pretrain_max_iter=3, pretrain_learning_rate_init=0.1, max_iter=1)
     leading = PCA(1).fit(mostly_noise).explained_variance_ratio_[0]
     message = (
-        f"component does, {leading:.1%} .* pretrain_learning_rate_init=0.1, threef"
+        f"component does, {leading:.1%} .* Raise pretrain_learning_rate_init=0.1 and "
+        "pretrain_max_iter=3, threefold"
     )
     with pytest.warns(ConvergenceWarning, match=message):
         model.fit(mostly_noise)
@@ -87,6 +88,13 @@ def test_the_remedy_for_pretraining_that_learns_nothing(tiny, mostly_noise):
     model.fit(mostly_noise)
     leading = PCA(1).fit(mostly_noise).explained_variance_ratio_[0]
     assert model.pretrain_loss_curve_[-1] < 1 - leading / 4
+
+
+@pytest.mark.filterwarnings("ignore:Clusters share a mode")
+def test_an_automatic_rate_is_no_rate_to_raise(tiny, mostly_noise):
+    model = tiny(pretrain_max_iter=2, pretrain_learning_rate_init="auto", max_iter=1)
+    with pytest.warns(ConvergenceWarning, match="variance. Raise pretrain_max_iter=2,"):
+        model.fit(mostly_noise)
 
 
 def test_pretraining_as_a_vae_has_another_rate(tiny, mostly_noise):

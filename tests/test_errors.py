@@ -39,7 +39,10 @@ WRONG = {
     "likelihood": ("a str among {.*'bernoulli'", ["normal", None]),
     "pretraining": ("a str among {.*'stacked'", ["greedy", None]),
     "pretrain_max_iter": (OF_NATURAL, [-1, 2.0, None, False]),
-    "pretrain_learning_rate_init": (OF_POSITIVE, [0, -1.0, "auto", None]),
+    "pretrain_learning_rate_init": (
+        f"a str among {{'auto'}} or {OF_POSITIVE}",
+        [0, -1.0, "adaptive", None],
+    ),
     "embedding": ("an object implementing 'fit_transform'", ["umap", 3]),
     "embedding_input": ("a str among {.*'data'", ["X", None]),
     "embedding_max_samples": (OF_POSITIVE_INT, [0, 0.5, None]),

@@ -49,6 +49,53 @@ def test_the_curve_ends_where_the_network_is(tiny, X, kind):
     )
 
 
+@pytest.fixture
+def curve_of():
+    """The curve that a learning rate gives in ten epochs of small networks."""
+
+    def pretrain_at(rate, X):
+        model = VaDEClusterer(
+            3, pretrain_learning_rate_init=rate, batch_size=16, random_state=0
+        )
+        return pretrained(model, X).record.pretrain_loss_curve
+
+    return pretrain_at
+
+
+def thin_groups(n_features):
+    """Three groups; the two directions that part them hold little of the variance."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(300, n_features))
+    spread = 0.3 * np.sqrt(n_features)
+    places = spread * np.array([[0, 1], [1, 0], [-1, -1]])
+    X[:, :2] += places[rng.integers(3, size=300)]
+    return X
+
+
+def test_the_automatic_rate_learns_what_thousands_of_features_hide(curve_of):
+    X = thin_groups(2000)
+    slow, automatic = curve_of(1.0, X), curve_of("auto", X)
+    leading = PCA(1).fit(X).explained_variance_ratio_[0]
+    assert slow[-1] > 1 - leading / 4
+    assert automatic[:3] == slow[:3]
+    assert automatic[-1] < 1 - leading / 2
+
+
+def test_the_automatic_rate_is_one_where_that_learns(curve_of, X):
+    assert curve_of("auto", X) == curve_of(1.0, X)
+
+
+@pytest.mark.parametrize("n_rows, n_features", [(40, 8), (300, 100)])
+def test_noise_in_few_features_does_not_raise_the_rate(curve_of, n_rows, n_features):
+    X = np.random.default_rng(0).normal(size=(n_rows, n_features))
+    assert curve_of("auto", X) == curve_of(1.0, X)
+
+
+def test_a_rate_that_is_given_is_kept(curve_of):
+    curve = curve_of(1e-9, thin_groups(2000))
+    assert curve == pytest.approx([curve[0]] * 10, rel=1e-6)
+
+
 @pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
 @pytest.mark.parametrize("n_features", [1, 2, 3, 5, 50])
 def test_the_default_rate_suits_any_width(n_features, likelihood):

@@ -61,15 +61,14 @@ print(type(X).__name__)
 # Does the pretraining learn anything?
 # ------------------------------------
 # Most of the variance of such data is chance, spread over a thousand genes. So each
-# step teaches the autoencoder little, and at the default rate of pretraining, 1, it
-# stands still: its curve stays at one. That shows after seconds, with a single epoch of
-# the last stage. At a rate of 10 it learns. What ten principal components leave
+# step teaches the autoencoder little, and at a learning rate of 1 it stands still: its
+# curve stays at one. The default, ``"auto"``, starts there as well, and goes on faster
+# after three epochs that learned next to nothing. What ten principal components leave
 # unexplained says about how far there is to go.
 #
 # Nobody knows in advance how many kinds there are, so the model gets eight clusters.
 parameters = dict(
     n_clusters=8,
-    pretrain_learning_rate_init=10,
     pretrain_max_iter=25,
     batch_size=128,
     learning_rate_init=2e-3,
@@ -82,7 +81,7 @@ slow = {**parameters, "pretrain_learning_rate_init": 1, "max_iter": 1}
 explained = TruncatedSVD(n_components=10, random_state=0).fit(X)
 for name, unexplained in {
     "rate 1": VaDEClusterer(**slow).fit(X).pretrain_loss_curve_[-1],
-    "rate 10": model.pretrain_loss_curve_[-1],
+    "automatic rate": model.pretrain_loss_curve_[-1],
     "principal components": 1 - explained.explained_variance_ratio_.sum(),
 }.items():
     print(f"{name}: {unexplained:.2f} unexplained")
@@ -109,10 +108,9 @@ print(f"n_effective_clusters_ {model.n_effective_clusters_:.1f}")
 # The rare kind has a cluster of its own, and the two clusters that are left over split
 # the two largest kinds. k-means splits the same two, and puts the rare cells with those
 # of kind E. Neither the weights nor the number of effective clusters tells of the
-# splits: they count what the model uses, not what is there. ``fit`` has warned of the
-# two clusters of kind B, which share a mode; between those of kind A the density has a
-# valley. In the picture, of two directions, the halves of a kind lie on top of each
-# other.
+# splits: they count what the model uses, not what is there. ``fit`` does not warn of
+# them, either: between the halves of a kind the density has a valley. In the picture,
+# of two directions, the halves of a kind lie on top of each other.
 _, axes = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
 LatentSpaceDisplay.from_estimator(model, X, ax=axes[0])
 LatentSpaceDisplay.from_estimator(model, X, np.array(list(sizes))[kind], ax=axes[1])
@@ -156,7 +154,7 @@ for seed in range(2):
     print(f"  {homes.max()} of 40 rare cells are in one cluster, with {others} others")
 
 # %%
-# One seed finds the six kinds. The other splits the largest and has no cluster left for
-# the rare one, which shares that of another kind; its score is even higher, so the
-# score does not tell which to trust. Where a rare kind matters, rather ask for some
-# clusters too many, and look at their markers.
+# With neither seed is there a cluster left for the rare kind, which shares that of
+# another. The worse clusters even have the higher score, so the score does not tell
+# which to trust. Where a rare kind matters, rather ask for some clusters too many, and
+# look at their markers.

@@ -69,20 +69,16 @@ print(documents[0][:75])
 # %%
 # From text to clusters
 # ---------------------
-# Counts of words that at least five documents have, weighted by how rare they are. Two
-# parameters differ from what suits images, and a curve asks for each of them:
-#
-# - Most of the variance is chance, spread over more than a thousand words, so each
-#   step teaches the autoencoder little. At the default rate of pretraining its curve
-#   stays at one: nothing is learned.
-# - With as many words as documents the networks can memorize. ``early_stopping`` keeps
-#   the model that is best on documents held out.
+# Counts of words that at least five documents have, weighted by how rare they are. Most
+# of the variance is chance, spread over more than a thousand words, so each step
+# teaches the autoencoder little: its curve stays at one, until after three epochs the
+# learning rate is raised. With as many words as documents the networks can memorize;
+# ``early_stopping`` keeps the model that is best on documents held out.
 pipeline = make_pipeline(
     CountVectorizer(min_df=5),
     TfidfTransformer(sublinear_tf=True),
     VaDEClusterer(
         n_clusters=6,
-        pretrain_learning_rate_init=30,
         pretrain_max_iter=25,
         batch_size=128,
         learning_rate_init=2e-3,
