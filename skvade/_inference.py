@@ -144,12 +144,14 @@ class _AlignedRows(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable, types: Any, args: tuple = (), kwargs: Any = None
     ) -> Any:
-        if func in _PRODUCTS:
+        if func in _PRODUCTS and args:
             args = (_aligned(args[0]), *args[1:])
         return func(*args, **(kwargs or {}))
 
 
+# Those of the default networks and the mixture, and most of a user's own.
 _PRODUCTS = {linear, torch.matmul, Tensor.matmul, Tensor.__matmul__}
+_PRODUCTS |= {torch.mm, Tensor.mm}
 
 
 def _aligned(x: Tensor) -> Tensor:

@@ -1,6 +1,8 @@
 """The stage before there is a mixture: networks that reconstruct the rows."""
 
+import math
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -35,6 +37,7 @@ FEATURES_PER_RATE = 100  # with fewer for each unit of the rate, noise tears the
 MASKED = 0.2  # of the inputs of a layer that learns to denoise them
 
 _BLAME = "pretrain_learning_rate_init={0.pretrain_learning_rate_init!r}"
+_BLAME_AUTO = _BLAME + ", for instance to 0.3"
 _BLAME_ADAM = "learning_rate_init={0.learning_rate_init!r}"
 
 
@@ -96,7 +99,9 @@ def _autoencoder(run: Run) -> None:
         optimizer.step(gradients)
         return loss.expand(1) * len(batch.x)
 
-    _reconstruct(run, step, _BLAME, lambda: _hasten(run, optimizer))
+    is_auto = run.plan.pretrain_learning_rate_init == "auto"
+    hasten = partial(_hasten, run, optimizer) if is_auto else None
+    _reconstruct(run, step, _BLAME_AUTO if is_auto else _BLAME, hasten)
 
 
 def _stacked(run: Run) -> None:
@@ -170,21 +175,32 @@ def _hasten(run: Run, optimizer: Momentum) -> None:
     """Raise an automatic learning rate where the first epochs learned next to nothing.
 
     The pull towards a direction is in proportion to what it explains: where variance is
-    spread over thousands of features it takes the more steps, or the larger ones.
+    spread over thousands of features it takes the more steps, or the larger ones. Noise
+    has a leading direction, too: one of the data explains twice as much or more.
     """
-    is_auto = run.plan.pretrain_learning_rate_init == "auto"
-    if not is_auto or len(run.record.pretrain_loss_curve) != PATIENCE:
+    if len(run.record.pretrain_loss_curve) != PATIENCE:
         return
-    if leading := _missed(run):
-        borne = min(1 / leading, run.rows.X.shape[1] / FEATURES_PER_RATE)
+    leading, n_features = _missed(run), run.rows.X.shape[1]
+    if leading > 2 * _share_of_noise(min(len(run.rows), N_MEASURED), n_features):
+        borne = min(1 / leading, n_features / FEATURES_PER_RATE)
         optimizer.rate = max(optimizer.rate, borne)
+        if run.plan.verbose:
+            print(f"Pretraining goes on at a learning rate of {optimizer.rate:.3g}")
+
+
+def _share_of_noise(n_rows: int, n_features: int) -> float:
+    """What the first principal component explains of white noise.
+
+    The edge of the spectrum of random matrices (Marchenko and Pastur, 1967).
+    """
+    return (1 + math.sqrt(n_features / n_rows)) ** 2 / n_features
 
 
 def _reconstruct(
     run: Run,
     step: Callable[[Batch], Tensor],
     blame: str,
-    after_epoch: Callable[[], None] = lambda: None,
+    after_epoch: Callable[[], None] | None = None,
 ) -> None:
     """The epochs of a step that gives the squared error."""
     curve = run.record.pretrain_loss_curve
@@ -192,7 +208,8 @@ def _reconstruct(
         (error,) = epoch(run, step, blame, LEAST_STEPS)
         curve.append(error / UNIT**2)
         report(run, "Pretraining", curve, "unexplained variance")
-        after_epoch()
+        if after_epoch:
+            after_epoch()
 
 
 def _blocks(layers: nn.Module) -> list[nn.Sequential]:

@@ -88,8 +88,8 @@ class VaDEClusterer(WatchedVaDE, StreamingVaDE, ClusterMixin, BaseEstimator):
 
     pretrain_learning_rate_init : float or "auto", default="auto"
         Learning rate of pretraining, in a unit of its own whatever the scale of X, and
-        cut to n_features / 8 of it with fewer than 8 features. "auto" is 1, or what X
-        bears once three epochs learned next to nothing, as of thousands of noisy ones.
+        cut to n_features / 8 of it with fewer than 8 features. "auto" is 1, raised to
+        at most n_features / 100 where three epochs have learned next to nothing.
 
     embedding : transformer or None, default=None
         An embedding for the encoder to imitate before the mixture is fitted, such as

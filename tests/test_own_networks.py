@@ -19,6 +19,7 @@ from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 from sklearn.utils import check_random_state
 from torch import nn
+from torch.nn import functional
 
 from skvade._networks import Linear
 from skvade._own_networks import lend
@@ -43,7 +44,20 @@ def conv_decoder(latent_dim, n_features_in):
     )
 
 
+class ByKeyword(nn.Module):
+    def __init__(self, n_features_in, latent_dim):
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((6, n_features_in), 0.1))
+
+    def forward(self, x):
+        return functional.linear(input=x, weight=self.weight)
+
+
 # --- What they give -----------------------------------------------------------------
+
+
+def test_a_network_may_name_the_arguments_of_its_products(own, X):
+    assert own(encoder=ByKeyword).fit(X).predict(X).shape == (150,)
 
 
 @pytest.mark.parametrize("responsibilities", ["expected", "sampled"])

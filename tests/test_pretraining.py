@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.sparse import csr_array
 from sklearn.datasets import make_blobs
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import minmax_scale
@@ -18,7 +19,7 @@ KINDS = sorted(PRETRAINING)
 
 
 def pretrained(model, X):
-    run = fresh_run(model, X, np.ones(len(X)))
+    run = fresh_run(model, X, np.ones(X.shape[0]))
     pretrain(run)
     return run
 
@@ -85,10 +86,48 @@ def test_the_automatic_rate_is_one_where_that_learns(curve_of, X):
     assert curve_of("auto", X) == curve_of(1.0, X)
 
 
-@pytest.mark.parametrize("n_rows, n_features", [(40, 8), (300, 100)])
-def test_noise_in_few_features_does_not_raise_the_rate(curve_of, n_rows, n_features):
-    X = np.random.default_rng(0).normal(size=(n_rows, n_features))
-    assert curve_of("auto", X) == curve_of(1.0, X)
+@pytest.mark.parametrize("n_features", [500, 2000])
+def test_noise_does_not_raise_the_rate(curve_of, n_features):
+    """Nothing is learned of it, and nothing should be."""
+    X = np.random.default_rng(0).normal(size=(300, n_features))
+    curve = curve_of("auto", X)
+    assert curve == curve_of(1.0, X)
+    assert curve[2] > 0.99
+
+
+@pytest.mark.parametrize("kind", ["sparse", "incomplete", "float64"])
+def test_the_automatic_rate_serves_all_kinds(kind):
+    X = thin_groups(1000)
+    if kind == "incomplete":
+        X[np.random.default_rng(1).random(X.shape) < 0.1] = np.nan
+    model = VaDEClusterer(
+        3,
+        precision="float64" if kind == "float64" else "float32",
+        batch_size=16,
+        pretrain_max_iter=15,
+        random_state=0,
+    )
+    rows = csr_array(X) if kind == "sparse" else X
+    curve = pretrained(model, rows).record.pretrain_loss_curve
+    assert curve[2] > 0.99
+    assert curve[-1] < 0.97
+
+
+def test_a_raised_rate_is_told_where_epochs_are(capsys):
+    model = VaDEClusterer(3, batch_size=16, verbose=1, random_state=0)
+    pretrained(model, thin_groups(1000))
+    (line,) = [x for x in capsys.readouterr().out.splitlines() if "goes on" in x]
+    # A hundredth of the features, which is less than one part in the leading share.
+    assert line == "Pretraining goes on at a learning rate of 10"
+
+
+def test_an_automatic_rate_that_diverges_gets_a_number_to_try(tiny, X):
+    model = tiny(pretrain_learning_rate_init="auto")
+    run = fresh_run(model, X, np.ones(len(X)))
+    with torch.no_grad():
+        run.model.decoder.output.bias.fill_(torch.inf)
+    with pytest.raises(ValueError, match=r"rate_init='auto', for instance to 0\.3, or"):
+        pretrain(run)
 
 
 def test_a_rate_that_is_given_is_kept(curve_of):
