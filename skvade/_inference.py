@@ -150,13 +150,19 @@ class _AlignedRows(TorchFunctionMode):
 
 
 # Those of the default networks and the mixture, and most of a user's own.
-_PRODUCTS = {linear, torch.matmul, Tensor.matmul, Tensor.__matmul__}
-_PRODUCTS |= {torch.mm, Tensor.mm}
+_PRODUCTS = {
+    linear,
+    torch.matmul,
+    Tensor.matmul,
+    Tensor.__matmul__,
+    torch.mm,
+    Tensor.mm,
+}
 
 
 def _aligned(x: Tensor) -> Tensor:
     """The same rows, each of which starts at a whole multiple of `ALIGNMENT`."""
-    short = -x.shape[-1] % max(1, ALIGNMENT // x.element_size())
+    short = -x.shape[-1] % (ALIGNMENT // x.element_size())
     return pad(x, (0, short))[..., : x.shape[-1]] if short else x
 
 

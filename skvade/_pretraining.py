@@ -66,8 +66,7 @@ def _leading_share(rows: Rows) -> float:
 
     Of some rows only, evenly spaced, where there are many.
     """
-    n_rows = min(len(rows), N_MEASURED)
-    positions = np.linspace(0, len(rows) - 1, n_rows).astype(int)
+    positions = np.linspace(0, len(rows) - 1, _n_measured(rows)).astype(int)
     x = rows.take(positions).x.numpy(force=True)
     x -= x.mean(axis=0)
     total = np.square(x).sum()
@@ -75,6 +74,19 @@ def _leading_share(rows: Rows) -> float:
         return 0.0
     _, (largest,), _ = randomized_svd(x, 1, random_state=0)
     return float(largest**2 / total)
+
+
+def _share_of_noise(rows: Rows) -> float:
+    """The same of as many rows of white noise.
+
+    The edge of the spectrum of random matrices (Marchenko and Pastur, 1967).
+    """
+    n_features = rows.X.shape[1]
+    return (1 + math.sqrt(n_features / _n_measured(rows))) ** 2 / n_features
+
+
+def _n_measured(rows: Rows) -> int:
+    return min(len(rows), N_MEASURED)
 
 
 def max_pretraining_epochs(run: Run) -> int:
@@ -180,20 +192,12 @@ def _hasten(run: Run, optimizer: Momentum) -> None:
     """
     if len(run.record.pretrain_loss_curve) != PATIENCE:
         return
-    leading, n_features = _missed(run), run.rows.X.shape[1]
-    if leading > 2 * _share_of_noise(min(len(run.rows), N_MEASURED), n_features):
-        borne = min(1 / leading, n_features / FEATURES_PER_RATE)
+    leading = _missed(run)
+    if leading > 2 * _share_of_noise(run.rows):
+        borne = min(1 / leading, run.rows.X.shape[1] / FEATURES_PER_RATE)
         optimizer.rate = max(optimizer.rate, borne)
         if run.plan.verbose:
             print(f"Pretraining goes on at a learning rate of {optimizer.rate:.3g}")
-
-
-def _share_of_noise(n_rows: int, n_features: int) -> float:
-    """What the first principal component explains of white noise.
-
-    The edge of the spectrum of random matrices (Marchenko and Pastur, 1967).
-    """
-    return (1 + math.sqrt(n_features / n_rows)) ** 2 / n_features
 
 
 def _reconstruct(

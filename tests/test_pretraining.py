@@ -95,6 +95,14 @@ def test_noise_does_not_raise_the_rate(curve_of, n_features):
     assert curve[2] > 0.99
 
 
+@pytest.mark.parametrize("n_rows, n_features", [(300, 100), (300, 2000), (512, 500)])
+def test_what_one_direction_of_noise_explains(n_rows, n_features):
+    X = np.random.default_rng(0).normal(size=(n_rows, n_features))
+    rows = fresh_run(VaDEClusterer(3), X, np.ones(n_rows)).rows
+    leading = PCA(1).fit(X).explained_variance_ratio_[0]
+    assert _pretraining._share_of_noise(rows) == pytest.approx(leading, rel=0.1)
+
+
 @pytest.mark.parametrize("kind", ["sparse", "incomplete", "float64"])
 def test_the_automatic_rate_serves_all_kinds(kind):
     X = thin_groups(1000)
@@ -117,7 +125,7 @@ def test_a_raised_rate_is_told_where_epochs_are(capsys):
     model = VaDEClusterer(3, batch_size=16, verbose=1, random_state=0)
     pretrained(model, thin_groups(1000))
     (line,) = [x for x in capsys.readouterr().out.splitlines() if "goes on" in x]
-    # A hundredth of the features, which is less than one part in the leading share.
+    # D / 100: less than 1 / s here.
     assert line == "Pretraining goes on at a learning rate of 10"
 
 
