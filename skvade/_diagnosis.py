@@ -104,15 +104,16 @@ def warn_of_result(estimator: BaseEstimator, record: Record, warm: bool) -> None
         _warn_of_the_budget(estimator)
 
 
-def _warn_of_pretraining(estimator: BaseEstimator, missed: float) -> None:
-    if missed:
+def _warn_of_pretraining(estimator: BaseEstimator, missed: NDArray) -> None:
+    if n := len(missed):
         name = RATES.get(estimator.pretraining, "pretrain_learning_rate_init")
         rate = getattr(estimator, name)
         raised = "" if rate == "auto" else f"{name}={rate!r} and "
+        first = "principal component does" if n == 1 else f"{n} principal components do"
         warn(
             "Pretraining learned next to nothing: it explains less than a quarter of "
-            f"what the first principal component does, {missed:.1%} of the "
-            f"variance. Raise {raised}pretrain_max_iter={estimator.pretrain_max_iter}, "
+            f"what the first {first}, {missed.sum():.1%} of the variance. "
+            f"Raise {raised}pretrain_max_iter={estimator.pretrain_max_iter}, "
             "threefold to begin with.",
             ConvergenceWarning,
         )

@@ -6,6 +6,7 @@ from functools import partial
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from sklearn.utils.extmath import randomized_svd
 from torch import Tensor, nn
 
@@ -32,6 +33,7 @@ MANY_FEATURES = 8  # with fewer, pretraining at the full rate is unstable
 GRADIENT_NORM = 1.0  # cap on the norm of a pretraining gradient
 POOR = 0.9  # unexplained variance that asks for a second look
 N_MEASURED = 512  # rows at the second look
+BEYOND_NOISE = 2  # times what the leading direction of noise explains
 PATIENCE = 3  # epochs, before an automatic learning rate is judged
 FEATURES_PER_RATE = 100  # with fewer for each unit of the rate, noise tears the weights
 MASKED = 0.2  # of the inputs of a layer that learns to denoise them
@@ -45,24 +47,30 @@ def pretrain(run: Run) -> None:
     """Train encoder and decoder to reconstruct.
 
     The curve holds the squared error as a fraction of the variance of the data. If it
-    ends near one, the record tells what a single direction explains that was not found.
+    ends near one, the record tells what leading directions explain that were not found.
     """
     PRETRAINING[run.plan.pretraining](run)
     if run.record.pretrain_loss_curve and not run.task.stopped:
-        run.record.missed = _missed(run)
+        run.record.missed = _missed(run, run.model.encoder.mean.out_features)
 
 
-def _missed(run: Run) -> float:
-    """What one direction explains, if less than a quarter of that is learned."""
+def _missed(run: Run, n_directions: int) -> NDArray[np.floating]:
+    """What leading directions explain each, if less than a quarter of that is learned.
+
+    Noise has a leading direction, too. Those after the first count if they explain
+    well more than that.
+    """
     unexplained = run.record.pretrain_loss_curve[-1]
     if unexplained <= POOR:
-        return 0.0
-    leading = _leading_share(run.rows)
-    return leading if 1 - unexplained < leading / 4 else 0.0
+        return np.zeros(0)
+    shares = _leading_shares(run.rows, n_directions)
+    n_beyond = np.count_nonzero(shares > BEYOND_NOISE * _share_of_noise(run.rows))
+    shares = shares[: max(1, n_beyond)]
+    return shares if 1 - unexplained < shares.sum() / 4 else np.zeros(0)
 
 
-def _leading_share(rows: Rows) -> float:
-    """Fraction of the variance that the first principal component explains.
+def _leading_shares(rows: Rows, n_directions: int) -> NDArray[np.floating]:
+    """Fractions of the variance that the first principal components explain.
 
     Of some rows only, evenly spaced, where there are many.
     """
@@ -71,9 +79,10 @@ def _leading_share(rows: Rows) -> float:
     x -= x.mean(axis=0)
     total = np.square(x).sum()
     if not total:
-        return 0.0
-    _, (largest,), _ = randomized_svd(x, 1, random_state=0)
-    return float(largest**2 / total)
+        return np.zeros(0)
+    n_components = min(n_directions, *x.shape)
+    _, lengths, _ = randomized_svd(x, n_components, random_state=0)
+    return np.square(lengths) / total
 
 
 def _share_of_noise(rows: Rows) -> float:
@@ -187,13 +196,12 @@ def _hasten(run: Run, optimizer: Momentum) -> None:
     """Raise an automatic learning rate where the first epochs learned next to nothing.
 
     The pull towards a direction is in proportion to what it explains: where variance is
-    spread over thousands of features it takes the more steps, or the larger ones. Noise
-    has a leading direction, too: one of the data explains twice as much or more.
+    spread over thousands of features it takes the more steps, or the larger ones.
     """
     if len(run.record.pretrain_loss_curve) != PATIENCE:
         return
-    leading = _missed(run)
-    if leading > 2 * _share_of_noise(run.rows):
+    leading = _missed(run, 1).sum()
+    if leading > BEYOND_NOISE * _share_of_noise(run.rows):
         borne = min(1 / leading, run.rows.X.shape[1] / FEATURES_PER_RATE)
         optimizer.rate = max(optimizer.rate, borne)
         if run.plan.verbose:

@@ -87,7 +87,8 @@ class Record:
     """What happened during training, epoch by epoch."""
 
     pretrain_loss_curve: list[float] = field(default_factory=list)
-    missed: float = 0.0  # by pretraining, of the variance that one direction explains
+    # By pretraining: the fractions of the variance that leading directions explain.
+    missed: NDArray = field(default_factory=lambda: np.zeros(0))
     embedding_loss_curve: list[float] = field(default_factory=list)
     init_labels: NDArray | None = None
     loss_curve: list[float] = field(default_factory=list)

@@ -103,6 +103,35 @@ def test_what_one_direction_of_noise_explains(n_rows, n_features):
     assert _pretraining._share_of_noise(rows) == pytest.approx(leading, rel=0.1)
 
 
+@pytest.fixture
+def missed():
+    """What ten directions explain, where pretraining explained a given share."""
+
+    def missed_of(X, explained):
+        run = fresh_run(VaDEClusterer(3), X, np.ones(len(X)))
+        run.record.pretrain_loss_curve.append(1 - explained)
+        return _pretraining._missed(run, 10)
+
+    return missed_of
+
+
+def test_directions_that_are_weak_alone_count_together(missed):
+    """Five that explain 2 % each; of the noise beside them none counts."""
+    X = np.random.default_rng(0).normal(size=(500, 2000))
+    X[:, :5] *= np.sqrt(2000 * 0.02 / 0.9)
+    shares = PCA(5).fit(X).explained_variance_ratio_
+    assert shares[0] / 4 < 0.01
+    np.testing.assert_allclose(missed(X, 0.01), shares, rtol=1e-3)
+    assert not len(missed(X, 1.01 * shares.sum() / 4))
+
+
+def test_of_noise_the_first_direction_alone_counts(missed):
+    X = np.random.default_rng(0).normal(size=(500, 2000))
+    (leading,) = PCA(1, svd_solver="full").fit(X).explained_variance_ratio_
+    assert missed(X, 0.2 * leading) == pytest.approx([leading], rel=0.05)
+    assert not len(missed(X, 0.3 * leading))
+
+
 @pytest.mark.parametrize("kind", ["sparse", "incomplete", "float64"])
 def test_the_automatic_rate_serves_all_kinds(kind):
     X = thin_groups(1000)
