@@ -12,14 +12,12 @@ from pathlib import Path
 from accuracy import append, finished, fitted
 from labeled import load
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
-from sklearn.utils import resample
 from torch import nn
 
 from skvade import VaDEClusterer, __version__
 from skvade.metrics import clustering_accuracy
 
 RESULTS = Path(__file__).parents[2] / "docs" / "benchmarks" / "own_networks.csv"
-N_ROWS = 10_000
 COLUMNS = ["dataset", "n", "networks", "seed", "pretrain_epochs", "epochs"]
 COLUMNS += ["accuracy", "init_accuracy", "nmi", "ari", "elbo", "seconds", "version"]
 
@@ -90,8 +88,7 @@ def main():
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
-    images = load("mnist", options.data)
-    X, y = resample(*images, replace=False, n_samples=N_ROWS, random_state=0)
+    X, y = load("mnist_10k", options.data)
     for seed in options.seeds:
         for name in NETWORKS:
             if (name, str(seed)) in finished(options.results, "networks", "seed"):
