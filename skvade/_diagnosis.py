@@ -85,6 +85,7 @@ def pairs_of_one_mode(mixture: _Mixture) -> list[tuple[int, int]]:
 
 # What pretraining learns at, if not at its own rate.
 RATES = {"vae": "learning_rate_init"}
+WILD = 0.9  # of the variance in one direction: some rows may be far from all others
 
 
 def warn_of_result(estimator: BaseEstimator, record: Record, warm: bool) -> None:
@@ -110,11 +111,12 @@ def _warn_of_pretraining(estimator: BaseEstimator, missed: NDArray) -> None:
         rate = getattr(estimator, name)
         raised = "" if rate == "auto" else f"{name}={rate!r} and "
         first = "principal component does" if n == 1 else f"{n} principal components do"
+        advice = "Look for wild values in X, or raise" if missed[0] > WILD else "Raise"
         warn(
             "Pretraining learned next to nothing: it explains less than a quarter of "
-            f"what the first {first}, {missed.sum():.1%} of the variance. "
-            f"Raise {raised}pretrain_max_iter={estimator.pretrain_max_iter}, "
-            "threefold to begin with.",
+            f"what the first {first}, {missed.sum():.1%} of the variance. {advice} "
+            f"{raised}pretrain_max_iter={estimator.pretrain_max_iter}, threefold to "
+            "begin with.",
             ConvergenceWarning,
         )
 

@@ -51,21 +51,19 @@ def pretrain(run: Run) -> None:
     """
     PRETRAINING[run.plan.pretraining](run)
     if run.record.pretrain_loss_curve and not run.task.stopped:
-        run.record.missed = _missed(run, run.model.encoder.mean.out_features)
+        run.record.missed = _missed(run, run.model.prior.means.shape[1])
 
 
 def _missed(run: Run, n_directions: int) -> NDArray[np.floating]:
     """What leading directions explain each, if less than a quarter of that is learned.
 
-    Noise has a leading direction, too. Those after the first count if they explain
-    well more than that.
+    Noise has a leading direction, too: those that explain well more than that count.
     """
     unexplained = run.record.pretrain_loss_curve[-1]
     if unexplained <= POOR:
         return np.zeros(0)
     shares = _leading_shares(run.rows, n_directions)
-    n_beyond = np.count_nonzero(shares > BEYOND_NOISE * _share_of_noise(run.rows))
-    shares = shares[: max(1, n_beyond)]
+    shares = shares[shares > BEYOND_NOISE * _share_of_noise(run.rows)]
     return shares if 1 - unexplained < shares.sum() / 4 else np.zeros(0)
 
 
@@ -75,8 +73,10 @@ def _leading_shares(rows: Rows, n_directions: int) -> NDArray[np.floating]:
     Of some rows only, evenly spaced, where there are many.
     """
     positions = np.linspace(0, len(rows) - 1, _n_measured(rows)).astype(int)
-    x = rows.take(positions).x.numpy(force=True)
-    x -= x.mean(axis=0)
+    batch = rows.take(positions)
+    x, weight = batch.x.numpy(force=True), batch.weight.numpy(force=True)
+    x -= np.average(x, axis=0, weights=weight)
+    x *= np.sqrt(weight)[:, None]
     total = np.square(x).sum()
     if not total:
         return np.zeros(0)
@@ -200,9 +200,9 @@ def _hasten(run: Run, optimizer: Momentum) -> None:
     """
     if len(run.record.pretrain_loss_curve) != PATIENCE:
         return
-    leading = _missed(run, 1).sum()
-    if leading > BEYOND_NOISE * _share_of_noise(run.rows):
-        borne = min(1 / leading, run.rows.X.shape[1] / FEATURES_PER_RATE)
+    leading = _missed(run, 1)
+    if len(leading):
+        borne = min(1 / leading.item(), run.rows.X.shape[1] / FEATURES_PER_RATE)
         optimizer.rate = max(optimizer.rate, borne)
         if run.plan.verbose:
             print(f"Pretraining goes on at a learning rate of {optimizer.rate:.3g}")

@@ -97,6 +97,14 @@ def test_an_automatic_rate_is_no_rate_to_raise(tiny, mostly_noise):
         model.fit(mostly_noise)
 
 
+@pytest.mark.filterwarnings("ignore:(?!Pretraining)")
+def test_a_single_row_that_hides_the_others_is_told(tiny, X):
+    wild = np.r_[X, np.full((1, 5), 1e6)]
+    message = "100.0% of the variance. Look for wild values in X, or raise pretrain_l"
+    with pytest.warns(ConvergenceWarning, match=message):
+        tiny(pretrain_max_iter=1, pretrain_learning_rate_init=0.01).fit(wild)
+
+
 def test_pretraining_as_a_vae_has_another_rate(tiny, mostly_noise):
     model = tiny(pretraining="vae", learning_rate_init=1e-9, max_iter=1)
     with pytest.warns(ConvergenceWarning, match="Raise learning_rate_init=1e-09"):

@@ -107,8 +107,9 @@ def test_what_one_direction_of_noise_explains(n_rows, n_features):
 def missed():
     """What ten directions explain, where pretraining explained a given share."""
 
-    def missed_of(X, explained):
-        run = fresh_run(VaDEClusterer(3), X, np.ones(len(X)))
+    def missed_of(X, explained, weight=None):
+        weight = np.ones(len(X)) if weight is None else weight
+        run = fresh_run(VaDEClusterer(3), X, weight)
         run.record.pretrain_loss_curve.append(1 - explained)
         return _pretraining._missed(run, 10)
 
@@ -125,11 +126,20 @@ def test_directions_that_are_weak_alone_count_together(missed):
     assert not len(missed(X, 1.01 * shares.sum() / 4))
 
 
-def test_of_noise_the_first_direction_alone_counts(missed):
+def test_there_is_nothing_to_miss_in_noise(missed):
     X = np.random.default_rng(0).normal(size=(500, 2000))
-    (leading,) = PCA(1, svd_solver="full").fit(X).explained_variance_ratio_
-    assert missed(X, 0.2 * leading) == pytest.approx([leading], rel=0.05)
-    assert not len(missed(X, 0.3 * leading))
+    assert not len(missed(X, 0))
+
+
+def test_directions_count_by_the_weight_of_their_rows(missed):
+    """Rows that count for next to nothing hold the first direction of all."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(500, 1000))
+    X[:, 0] *= 10
+    X[:100, 1] += rng.choice([-100, 100], 100)
+    weight = np.r_[np.full(100, 1e-8), np.ones(400)]
+    expected = PCA(1).fit(X[100:]).explained_variance_ratio_
+    np.testing.assert_allclose(missed(X, 0, weight), expected, rtol=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["sparse", "incomplete", "float64"])

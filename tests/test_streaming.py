@@ -364,7 +364,6 @@ def test_a_file_is_fitted_without_copying_it(tmp_path):
     assert peak - before < 0.1 * X.nbytes
 
 
-@pytest.mark.filterwarnings("ignore:Pretraining learned next to nothing")
 def test_a_fit_keeps_little_of_each_row(tiny, monkeypatch):
     """Ten latent coordinates or ten responsibilities would take 80 bytes each."""
     monkeypatch.setattr(_training, "MOST_ROWS", 500)
