@@ -72,7 +72,8 @@ class FittedVaDE(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         labels : ndarray of shape (n_samples,)
             Integers from 0 to n_clusters - 1.
         """
-        return self.predict_log_proba(X).argmax(axis=1)
+        model, rows = self._model_and_rows(X)
+        return _inference.labels_per_row(model, rows, self.responsibilities)
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """Give the responsibilities q(c|x) of the clusters for each row.

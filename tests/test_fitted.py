@@ -1,4 +1,5 @@
 import copy
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -47,6 +48,18 @@ def test_probabilities_of_the_clusters_agree(fitted, X_new, responsibilities):
     assert_array_equal(proba.argmax(1), labels)
     assert_allclose(np.exp(model.predict_log_proba(X_new)), proba)
     assert labels.dtype == np.int64
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_labels_take_no_memory_for_the_probabilities(tiny, X):
+    model = tiny(n_clusters=30, max_iter=1).fit(X)
+    rows = np.tile(X.astype(np.float32), (200, 1))
+    tracemalloc.start()
+    labels = model.predict(rows)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < labels.nbytes * 30 / 3
+    assert_array_equal(labels, model.predict_proba(rows).argmax(1))
 
 
 def test_log_probabilities_are_finite_where_probabilities_vanish(fitted, X):
