@@ -87,9 +87,10 @@ PARAMETER_CONSTRAINTS: dict[str, list] = {
     "verbose": ["verbose"],
 }
 
-# Parameters of what may not be there: the default networks, an embedding.
+# Parameters of what may not be there: default networks, an embedding, an autoencoder.
 _OF_THE_DEFAULT = ("hidden_layer_sizes", "activation")
 _OF_EMBEDDING = ("embedding_input", "embedding_max_samples", "embedding_max_iter")
+_OF_PRETRAINING = ("pretraining", "pretrain_max_iter", "pretrain_learning_rate_init")
 
 # Parameters that decide the shape of the model; a warm start cannot change them.
 _ARCHITECTURE = (
@@ -112,7 +113,7 @@ def architecture(estimator: BaseEstimator, n_features: int) -> dict[str, Any]:
         If `hidden_layer_sizes` is not a sequence of positive ints.
     """
     sizes = tuple(estimator.hidden_layer_sizes)
-    if not sizes or not all(isinstance(s, Integral) and int(s) > 0 for s in sizes):
+    if not sizes or not all(_is_positive_int(size) for size in sizes):
         raise ValueError(
             f"The 'hidden_layer_sizes' parameter of {type(estimator).__name__} must be "
             "a sequence of at least one int in the range [1, inf). "
@@ -124,6 +125,12 @@ def architecture(estimator: BaseEstimator, n_features: int) -> dict[str, Any]:
         "hidden_layer_sizes": tuple(int(size) for size in sizes),
         **named,
     }
+
+
+def _is_positive_int(value: Any) -> bool:
+    return (
+        isinstance(value, Integral) and not isinstance(value, bool) and int(value) > 0
+    )
 
 
 def check_same_architecture(
@@ -190,13 +197,20 @@ def _check_embedding(estimator: BaseEstimator) -> None:
         embedding of an autoencoder that is not trained.
     """
     if estimator.embedding is None:
-        if ignored := _changed(estimator, _OF_EMBEDDING):
-            warn(
-                f"{' and '.join(ignored)} belong to an embedding to imitate, and "
-                "embedding=None, so they have no effect. Leave them out, or give an "
-                "embedding, such as TSNE() with latent_dim=2."
-            )
+        _warn_of_ignored(
+            estimator,
+            _OF_EMBEDDING,
+            "embedding=None, so there is none to imitate. Leave out what has no "
+            "effect, or give an embedding, such as TSNE() with latent_dim=2.",
+        )
         return
+    if estimator.embedding_input == "data" and estimator.pretrain_max_iter:
+        _warn_of_ignored(
+            estimator,
+            _OF_PRETRAINING,
+            "an embedding of the data is imitated, so no autoencoder is pretrained. "
+            "Leave out what has no effect, or use embedding_input='autoencoder'.",
+        )
     n_components = getattr(estimator.embedding, "n_components", None)
     counted = isinstance(n_components, Integral)
     if counted and n_components > estimator.latent_dim:
@@ -237,13 +251,22 @@ def _check_networks(estimator: BaseEstimator) -> None:
             f"Got a network of your own as {' and '.join(names)}. Use pretraining="
             "'autoencoder' or 'vae'."
         )
-    ignored = _changed(estimator, _OF_THE_DEFAULT)
-    if len(names) == 2 and ignored:
-        warn(
-            f"{' and '.join(ignored)} shape the default networks, and both encoder and "
-            "decoder are your own, so they have no effect. Leave them out, or give "
-            "their values to your own functions with functools.partial."
+    if len(names) == 2:
+        _warn_of_ignored(
+            estimator,
+            _OF_THE_DEFAULT,
+            "both encoder and decoder are your own. Leave out what has no effect, or "
+            "give it to your own functions with functools.partial.",
         )
+
+
+def _warn_of_ignored(
+    estimator: BaseEstimator, names: Sequence[str], reason: str
+) -> None:
+    """Say which parameters were given of a part that is not there."""
+    if ignored := _changed(estimator, names):
+        have = "has" if len(ignored) == 1 else "have"
+        warn(f"{' and '.join(ignored)} {have} no effect: {reason}")
 
 
 def _changed(estimator: BaseEstimator, names: Sequence[str]) -> list[str]:

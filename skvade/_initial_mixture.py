@@ -50,7 +50,13 @@ def check_labels(labels: NDArray, n_clusters: int, n_samples: int, source: str) 
             "turns other labels into integers."
         )
     n_groups = len(np.unique(labels[labels >= 0]))
-    if not 1 <= n_groups <= n_clusters:
+    if not n_groups:
+        raise ValueError(
+            f"{source} puts no row to train on into a group: all labels there are "
+            "negative, which stands for noise. Give labels from 0, or a clusterer that "
+            "takes fewer rows as noise."
+        )
+    if n_groups > n_clusters:
         raise ValueError(
             f"{source} has {n_groups} groups of rows, which does not fit "
             f"n_clusters={n_clusters}. Set n_clusters to the number of groups or more."

@@ -32,7 +32,10 @@ OF_BOOL = "an instance of 'bool'"
 WRONG = {
     "n_clusters": (OF_POSITIVE_INT, [0, -1, 2.0, "8", None, True]),
     "latent_dim": (OF_POSITIVE_INT, [0, 2.5, (10,)]),
-    "hidden_layer_sizes": ("", [8, "128", None, (), (8, 0), (8, 2.5), [[8, 4]]]),
+    "hidden_layer_sizes": (
+        "",
+        [8, "128", None, (), (8, 0), (8, 2.5), [[8, 4]], [True]],
+    ),
     "activation": ("a str among {.*'relu'", ["elu", None, torch.nn.ReLU]),
     "encoder": ("a callable", ["conv", 64, nn.Linear(5, 16)]),
     "decoder": ("a callable", [(16, 8), nn.Linear(2, 5)]),
@@ -166,7 +169,7 @@ def test_sample_of_no_size(fitted, n_samples):
         (np.arange(150), "array given as init has 150 groups .* fit n_clusters=3"),
         (np.zeros(149, int), r"one label per row, shape \(150,\). Got shape \(149,\)"),
         (np.zeros(150), "must give integers. Got float64 instead"),
-        (np.full(150, -1), "has 0 groups"),
+        (np.full(150, -1), "puts no row to train on into a group"),
         (AgglomerativeClustering(4), "AgglomerativeClustering.* has 4 groups"),
     ],
 )
@@ -180,7 +183,7 @@ def test_labels_that_only_rows_held_out_have(tiny, X, seed):
     init = np.where(np.arange(150) == 0, 0, -1)
     model = tiny(n_clusters=1, init=init, random_state=seed)
     model.set_params(early_stopping=True, validation_fraction=0.95)
-    with pytest.raises(ValueError, match="init has 0 groups of rows"):
+    with pytest.raises(ValueError, match="init puts no row to train on into"):
         model.fit(X)
 
 
@@ -360,11 +363,13 @@ def test_stacked_pretraining_needs_the_default_layers(tiny, X):
 
 def test_options_of_the_default_networks_are_ignored_with_a_warning(tiny, X):
     own = partial(tiny, encoder=linear, decoder=linear)
-    with pytest.warns(UserWarning, match="hidden_layer_sizes shape the default") as w:
+    with pytest.warns(
+        UserWarning, match="^hidden_layer_sizes has no effect: both"
+    ) as w:
         own().fit(X)
     assert w[0].filename == __file__
     model = own(hidden_layer_sizes=[128, 64], activation="tanh")
-    with pytest.warns(UserWarning, match="^activation shape the default networks"):
+    with pytest.warns(UserWarning, match="^activation has no effect"):
         model.partial_fit(X)
     own(hidden_layer_sizes=[128, 64]).fit(X)
 

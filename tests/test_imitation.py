@@ -19,6 +19,9 @@ from skvade._imitation import coordinates, imitate
 from skvade._inference import embed, labels_per_row
 from skvade._training import start_mixture
 
+# `tiny` is pretrained at a rate of its own where there is an autoencoder.
+pytestmark = pytest.mark.filterwarnings("ignore:pretrain_learning_rate_init has no eff")
+
 
 class Spy(TransformerMixin, BaseEstimator):
     """The first columns of X, kept on the class with what was shown to any clone."""
@@ -259,8 +262,19 @@ def test_an_untrained_autoencoder_is_no_input(tiny, X, seen):
 
 def test_parameters_of_no_embedding_are_warned_of(tiny, X):
     model = tiny(embedding_input="autoencoder", embedding_max_iter=4)
-    message = "^embedding_input and embedding_max_iter belong to .* embedding=None"
+    message = "^embedding_input and embedding_max_iter have no effect: embedding=None"
     with pytest.warns(UserWarning, match=message) as caught:
         model.fit(X)
     assert [warning.filename for warning in caught] == [__file__]
     np.testing.assert_array_equal(model.labels_, tiny().fit(X).labels_)
+
+
+def test_parameters_of_no_pretraining_are_warned_of(tiny, X):
+    model = tiny(embedding=PCA(2), pretraining="vae")
+    message = "^pretraining and pretrain_learning_rate_init have no effect: an embedd"
+    with pytest.warns(UserWarning, match=message):
+        model.fit(X)
+    unchanged = {"pretraining": "autoencoder", "pretrain_max_iter": 0}
+    np.testing.assert_array_equal(
+        model.labels_, model.set_params(**unchanged).fit(X).labels_
+    )

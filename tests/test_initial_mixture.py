@@ -214,7 +214,7 @@ def test_a_clusterer_that_finds_too_many_groups(groups):
         (["a", "b", "a", "b"], "must give integers. Got <U1 instead"),
         ([True, False, True, False], "must give integers. Got bool instead"),
         ([0, 1, 2, 3], "has 4 groups of rows, which does not fit n_clusters=3"),
-        ([-1, -1, -1, -1], "has 0 groups of rows"),
+        ([-1, -1, -1, -1], "puts no row to train on into a group"),
     ],
 )
 def test_labels_that_do_not_fit(labels, message):
