@@ -40,7 +40,8 @@ def check_n_samples(n_samples: Any) -> None:
     ValueError
         If it is not an int of at least 1.
     """
-    if not isinstance(n_samples, Integral) or n_samples < 1:
+    is_int = isinstance(n_samples, Integral) and not isinstance(n_samples, bool)
+    if not is_int or n_samples < 1:
         raise ValueError(
             f"n_samples must be an int of at least 1. Got {n_samples!r} instead."
         )

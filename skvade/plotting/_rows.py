@@ -2,10 +2,9 @@
 
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import issparse
-from sklearn.utils import _safe_indexing
+from sklearn.utils import _safe_indexing, check_array
 
 __all__ = ["as_array", "choose"]
 
@@ -17,5 +16,7 @@ def choose(X: Any, indices: NDArray) -> Any:
 
 
 def as_array(rows: Any) -> NDArray:
-    """The values of rows."""
-    return rows.toarray() if issparse(rows) else np.asarray(rows)
+    """The values of rows, NaN where a table knows none."""
+    if issparse(rows):
+        return rows.toarray()
+    return check_array(rows, ensure_all_finite=False, ensure_min_samples=0)

@@ -105,7 +105,7 @@ rows_displays = pytest.mark.parametrize(
 
 
 @rows_displays
-@pytest.mark.parametrize("n_samples", [0, -1, 2.5, "3"])
+@pytest.mark.parametrize("n_samples", [0, -1, 2.5, "3", True])
 def test_wrong_number_of_rows(display, fitted, X, n_samples):
     message = f"n_samples must be an int of at least 1. Got {n_samples!r} instead"
     with pytest.raises(ValueError, match=message):

@@ -38,6 +38,18 @@ def test_reconstructions_as_color_images(fitted_images, tile):
     assert_array_equal(ax.images[0].get_array()[0], 1)  # the blank edge is white
 
 
+def test_entries_that_a_table_does_not_know(fitted_frame):
+    model, frame = fitted_frame
+    known = frame.mask(frame > frame.quantile(0.9))
+    expected, found = (
+        ReconstructionDisplay.from_estimator(model, rows, n_samples=4)
+        for rows in (known, known.astype("Float64"))
+    )
+    assert np.isnan(expected.X).any()
+    assert_array_equal(found.X, expected.X)
+    assert_array_equal(found.errors_, expected.errors_)
+
+
 def test_reconstructions_as_profiles(fitted_frame):
     model, frame = fitted_frame
     display = ReconstructionDisplay.from_estimator(model, frame, n_samples=4)
