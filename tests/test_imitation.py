@@ -271,7 +271,7 @@ def test_parameters_of_no_embedding_are_warned_of(tiny, X):
 
 def test_parameters_of_no_pretraining_are_warned_of(tiny, X):
     model = tiny(embedding=PCA(2), pretraining="vae")
-    message = "^pretraining and pretrain_learning_rate_init have no effect: an embedd"
+    message = "^pretraining and pretrain_learning_rate_init have no effect: an"
     with pytest.warns(UserWarning, match=message):
         model.fit(X)
     unchanged = {"pretraining": "autoencoder", "pretrain_max_iter": 0}

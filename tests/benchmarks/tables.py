@@ -241,8 +241,11 @@ def file_table():
     with (FILES / "data_file.csv").open() as file:
         rows = list(csv.DictReader(file))
     memory = column(rows, "private_mb")
-    shown = [*rows[:: -(-len(rows) // 10)], rows[int(memory.argmax())]]
-    cells = [[f"{row['second']} s", f"{row['private_mb']} MB"] for row in shown]
+    shown = [(row, "") for row in rows[:: -(-len(rows) // 10)]]
+    shown.append((rows[int(memory.argmax())], ", the highest"))
+    cells = [
+        [f"{row['second']} s{why}", f"{row['private_mb']} MB"] for row, why in shown
+    ]
     return table([["After", "Private memory"], *cells])
 
 
