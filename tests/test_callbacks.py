@@ -97,7 +97,8 @@ def stop_in(stage):
 
 PRETRAIN, INIT, CATCH_UP = stage("pretrain", 10), stage("init", 0), stage("catch up", 1)
 IMITATE, TRAIN = stage("imitate", 4), stage("train", 3)
-EMBEDDING = {"embedding": PCA(2), "embedding_max_iter": 4}
+# An embedding of the data: no autoencoder is pretrained.
+EMBEDDING = {"embedding": PCA(2), "embedding_max_iter": 4, "pretrain_max_iter": 0}
 
 
 @pytest.mark.filterwarnings("ignore:Clusters share a mode")
@@ -107,7 +108,7 @@ EMBEDDING = {"embedding": PCA(2), "embedding_max_iter": 4}
         ({}, [PRETRAIN, INIT, CATCH_UP, TRAIN]),
         (EMBEDDING, [IMITATE, INIT, CATCH_UP, TRAIN]),
         (
-            {**EMBEDDING, "embedding_input": "autoencoder"},
+            {**EMBEDDING, "embedding_input": "autoencoder", "pretrain_max_iter": 10},
             [PRETRAIN, IMITATE, INIT, CATCH_UP, TRAIN],
         ),
         (

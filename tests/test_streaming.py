@@ -74,7 +74,7 @@ def test_what_a_stream_leaves_behind(tiny, chunks):
 
 
 def test_a_stream_begins_with_all_stages_of_fit(tiny, chunks):
-    model = tiny(embedding=PCA(2), embedding_max_iter=4)
+    model = tiny(embedding=PCA(2), embedding_max_iter=4, pretrain_max_iter=0)
     after(model, chunks[:2])
     assert len(model.embedding_loss_curve_) == 4
     assert len(model.pretrain_loss_curve_) == 4
