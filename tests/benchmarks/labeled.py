@@ -128,6 +128,7 @@ DATASETS = {
     "har": _to_unit("har"),
     "shuttle": _shuttle,
     "fashion_mnist": _bytes("fashion_mnist"),
+    "fashion_10k": _at_random(_bytes("fashion_mnist"), 10_000),
     "mnist_10k": _at_random(_bytes("mnist"), 10_000),
     "mnist": _bytes("mnist"),
 }

@@ -14,7 +14,7 @@ from sklearn.pipeline import make_pipeline
 
 from skvade import VaDEClusterer
 
-__all__ = ["METHODS", "RECIPES", "build", "peer"]
+__all__ = ["ALONE", "METHODS", "RECIPES", "build", "peer", "umap_of"]
 
 # Parameters of VaDEClusterer that differ from the defaults.
 PAPER = {"hidden_layer_sizes": (500, 500, 2000)}
@@ -57,9 +57,17 @@ OF_TSNE = {
 # principal components, which spares it noise and time.
 WIDE = ("har", "sc_pbmc4k")
 N_COMPONENTS = 50
+# The embedding alone: after it is there, the steps are too small to count.
+ALONE = {
+    "catch_up_max_iter": 0,
+    "max_iter": 1,
+    "learning_rate_init": 1e-12,
+    "mixture_learning_rate_init": None,
+}
 
 
-def _umap(dataset):
+def umap_of(dataset):
+    """UMAP as the benchmarks use it on a data set."""
     from umap import UMAP
 
     # One thread, or UMAP would not repeat; to say so spares its warning.
@@ -108,7 +116,7 @@ def _pca_mixture(dataset, k, seed, options):
 
 def _umap_mixture(dataset, k, seed, options):
     mixture = GaussianMixture(k, random_state=seed)
-    umap = _umap(dataset)
+    umap = umap_of(dataset)
     seeds = [name for name in umap.get_params() if name.endswith("random_state")]
     umap.set_params(**dict.fromkeys(seeds, seed))
     shown = {"n_components": 10, "min_dist": 0.0}
@@ -129,10 +137,7 @@ def _shown(value):
 
 
 def _autoencoder_k_means(dataset, k, seed, options):
-    """The autoencoder alone: after its pretraining the steps are too small to count."""
-    alone = {"catch_up_max_iter": 0, "max_iter": 1, "learning_rate_init": 1e-12}
-    alone["mixture_learning_rate_init"] = None
-    model, shown = _vade(dataset, k, seed, options, **alone)
+    model, shown = _vade(dataset, k, seed, options, **ALONE)
     return make_pipeline(model, KMeans(k, n_init=10, random_state=seed)), shown
 
 
@@ -144,7 +149,7 @@ def _autoencoder_mixture(dataset, k, seed, options):
 
 def _vade_of_umap(dataset, k, seed, options):
     more = OF_UMAP.get(dataset, {})
-    return _vade(dataset, k, seed, options, embedding=_umap(dataset), **more)
+    return _vade(dataset, k, seed, options, embedding=umap_of(dataset), **more)
 
 
 def _vade_of_tsne(dataset, k, seed, options):

@@ -27,6 +27,8 @@ MEMORY = ["Data", "X is", "Memory beyond that of sparse X", "Time", "ARI"]
 UNBALANCED = ["Data", "n_clusters", "Method", "Seeds", "ARI", "F1 of the rarest"]
 UNBALANCED += ["In use", "Warned"]
 NETWORKS = ["Networks", "Epochs", "Seeds", "Accuracy", "Start", "NMI", "ELBO", "Time"]
+RESTARTS = ["Data", "Embedding", "Start", "One restart", "Best of ten"]
+RESTARTS += ["Rank correlation"]
 SPEED = ["Measure", "Setting", "Ours", "Reference", "Ratio", "Threads"]
 
 
@@ -163,6 +165,44 @@ def criteria_table():
     return table(lines)
 
 
+def ranking(runs):
+    """Rank correlation of criterion and accuracy; None if all restarts agree."""
+    criterion, accuracy = column(runs, "criterion"), column(runs, "accuracy")
+    if not np.ptp(criterion) or not np.ptp(accuracy):
+        return None
+    return spearmanr(criterion, accuracy).statistic
+
+
+def best_of(runs, n_restarts):
+    """The accuracies of the best restarts by the criterion, of so many each time."""
+    parts = (runs[i : i + n_restarts] for i in range(0, len(runs), n_restarts))
+    chosen = (max(part, key=lambda run: float(run["criterion"])) for part in parts)
+    return [float(run["accuracy"]) for run in chosen]
+
+
+def restarts_table():
+    """What the criterion that chooses among restarts says of their accuracy."""
+    lines = []
+    groups = grouped(FILES / "restarts.csv", "dataset", "n", "embedding", "init")
+    for (dataset, n, embedding, init), runs in groups.items():
+        by_seed = defaultdict(list)
+        for run in runs:
+            by_seed[run["seed"]].append(run)
+        ranks = [rank for rank in map(ranking, by_seed.values()) if rank is not None]
+        best = np.concatenate([best_of(group, 10) for group in by_seed.values()])
+        lines.append(
+            [
+                f"{dataset}, {n} rows",
+                embedding,
+                init,
+                spread(column(runs, "accuracy")),
+                spread(best),
+                ", ".join(f"{rank:+.2f}" for rank in ranks) or "all agree",
+            ]
+        )
+    return table([RESTARTS, *lines])
+
+
 def unbalanced_table():
     groups = grouped(FILES / "unbalanced.csv", "dataset", "parameters", "method")
     lines = [
@@ -289,6 +329,7 @@ def main():
     fill("benchmarks.rst", "networks", networks_table())
     fill("benchmarks.rst", "choosing", choosing_table())
     fill("benchmarks.rst", "criteria", criteria_table())
+    fill("benchmarks.rst", "restarts", restarts_table())
     fill("performance.rst", "speed", speed_table())
 
 
