@@ -14,7 +14,7 @@ from sklearn.pipeline import make_pipeline
 
 from skvade import VaDEClusterer
 
-__all__ = ["ALONE", "METHODS", "RECIPES", "build", "peer", "umap_of"]
+__all__ = ["ALONE", "METHODS", "RECIPES", "build", "peer"]
 
 # Parameters of VaDEClusterer that differ from the defaults.
 PAPER = {"hidden_layer_sizes": (500, 500, 2000)}
@@ -66,8 +66,7 @@ ALONE = {
 }
 
 
-def umap_of(dataset):
-    """UMAP as the benchmarks use it on a data set."""
+def _umap(dataset):
     from umap import UMAP
 
     # One thread, or UMAP would not repeat; to say so spares its warning.
@@ -116,7 +115,7 @@ def _pca_mixture(dataset, k, seed, options):
 
 def _umap_mixture(dataset, k, seed, options):
     mixture = GaussianMixture(k, random_state=seed)
-    umap = umap_of(dataset)
+    umap = _umap(dataset)
     seeds = [name for name in umap.get_params() if name.endswith("random_state")]
     umap.set_params(**dict.fromkeys(seeds, seed))
     shown = {"n_components": 10, "min_dist": 0.0}
@@ -149,7 +148,7 @@ def _autoencoder_mixture(dataset, k, seed, options):
 
 def _vade_of_umap(dataset, k, seed, options):
     more = OF_UMAP.get(dataset, {})
-    return _vade(dataset, k, seed, options, embedding=umap_of(dataset), **more)
+    return _vade(dataset, k, seed, options, embedding=_umap(dataset), **more)
 
 
 def _vade_of_tsne(dataset, k, seed, options):

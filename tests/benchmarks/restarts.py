@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 from accuracy import append, finished
 from labeled import DATASETS, load
-from methods import ALONE, umap_of
+from methods import ALONE, build
 from sklearn.cluster import KMeans
 from sklearn.mixture import GaussianMixture
 
-from skvade import VaDEClusterer, __version__
+from skvade import __version__
 from skvade.metrics import clustering_accuracy
 
 RESULTS = Path(__file__).parents[2] / "docs" / "benchmarks" / "restarts.csv"
@@ -44,20 +44,17 @@ def by_em(Z, n_clusters, restart):
 
 
 STARTS = {"kmeans": by_kmeans, "gmm": by_em}
-EMBEDDINGS = {"autoencoder": lambda dataset: None, "UMAP": umap_of}
-
-
-def embedded(X, imitated, seed):
-    """What the encoder gives when the mixture would start."""
-    model = VaDEClusterer(embedding=imitated, n_init=1, random_state=seed, **ALONE)
-    return model.fit_transform(X)
+# By the method whose encoder gives it.
+EMBEDDINGS = {"autoencoder": "skvade", "UMAP": "skvade of UMAP"}
 
 
 def study(dataset, embedding, seed, options):
     """The rows of an embedding."""
     X, y = load(dataset, options.data)
     n_clusters = len(np.unique(y))
-    Z = embedded(X, EMBEDDINGS[embedding](dataset), seed)
+    alone = argparse.Namespace(change=ALONE)
+    model, _ = build(EMBEDDINGS[embedding], dataset, n_clusters, seed, alone)
+    Z = model.fit_transform(X)
     for init, start in STARTS.items():
         for restart in range(N_RESTARTS):
             labels, criterion = start(Z, n_clusters, restart)

@@ -165,14 +165,6 @@ def criteria_table():
     return table(lines)
 
 
-def ranking(runs):
-    """Rank correlation of criterion and accuracy; None if all restarts agree."""
-    criterion, accuracy = column(runs, "criterion"), column(runs, "accuracy")
-    if not np.ptp(criterion) or not np.ptp(accuracy):
-        return None
-    return spearmanr(criterion, accuracy).statistic
-
-
 def best_of(runs, n_restarts):
     """The accuracies of the best restarts by the criterion, of so many each time."""
     parts = (runs[i : i + n_restarts] for i in range(0, len(runs), n_restarts))
@@ -188,7 +180,10 @@ def restarts_table():
         by_seed = defaultdict(list)
         for run in runs:
             by_seed[run["seed"]].append(run)
-        ranks = [rank for rank in map(ranking, by_seed.values()) if rank is not None]
+        ranks = (
+            spearmanr(column(group, "criterion"), column(group, "accuracy")).statistic
+            for group in by_seed.values()
+        )
         best = np.concatenate([best_of(group, 10) for group in by_seed.values()])
         lines.append(
             [
@@ -197,7 +192,7 @@ def restarts_table():
                 init,
                 spread(column(runs, "accuracy")),
                 spread(best),
-                ", ".join(f"{rank:+.2f}" for rank in ranks) or "all agree",
+                ", ".join(f"{rank:+.2f}" for rank in ranks),
             ]
         )
     return table([RESTARTS, *lines])
