@@ -32,6 +32,8 @@ __all__ = [
     "place",
 ]
 
+MOVED_AT_ONCE = 4096  # rows, on their way to a GPU that holds all of them
+
 
 @dataclass(frozen=True)
 class Placement:
@@ -47,6 +49,16 @@ class Placement:
 
     def __call__(self, values: NDArray) -> Tensor:
         return torch.from_numpy(values).to(self.device, self.dtype)
+
+    def has_room(self, n_numbers: int) -> bool:
+        """Whether a GPU is there that so many numbers fill at most to a half.
+
+        The host's own memory holds the data already.
+        """
+        if self.device.type != "cuda":
+            return False
+        free, _ = torch.cuda.mem_get_info(self.device)
+        return n_numbers * self.dtype.itemsize <= free / 2
 
     def alone(self) -> AbstractContextManager[Any]:
         """Arithmetic in these types, whatever autocast the caller is in."""
@@ -150,7 +162,8 @@ class Rows:
     """Rows of a matrix as standardized tensors, and their weights.
 
     Rows are gathered with NumPy, made dense and centered in the dtype of X, before they
-    are cast: X may be read-only, memory-mapped, sparse or far from the origin.
+    are cast: X may be read-only, memory-mapped, sparse or far from the origin. A GPU
+    that all rows were moved to gathers them itself, the same numbers.
     """
 
     X: NDArray | csr_array
@@ -159,6 +172,7 @@ class Rows:
     members: NDArray[np.integer]
     weight_of_all: NDArray[np.float64]
     incomplete: bool
+    resident: Batch | None = None  # every row of the matrix, on the device
 
     @classmethod
     def of(
@@ -195,9 +209,34 @@ class Rows:
         """Random rows, in order; all of them if there are no more."""
         return self.subset(np.sort(rng.permutation(len(self))[:at_most]))
 
+    def moved(self) -> Self:
+        """The same, every row of the matrix on the GPU if there is one with room.
+
+        A step then waits for no copy. Rows that are visited once need not be moved.
+        """
+        n_rows, n_features = self.X.shape
+        n_numbers = n_rows * n_features * (2 if self.incomplete else 1)
+        if not self.placement.has_room(n_numbers):
+            return self
+        where, dtype = self.placement.device, self.placement.dtype
+        x = torch.empty(n_rows, n_features, dtype=dtype, device=where)
+        weight = torch.empty(n_rows, dtype=dtype, device=where)
+        observed = torch.empty_like(x) if self.incomplete else None
+        every = self.whole()
+        for start in range(0, n_rows, MOVED_AT_ONCE):
+            stop = min(start + MOVED_AT_ONCE, n_rows)
+            batch = every.take(np.arange(start, stop))
+            x[start:stop], weight[start:stop] = batch.x, batch.weight
+            if observed is not None:
+                observed[start:stop] = batch.observed
+        resident = Batch(x, weight, torch.arange(n_rows), observed)
+        return replace(self, resident=resident)
+
     def take(self, positions: NDArray) -> Batch:
         """The rows at these positions."""
         members = self.members[positions]
+        if self.resident is not None:
+            return _gathered_there(self.resident, members, positions)
         gathered = gather(self.X, members)
         location, scale, average = self.standardization
         observed = None
@@ -242,6 +281,16 @@ class Rows:
         for start in range(0, len(self), n_rows):
             positions = np.arange(start, min(start + n_rows, len(self)))
             yield self.take(np.resize(positions, n_rows)), len(positions)
+
+
+def _gathered_there(every: Batch, members: NDArray, positions: NDArray) -> Batch:
+    """Some of the rows that a device holds."""
+    which = torch.from_numpy(members).to(every.x.device)
+    observed = every.observed
+    if observed is not None:
+        observed = observed.index_select(0, which)
+    x, weight = every.x.index_select(0, which), every.weight.index_select(0, which)
+    return Batch(x, weight, torch.from_numpy(positions), observed)
 
 
 # What an optimizer remembers of each parameter, and the same as arrays, by the
