@@ -83,8 +83,6 @@ def pairs_of_one_mode(mixture: _Mixture) -> list[tuple[int, int]]:
     return pairs
 
 
-# What pretraining learns at, if not at its own rate.
-RATES = {"vae": "learning_rate_init"}
 WILD = 0.9  # of the variance in one direction: some rows may be far from all others
 
 
@@ -107,7 +105,9 @@ def warn_of_result(estimator: BaseEstimator, record: Record, warm: bool) -> None
 
 def _warn_of_pretraining(estimator: BaseEstimator, missed: NDArray) -> None:
     if n := len(missed):
-        name = RATES.get(estimator.pretraining, "pretrain_learning_rate_init")
+        name = "pretrain_learning_rate_init"
+        if estimator.pretraining == "vae" and getattr(estimator, name) == "auto":
+            name = "learning_rate_init"
         rate = getattr(estimator, name)
         raised = "" if rate == "auto" else f"{name}={rate!r} and "
         first = "principal component does" if n == 1 else f"{n} principal components do"

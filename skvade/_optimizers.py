@@ -3,6 +3,10 @@
 The arithmetic is torch's own. What its classes add, hooks and a state per parameter,
 takes longer than the arithmetic where networks are small, and the first of them that a
 process builds imports torch's compiler, which takes longer than a small fit.
+
+Ours is to sweep up: the averages that an optimizer keeps of gradients that have become
+zero, as those of a unit that no row excites any more, would end in denormal numbers and
+stay there, and with these a CPU takes twenty times as long for a step.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,7 +18,20 @@ from torch.optim.sgd import sgd
 
 __all__ = ["Adam", "Momentum", "differentiate"]
 
+N_STEPS_TO_SWEEP = 64  # an average of momentum 0.9 falls to a thousandth in these
+NEXT_TO_NOTHING = 1e6  # times the smallest number that is not denormal
+
 Parameters = Sequence[nn.Parameter]
+
+
+def _sweep(averages: Iterable[Tensor | None], n_steps: int) -> None:
+    """Every so many steps set to zero, in place, what is about to become denormal."""
+    if n_steps % N_STEPS_TO_SWEEP:
+        return
+    for average in averages:
+        if average is not None:
+            least = NEXT_TO_NOTHING * torch.finfo(average.dtype).tiny
+            torch.hardshrink(average, least, out=average)
 
 
 def differentiate(loss: Tensor, parameters: Parameters) -> dict[Tensor, Tensor]:
@@ -38,6 +55,7 @@ class Adam:
     def __init__(self, groups: Iterable[tuple[float, Parameters]], fused: bool) -> None:
         self.groups = [_AdamGroup(rate, group, fused) for rate, group in groups]
         self.parameters = [p for group in self.groups for p in group.parameters]
+        self.n_steps = 0
 
     def descend(self, loss: Tensor) -> None:
         """Take a step down the gradient of the loss."""
@@ -47,6 +65,8 @@ class Adam:
         """Take a step down these gradients, by parameter."""
         for group in self.groups:
             group.step([gradients[p] for p in group.parameters])
+            _sweep([*group.means, *group.squares], self.n_steps)
+        self.n_steps += 1
 
     def memory(self) -> Iterator[tuple[nn.Parameter, dict[str, Tensor]]]:
         """What is remembered of each parameter, to read or to fill."""
@@ -105,6 +125,7 @@ class Momentum:
         self.parameters, self.fused = [p for p in parameters if p.requires_grad], fused
         self.values = [p.detach() for p in self.parameters]
         self.velocities: list[Tensor | None] = [None] * len(self.values)
+        self.n_steps = 0
 
     def descend(self, loss: Tensor) -> None:
         """Take a step down the gradient of the loss."""
@@ -132,3 +153,5 @@ class Momentum:
             nesterov=False,
             maximize=False,
         )
+        _sweep(self.velocities, self.n_steps)
+        self.n_steps += 1

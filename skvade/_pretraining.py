@@ -150,7 +150,10 @@ def _variational(run: Run) -> None:
     encoder, decoder = run.model.encoder, run.model.decoder
     parameters = [*encoder.parameters(), *decoder.parameters()]
     fused = run.rows.placement.fuses_optimizers
-    optimizer = Adam([(run.plan.learning_rate_init, parameters)], fused)
+    rate, blame = run.plan.pretrain_learning_rate_init, _BLAME
+    if rate == "auto":
+        rate, blame = run.plan.learning_rate_init, _BLAME_ADAM
+    optimizer = Adam([(rate, parameters)], fused)
 
     def step(batch: Batch) -> Tensor:
         batch = completed(run.model, batch, pretrains=True)
@@ -167,7 +170,7 @@ def _variational(run: Run) -> None:
         optimizer.descend((noisy + batch.weight * divergence).mean())
         return error.detach().expand(1) * len(batch.x)
 
-    _reconstruct(run, step, _BLAME_ADAM)
+    _reconstruct(run, step, blame)
 
 
 PRETRAINING: dict[str, Callable[[Run], None]] = {

@@ -77,8 +77,7 @@ class VaDEClusterer(WatchedVaDE, StreamingVaDE, ClusterMixin, BaseEstimator):
         - "autoencoder": all layers at once, by gradient descent on the squared error;
         - "stacked": the same, after each pair of layers has learned by itself to
           denoise what the layers below it give, as in the paper;
-        - "vae": as a variational autoencoder without clusters, by Adam at
-          `learning_rate_init`.
+        - "vae": as a variational autoencoder without clusters, by Adam.
 
     pretrain_max_iter : int, default=10
         Epochs of pretraining, and with "stacked" of each pair of layers. 0 skips
@@ -89,7 +88,8 @@ class VaDEClusterer(WatchedVaDE, StreamingVaDE, ClusterMixin, BaseEstimator):
     pretrain_learning_rate_init : float or "auto", default="auto"
         Learning rate of pretraining, in a unit of its own whatever the scale of X, and
         cut to n_features / 8 of it with fewer than 8 features. "auto" is 1, raised to
-        at most n_features / 100 where three epochs have learned next to nothing.
+        at most n_features / 100 where three epochs have learned next to nothing. With
+        "vae" it is Adam's rate as it stands, and "auto" is `learning_rate_init`.
 
     embedding : transformer or None, default=None
         An embedding for the encoder to imitate before the mixture is fitted, such as

@@ -64,20 +64,25 @@ def X_new():
 @pytest.fixture(scope="session")
 def tiny():
     """An estimator that goes through all stages in a tenth of a second."""
-    return partial(
-        VaDEClusterer,
-        n_clusters=3,
-        latent_dim=2,
-        hidden_layer_sizes=(16,),
-        pretrain_max_iter=10,
-        pretrain_learning_rate_init=0.3,
-        n_init=1,
-        catch_up_max_iter=1,
-        max_iter=3,
-        learning_rate_init=1e-3,
-        tol=0,
-        random_state=0,
-    )
+
+    def make(**changes):
+        by_adam = changes.get("pretraining") == "vae"
+        settings = {
+            "n_clusters": 3,
+            "latent_dim": 2,
+            "hidden_layer_sizes": (16,),
+            "pretrain_max_iter": 10,
+            "pretrain_learning_rate_init": "auto" if by_adam else 0.3,
+            "n_init": 1,
+            "catch_up_max_iter": 1,
+            "max_iter": 3,
+            "learning_rate_init": 1e-3,
+            "tol": 0,
+            "random_state": 0,
+        }
+        return VaDEClusterer(**settings | changes)
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -105,9 +105,18 @@ def test_a_single_row_that_hides_the_others_is_told(tiny, X):
         tiny(pretrain_max_iter=1, pretrain_learning_rate_init=0.01).fit(wild)
 
 
-def test_pretraining_as_a_vae_has_another_rate(tiny, mostly_noise):
-    model = tiny(pretraining="vae", learning_rate_init=1e-9, max_iter=1)
-    with pytest.warns(ConvergenceWarning, match="Raise learning_rate_init=1e-09"):
+@pytest.mark.filterwarnings("ignore:Clusters share a mode")
+@pytest.mark.parametrize(
+    "rates, named",
+    [
+        (("auto", 1e-9), "learning_rate_init=1e-09"),
+        ((1e-9, 1e-3), "pretrain_learning_rate_init=1e-09"),
+    ],
+)
+def test_pretraining_as_a_vae_names_its_rate(tiny, mostly_noise, rates, named):
+    names = "pretrain_learning_rate_init", "learning_rate_init"
+    model = tiny(pretraining="vae", max_iter=1, **dict(zip(names, rates, strict=True)))
+    with pytest.warns(ConvergenceWarning, match=f"Raise {named} and"):
         model.fit(mostly_noise)
 
 

@@ -111,6 +111,44 @@ def test_what_is_frozen_or_not_called_stays(fused):
     assert (frozen == 1).all()
 
 
+def averages_of(optimizer):
+    if isinstance(optimizer, Momentum):
+        return optimizer.velocities
+    return [x for _, kept in optimizer.memory() for x in (kept["mean"], kept["square"])]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("which", [0, 1], ids=["adam", "momentum"])
+def test_nothing_is_left_to_decay_into_denormal_numbers(which, fused, dtype):
+    """A CPU is many times slower with these, and an average of 0.9 never leaves them.
+
+    The steps are those of averages that decay on and on.
+    """
+    decays = 900 if dtype == torch.float32 else 7000  # 0.9^900 is below 1e-38
+    parameter, theirs = (nn.Parameter(torch.ones(2, dtype=dtype)) for _ in range(2))
+    optimizer = list(optimizers([parameter], fused))[which]
+    kinds = torch.optim.Adam([theirs], 0.1), torch.optim.SGD([theirs], 0.1, 0.9)
+    expected = kinds[which]
+    theirs.grad = torch.full_like(theirs, 0.1)
+    for _ in range(decays):
+        optimizer.step({parameter: theirs.grad})
+        expected.step()
+        theirs.grad = torch.zeros_like(theirs)
+    least = torch.finfo(dtype).tiny
+    for average in averages_of(optimizer):
+        assert ((average == 0) | (average.abs() >= least)).all()
+    assert any((average == 0).all() for average in averages_of(optimizer))
+    torch.testing.assert_close(parameter, theirs, rtol=1e-6, atol=0)
+
+
+def test_a_nan_is_not_swept_away():
+    parameter = nn.Parameter(torch.zeros(2))
+    for optimizer in optimizers([parameter], True):
+        optimizer.step({parameter: torch.tensor([torch.nan, 1.0])})
+        assert all(average[0].isnan() for average in averages_of(optimizer))
+
+
 def test_a_fit_does_not_import_the_compiler_of_torch():
     code = (
         "import sys, numpy; from skvade import VaDEClusterer\n"

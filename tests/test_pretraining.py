@@ -302,3 +302,19 @@ def test_rounded_weights_do_not_outlive_their_step(tiny, X):
         for precision in ("float32", "bfloat16")
     )
     np.testing.assert_allclose(rounded, exact, rtol=0.05)
+
+
+@pytest.mark.parametrize("own, rate", [("auto", 0.02), (0.005, 0.005)])
+def test_the_rate_of_the_variational_one(tiny, X, monkeypatch, own, rate):
+    """That of the last stage, unless pretraining has one of its own."""
+    rates = []
+
+    class Watched(_pretraining.Adam):
+        def __init__(self, groups, fused):
+            rates.extend(rate for rate, _ in groups)
+            super().__init__(groups, fused)
+
+    monkeypatch.setattr(_pretraining, "Adam", Watched)
+    settings = {"pretrain_learning_rate_init": own, "learning_rate_init": 0.02}
+    pretrained(tiny(pretraining="vae", pretrain_max_iter=1, **settings), X)
+    assert rates == [rate]
