@@ -270,7 +270,8 @@ def test_parameters_of_no_embedding_are_warned_of(tiny, X):
 
 
 def test_parameters_of_no_pretraining_are_warned_of(tiny, X):
-    model = tiny(embedding=PCA(2), pretraining="vae")
+    given = {"pretraining": "vae", "pretrain_learning_rate_init": 0.01}
+    model = tiny(embedding=PCA(2), **given)
     message = "^pretraining and pretrain_learning_rate_init have no effect: an"
     with pytest.warns(UserWarning, match=message):
         model.fit(X)
