@@ -227,7 +227,7 @@ class Rows:
             stop = min(start + MOVED_AT_ONCE, n_rows)
             batch = every.take(np.arange(start, stop))
             x[start:stop], weight[start:stop] = batch.x, batch.weight
-            if observed is not None:
+            if observed is not None and batch.observed is not None:
                 observed[start:stop] = batch.observed
         resident = Batch(x, weight, torch.arange(n_rows), observed)
         return replace(self, resident=resident)

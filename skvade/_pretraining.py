@@ -151,7 +151,7 @@ def _variational(run: Run) -> None:
     parameters = [*encoder.parameters(), *decoder.parameters()]
     fused = run.rows.placement.fuses_optimizers
     rate, blame = run.plan.pretrain_learning_rate_init, _BLAME
-    if rate == "auto":
+    if isinstance(rate, str):
         rate, blame = run.plan.learning_rate_init, _BLAME_ADAM
     optimizer = Adam([(rate, parameters)], fused)
 
