@@ -153,6 +153,22 @@ def append(path, columns, row):
         writer.writerow(row)
 
 
+def study(options):
+    """Each run that the CSV does not hold yet, in a process of its own."""
+    processes = multiprocessing.get_context("spawn")
+    for dataset in options.datasets:
+        for seed in options.seeds:
+            for name in options.methods:
+                _, shown = build(name, dataset, 1, seed, options)
+                key = (dataset, name, repr(shown), str(seed))
+                if key in finished(options.results):
+                    continue
+                with processes.Pool(1) as pool:
+                    row = pool.apply(run, (name, dataset, seed, options))
+                append(options.results, COLUMNS, row)
+                print(row, flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("datasets", nargs="+", choices=list(DATASETS))
@@ -174,18 +190,7 @@ def main():
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--pictures", help="folder for a picture of generated rows")
     options = parser.parse_args()
-    processes = multiprocessing.get_context("spawn")
-    for dataset in options.datasets:
-        for seed in options.seeds:
-            for name in options.methods:
-                _, shown = build(name, dataset, 1, seed, options)
-                key = (dataset, name, repr(shown), str(seed))
-                if key in finished(options.results):
-                    continue
-                with processes.Pool(1) as pool:
-                    row = pool.apply(run, (name, dataset, seed, options))
-                append(options.results, COLUMNS, row)
-                print(row, flush=True)
+    study(options)
 
 
 if __name__ == "__main__":
