@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from torch import Generator, Tensor, nn
 
-from skvade._matrix import Standardization, equal_weights, gather, has_missing, pick
+from skvade._matrix import (
+    Standardization,
+    check_reach,
+    check_unit,
+    equal_weights,
+    gather,
+    has_missing,
+    pick,
+)
 from skvade._warnings import warn
 
 __all__ = [
@@ -192,6 +200,13 @@ class Rows:
     @property
     def weight(self) -> NDArray[np.float64]:
         return pick(self.weight_of_all, self.members)
+
+    def checked(self) -> Self:
+        """The same, or an error if the dtype of the networks can not hold them."""
+        holds = torch.finfo(self.placement.dtype)
+        check_unit(self.standardization, holds.tiny, holds.max)
+        check_reach(self.X, self.standardization, holds.max)
+        return self
 
     def whole(self) -> "Rows":
         """All rows of the matrix that these were taken from."""

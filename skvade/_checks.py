@@ -45,6 +45,16 @@ class _Numbers(Interval):
         return not isinstance(val, bool) and super().is_satisfied_by(val)
 
 
+class _Instance(HasMethods):
+    """An object with a method, not the class of such objects."""
+
+    def is_satisfied_by(self, val: Any) -> bool:
+        return not isinstance(val, type) and super().is_satisfied_by(val)
+
+    def __str__(self) -> str:
+        return f"{super().__str__()} (an instance, not a class)"
+
+
 _POSITIVE_INT = _Numbers(Integral, 1, None, closed="left")
 _NATURAL = _Numbers(Integral, 0, None, closed="left")
 _POSITIVE = _Numbers(Real, 0, None, closed="neither")
@@ -61,11 +71,11 @@ PARAMETER_CONSTRAINTS: dict[str, list] = {
     "pretraining": [StrOptions(set(PRETRAINING))],
     "pretrain_max_iter": [_NATURAL],
     "pretrain_learning_rate_init": [StrOptions({"auto"}), _POSITIVE],
-    "embedding": [HasMethods("fit_transform"), None],
+    "embedding": [_Instance("fit_transform"), None],
     "embedding_input": [StrOptions({"data", "autoencoder"})],
     "embedding_max_samples": [_POSITIVE_INT],
     "embedding_max_iter": [_POSITIVE_INT],
-    "init": [StrOptions(set(METHODS)), "array-like", HasMethods("fit_predict")],
+    "init": [StrOptions(set(METHODS)), "array-like", _Instance("fit_predict")],
     "n_init": [_POSITIVE_INT],
     "catch_up_max_iter": [_NATURAL],
     "responsibilities": [StrOptions({"expected", "sampled"})],
@@ -325,10 +335,12 @@ def check_rows(
     n_samples = int(np.count_nonzero(weight))
     n_out = n_held_out(estimator, n_samples)
     if n_samples - n_out < estimator.n_clusters:
+        fraction = f"validation_fraction={estimator.validation_fraction}"
         held_out = f" with {n_out} of them held out" if n_out else ""
         raise ValueError(
             f"n_samples={n_samples}{held_out} should be >= n_clusters="
-            f"{estimator.n_clusters}. Lower n_clusters or give more rows."
+            f"{estimator.n_clusters}. Lower n_clusters{f' or {fraction}' * bool(n_out)}"
+            ", or give more rows."
         )
     check_values(estimator, X)
     if warm:

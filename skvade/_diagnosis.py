@@ -17,6 +17,10 @@ __all__ = ["warn_of_result"]
 # Share of the largest entropy above which responsibilities say nothing.
 VAGUE = 0.9
 
+# Of the variance of the coordinates to imitate: above this share the encoder has not
+# found them. Where it does, it leaves less than a tenth of that.
+AWAY = 0.1
+
 # Places on the way from one component to another, as `have_valley` counts them. Where
 # every so many of them already show a valley, the others can not take it away.
 PLACES = np.linspace(-30, 30, 241)
@@ -89,6 +93,8 @@ WILD = 0.9  # of the variance in one direction: some rows may be far from all ot
 def warn_of_result(estimator: BaseEstimator, record: Record, warm: bool) -> None:
     """Say what one should know before trusting a fitted model."""
     _warn_of_pretraining(estimator, record.missed)
+    if record.embedding_loss_curve:
+        _warn_of_imitation(estimator, record.embedding_loss_curve[-1])
     _warn_of_empty_clusters(estimator)
     if record.vagueness > VAGUE:
         _warn_of_flat_responsibilities(record.vagueness)
@@ -117,6 +123,18 @@ def _warn_of_pretraining(estimator: BaseEstimator, missed: NDArray) -> None:
             f"what the first {first}, {missed.sum():.1%} of the variance. {advice} "
             f"{raised}pretrain_max_iter={estimator.pretrain_max_iter}, threefold to "
             "begin with.",
+            ConvergenceWarning,
+        )
+
+
+def _warn_of_imitation(estimator: BaseEstimator, away: float) -> None:
+    if away > AWAY:
+        warn(
+            f"The encoder does not reproduce the embedding: it leaves {away:.0%} of "
+            "the variance of the coordinates unexplained. The encoder sees X itself, "
+            "so scale the features, and look for wild values, before fit and not "
+            "within the transformer. If that is done, raise "
+            f"embedding_max_iter={estimator.embedding_max_iter}.",
             ConvergenceWarning,
         )
 

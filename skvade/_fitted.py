@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array, issparse
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import check_array, check_random_state
+from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import (
     _check_sample_weight,
     check_is_fitted,
@@ -56,6 +57,9 @@ class FittedVaDE(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
     millisecond and leaves nothing behind that could not be pickled. The mixins stand
     here because `set_output` wraps `transform` in the class that defines it.
     """
+
+    # What scikit-learn would take for metadata is the argument itself.
+    __metadata_request__inverse_transform = {"Z": UNUSED}
 
     # --- Clusters -------------------------------------------------------------------
 
@@ -404,7 +408,7 @@ class FittedVaDE(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         unit = [self._parameters[f"likelihood.{n}"] for n in Standardization._fields]
         location, scale, average = unit
         standard = Standardization(location, scale.item(), average)
-        return Rows.of(X, standard, placement, weight)
+        return Rows.of(X, standard, placement, weight).checked()
 
     def _validated(self, X: ArrayLike, *, reset: bool = False) -> NDArray | csr_array:
         rows: Any = validate_data(

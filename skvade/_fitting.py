@@ -72,7 +72,7 @@ def fresh_run(estimator: FittedVaDE, X: NDArray | csr_array, weight: NDArray) ->
     tally = Tally().add(weight)
     weight = in_unit(weight, tally.mean_weight)
     standard = Standardization.of(X, center, weight)
-    rows = Rows.of(X, standard, placement, weight).moved().weighty()
+    rows = Rows.of(X, standard, placement, weight).checked().moved().weighty()
     shape = architecture(estimator, X.shape[1])
     model = build({**shape, "bfloat16": placement.bfloat16}, rows, chance)
     n_out = n_held_out(estimator, len(rows))

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.random import RandomState
 from numpy.typing import NDArray
+from scipy.sparse import issparse
 from sklearn.base import BaseEstimator
 from torch import Tensor
 
@@ -25,12 +26,16 @@ from skvade._run import (
     epochs,
     report,
 )
+from skvade._warnings import noting
 
 __all__ = ["coordinates", "imitate"]
 
 # Of Adam at the start, from where it falls to zero in a straight line. The coordinates
 # are in a unit of their own, so the value does not depend on their scale.
 LEARNING_RATE = 3e-3
+
+# Coordinates whose largest is about one vary by more than this, or not at all.
+ROUNDING = 1e-14
 
 _BLAME = "embedding_max_iter={0.embedding_max_iter!r}"
 
@@ -46,26 +51,51 @@ def coordinates(
     Raises
     ------
     ValueError
-        If that is not up to `latent_dim` finite numbers per row.
+        If that is not up to `latent_dim` finite numbers per row, or the same for all.
     """
-    Z = np.asarray(seeded_clone(transformer, rng).fit_transform(X))
-    if Z.ndim != 2 or len(Z) != X.shape[0] or not 1 <= Z.shape[1] <= latent_dim:
+    Z = _transformed(transformer, X, latent_dim, rng)
+    # In a power of two near the largest, an exact change: squares do not overflow.
+    Z = np.ldexp(Z, -np.frexp(np.abs(Z).max())[1])
+    Z -= Z.mean(axis=0)
+    Z = np.pad(Z, ((0, 0), (0, latent_dim - Z.shape[1])))
+    spread = np.sqrt(np.square(Z).mean())
+    if spread < ROUNDING:
         raise ValueError(
-            f"embedding={transformer!r} gives coordinates of shape {Z.shape}, but "
-            f"latent_dim={latent_dim} needs {X.shape[0]} rows of at most {latent_dim} "
-            "columns. Set latent_dim to the number of columns that the transformer "
-            "gives, or more."
+            f"embedding={transformer!r} gives the same coordinates for all rows, so "
+            "there is nothing to imitate. Check the transformer on the same rows."
+        )
+    return Z / spread
+
+
+def _transformed(
+    transformer: BaseEstimator, X: Any, latent_dim: int, rng: RandomState
+) -> NDArray[np.float64]:
+    """Coordinates as the transformer gives them, if they are any."""
+    with noting(
+        f"This came from embedding={transformer!r}, which was given {X.shape[0]} rows "
+        f"of {X.shape[1]} columns: see embedding_input and embedding_max_samples."
+    ):
+        Z: Any = seeded_clone(transformer, rng).fit_transform(X)
+        Z = np.asarray(Z.toarray() if issparse(Z) else Z)
+    gives = f"embedding={transformer!r} gives coordinates"
+    if Z.ndim != 2 or len(Z) != X.shape[0] or not np.isrealobj(Z):
+        raise ValueError(
+            f"{gives} of shape {Z.shape} and type {Z.dtype}, but a row of real numbers "
+            f"is needed for each of the {X.shape[0]} rows that the transformer was "
+            "given. Check what its fit_transform returns."
+        )
+    if not 1 <= Z.shape[1] <= latent_dim:
+        raise ValueError(
+            f"{gives} of shape {Z.shape}, but latent_dim={latent_dim} takes at most "
+            f"{latent_dim} columns. Set latent_dim to the number of columns that the "
+            "transformer gives, or more."
         )
     Z = Z.astype(np.float64)
     if not np.isfinite(Z).all():
         raise ValueError(
-            f"embedding={transformer!r} gives coordinates that are not all finite. "
-            "Check the transformer on the same rows."
+            f"{gives} that are not all finite. Check the transformer on the same rows."
         )
-    Z -= Z.mean(axis=0)
-    Z = np.pad(Z, ((0, 0), (0, latent_dim - Z.shape[1])))
-    spread = np.sqrt(np.square(Z).mean())
-    return Z / spread if spread > 0 else Z
+    return Z
 
 
 def imitate(run: Run) -> None:

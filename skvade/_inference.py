@@ -193,8 +193,10 @@ def _average(model: VaDE, rows: Rows, answer: Callable[[Batch], Tensor]) -> Tens
     with torch.inference_mode(), rows.placement.alone(), _AlignedRows():
         for batch, n in rows.chunks(_chunk_size(model)):
             chunk = rows.subset(batch.positions[:n].numpy())
-            weight = torch.tensor(chunk.weight)
-            total = total + weight @ answer(batch)[:n]
+            weight, values = torch.tensor(chunk.weight), answer(batch)[:n]
+            if (chunk.weight == 0).any():  # of what is infinite, zero would be NaN
+                weight, values = weight[weight > 0], values[weight > 0]
+            total = total + weight @ values
             total_weight = total_weight + weight.sum()
     return total / total_weight
 
@@ -332,10 +334,11 @@ def importance_weighted_per_row(model: VaDE, rows: Rows, n_draws: int) -> NDArra
         x, _, _, observed = completed(model, batch)
         posterior = _exact_posterior(model, x)
         total = torch.tensor(-math.inf, dtype=torch.float64)
-        for z in (reparameterize(posterior, one) for one in noise):
+        for one in noise:
+            z = reparameterize(posterior, one)
             output = model.decoder(z.to(x.device, x.dtype))
             density = _exact(log_density(x, output, observed))
-            weight = log_importance_weights(density, posterior, prior, z)
+            weight = log_importance_weights(density, one, posterior, prior)
             total = torch.logaddexp(total, weight)
         return total - math.log(n_draws)
 

@@ -14,7 +14,9 @@ __all__ = [
     "Tally",
     "check_finite",
     "check_observed",
+    "check_reach",
     "check_sparse",
+    "check_unit",
     "equal_weights",
     "extent",
     "gather",
@@ -76,9 +78,10 @@ def has_missing(X: NDArray | csr_array) -> bool:
 
 def extent(X: NDArray | csr_array) -> tuple[float, float]:
     """Least and largest value."""
-    if issparse(X):
-        return X.min(), X.max()
-    return np.fmin.reduce(X, axis=None), np.fmax.reduce(X, axis=None)
+    least, most = X.min(), X.max()
+    if np.isnan(least):
+        return np.fmin.reduce(X, axis=None), np.fmax.reduce(X, axis=None)
+    return least, most
 
 
 def _some(numbers: list[int]) -> str:
@@ -96,13 +99,48 @@ def check_finite(X: NDArray | csr_array) -> None:
         If a value is infinite, in the words of scikit-learn.
     """
     values: Any = X.data if issparse(X) else X
-    least, most = (values.min(), values.max()) if values.size else (0, 0)
-    if np.isnan(least):
-        least, most = extent(values)
-    if np.isinf([least, most]).any():
+    if values.size and np.isinf(extent(values)).any():
         raise ValueError(
             "Input X contains infinity or a value too large for dtype"
             f"({values.dtype.name!r})."
+        )
+
+
+def check_unit(standard: "Standardization", least: float, most: float) -> None:
+    """Reject a unit that the arithmetic can not express.
+
+    Raises
+    ------
+    ValueError
+        If the scale, or an offset, is not from `least` to `most`.
+    """
+    offset = np.abs(standard.location).max()
+    if not (least <= standard.scale <= most and offset <= most):
+        raise ValueError(
+            f"X has averages up to {offset:.3g} and a standard deviation of "
+            f"{standard.scale * UNIT:.3g}, which is beyond what the arithmetic of the "
+            "networks can express. Look for wild values in X, or rescale it, for "
+            "instance with MaxAbsScaler."
+        )
+
+
+def check_reach(
+    X: NDArray | csr_array, standard: "Standardization", most: float
+) -> None:
+    """Reject rows so far out that the arithmetic can not hold their squares.
+
+    Raises
+    ------
+    ValueError
+        If a squared standardized value could exceed `most`.
+    """
+    farthest = max(map(abs, extent(X))) + np.abs(standard.location).max()
+    if not farthest / standard.scale <= np.sqrt(most):
+        raise ValueError(
+            f"X has values up to {max(map(abs, extent(X))):.3g}, but the rows that the "
+            f"model was fitted to vary by {standard.scale * UNIT:.3g}: the arithmetic "
+            "of the networks does not reach that far. Look for wild values in X, or "
+            "fit with precision='float64'."
         )
 
 
@@ -210,7 +248,8 @@ class Standardization(NamedTuple):
         squares = (
             w @ np.square(_deviations(x, average)).sum(1) for x, w in _chunks(X, weight)
         )
-        deviation = float(np.sqrt(sum(squares) / counts.sum()))
+        with np.errstate(over="ignore"):  # `check_unit` is told
+            deviation = float(np.sqrt(sum(squares) / counts.sum()))
         scale = deviation / UNIT if deviation > 0 else 1.0
         return cls(average if center else np.zeros_like(average), scale, average)
 

@@ -133,14 +133,17 @@ def elbo(
 
 
 def log_importance_weights(
-    log_likelihood: Tensor, posterior: Posterior, prior: MixturePrior, draws: Tensor
+    log_likelihood: Tensor, noise: Tensor, posterior: Posterior, prior: MixturePrior
 ) -> Tensor:
     """log p(x, z) - log q(z|x) at each draw of z, (S, B): the mean of exp is p(x).
+
+    `noise` is what the draws, at which `log_likelihood` was taken, were made of.
 
     The log of the mean over S draws is a bound that rises with S from what a single
     draw says of the ELBO, without q(c|x), to log p(x) (Burda et al., 2016, eq. 8).
     """
-    mean, log_variance = posterior
-    squares = (draws - mean).square() / log_variance.exp()
-    log_q = -0.5 * (squares + log_variance + LOG_2PI).sum(-1)
+    draws = reparameterize(posterior, noise)
+    # (z - m)^2 / v, also where v is too small for z to differ from m.
+    squares = noise.square()
+    log_q = -0.5 * (squares + posterior.log_variance + LOG_2PI).sum(-1)
     return log_likelihood + prior.log_joint(draws).logsumexp(-1) - log_q

@@ -9,6 +9,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from skvade._batching import in_bfloat16
+from skvade._warnings import noting
 
 __all__ = ["Factory", "OwnNetwork", "lend", "own_decoder", "own_encoder"]
 
@@ -131,7 +132,7 @@ def _build(name: str, factory: Factory, call: str, n_in: int, n_out: int) -> nn.
 
     It would carry what one fit learned into the next.
     """
-    with _noting(f"This came from {call}, with {name}={factory!r}."):
+    with noting(f"This came from {call}, with {name}={factory!r}."):
         network = deepcopy(factory(n_in, n_out))
         if not isinstance(network, nn.Module):
             raise TypeError(
@@ -145,7 +146,7 @@ def _build(name: str, factory: Factory, call: str, n_in: int, n_out: int) -> nn.
 def _try(network: nn.Module, call: str, n_in: int) -> tuple[int, ...]:
     """Shape of what a network gives for a few rows, which also makes lazy layers."""
     rows = torch.zeros(TRIED_ROWS, n_in, dtype=torch.float32, device="cpu")
-    with _noting(f"The module from {call} was tried on the shape {tuple(rows.shape)}."):
+    with noting(f"The module from {call} was tried on the shape {tuple(rows.shape)}."):
         answers = network(rows)
         if not isinstance(answers, Tensor):
             raise TypeError(
@@ -153,13 +154,3 @@ def _try(network: nn.Module, call: str, n_in: int) -> tuple[int, ...]:
                 f"{type(answers).__name__} instead."
             )
     return tuple(answers.shape)
-
-
-@contextmanager
-def _noting(note: str) -> Iterator[None]:
-    """Say on errors in the user's code how it was called."""
-    try:
-        yield
-    except Exception as error:
-        error.add_note(note)
-        raise

@@ -246,8 +246,10 @@ def _denoising_step(
         # What is missing is missing in the data only, not in what a layer gives.
         observed = None if len(below) else batch.observed
         errors = squared_error(x, pair(kept * x), observed)
-        # In the unit of standardized rows, whatever a layer makes of it.
-        scale = UNIT**2 / x.var().clamp_min(torch.finfo(x.dtype).tiny)
+        # In the unit of standardized rows, whatever a layer makes of it, if it varies.
+        variance = x.var(correction=0)
+        varies = variance > torch.finfo(x.dtype).eps * x.square().mean()
+        scale = torch.where(varies, UNIT**2 / variance, 1.0)
         loss = scale * (batch.weight * errors).mean()
         optimizer.descend(loss)
         return loss.detach().expand(1) * len(x)

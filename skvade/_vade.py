@@ -92,11 +92,11 @@ class VaDEClusterer(WatchedVaDE, StreamingVaDE, ClusterMixin, BaseEstimator):
         "vae" it is Adam's rate as it stands, and "auto" is `learning_rate_init`.
 
     embedding : transformer or None, default=None
-        An embedding for the encoder to imitate before the mixture is fitted, such as
-        ``TSNE()`` with `latent_dim` 2, or ``umap.UMAP(n_components=10, min_dist=0.0)``
-        (extra ``umap``): a clone of any transformer whose `fit_transform` gives at most
-        `latent_dim` columns; the other dimensions start at zero. Neighborhoods often
-        hold the groups better than an autoencoder does. The encoder can place new rows.
+        What the encoder learns to imitate before the mixture is fitted: ``TSNE()`` with
+        `latent_dim` 2, ``umap.UMAP(n_components=10, min_dist=0.0, n_jobs=1)`` (extra
+        ``umap``), or any transformer whose `fit_transform` gives at most `latent_dim`
+        columns; other dimensions start at zero. Neighborhoods often hold the groups
+        better. The encoder sees X: scale it before `fit`, not in the transformer.
 
     embedding_input : {"data", "autoencoder"}, default="data"
         What `embedding` sees: the rows of X, averages where entries are missing, and
@@ -189,7 +189,7 @@ class VaDEClusterer(WatchedVaDE, StreamingVaDE, ClusterMixin, BaseEstimator):
 
     random_state : int, RandomState instance or None, default=None
         Seed of the initial weights, of the order of the rows, of the draws of z and of
-        the initial mixture. No global generator is used.
+        the initial mixture. An int uses no global generator; None draws from NumPy's.
 
     verbose : int, default=0
         Print a line every `verbose` epochs.
@@ -410,7 +410,7 @@ class VaDEClusterer(WatchedVaDE, StreamingVaDE, ClusterMixin, BaseEstimator):
             (continue_training if warm else train)(run)
             adopt(self, run)
             run.task.end()
-        warn_of_result(self, run.record, warm)
+            warn_of_result(self, run.record, warm)
         return self
 
     def fit_predict(

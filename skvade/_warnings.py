@@ -1,9 +1,11 @@
-"""Warnings that point at the user's own line."""
+"""Warnings that point at the user's own line, and notes on errors of their code."""
 
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-__all__ = ["warn"]
+__all__ = ["noting", "warn"]
 
 # Who may stand between that line and the warning: `fit_predict` of ours, a pipeline, a
 # search, in processes or not.
@@ -23,3 +25,13 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
 
 def _package(names: dict) -> str:
     return names.get("__name__", "").partition(".")[0]
+
+
+@contextmanager
+def noting(note: str) -> Iterator[None]:
+    """Say on errors in the user's code how it was called."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(note)
+        raise

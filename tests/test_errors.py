@@ -7,6 +7,8 @@ import pytest
 import torch
 from numpy.testing import assert_array_equal
 from sklearn.cluster import AgglomerativeClustering
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.manifold import TSNE
 from sklearn.utils._param_validation import InvalidParameterError
 from torch import nn
 
@@ -46,11 +48,17 @@ WRONG = {
         f"a str among {{'auto'}} or {OF_POSITIVE}",
         [0, -1.0, "adaptive", None],
     ),
-    "embedding": ("an object implementing 'fit_transform'", ["umap", 3]),
+    "embedding": (
+        "an object implementing 'fit_transform'",
+        ["umap", 3, AgglomerativeClustering, TSNE],
+    ),
     "embedding_input": ("a str among {.*'data'", ["X", None]),
     "embedding_max_samples": (OF_POSITIVE_INT, [0, 0.5, None]),
     "embedding_max_iter": (OF_POSITIVE_INT, [0, 1.5]),
-    "init": ("a str among {.*'kmeans'.*array-like", ["k-means++", None, 3]),
+    "init": (
+        "a str among {.*'kmeans'.*array-like",
+        ["k-means++", None, 3, AgglomerativeClustering],
+    ),
     "n_init": (OF_POSITIVE_INT, [0, "auto"]),
     "catch_up_max_iter": (OF_NATURAL, [-1, 1.5]),
     "responsibilities": ("a str among {.*'expected'", ["exact", None]),
@@ -106,7 +114,10 @@ def test_fewer_rows_than_clusters(tiny, X):
 
 
 def test_fewer_rows_than_clusters_once_some_are_held_out(tiny, X):
-    message = r"n_samples=4 with 2 of them held out should be >= n_clusters=3"
+    message = (
+        r"n_samples=4 with 2 of them held out should be >= n_clusters=3\. "
+        r"Lower n_clusters or validation_fraction=0\.4"
+    )
     with pytest.raises(ValueError, match=message):
         tiny(early_stopping=True, validation_fraction=0.4).fit(X[:4])
 
@@ -138,6 +149,33 @@ def test_rows_that_are_not_finite(fitted, X, bad, method):
     X = np.where(np.arange(5) == 2, bad, X)
     with pytest.raises(ValueError, match="Input X contains infinity"):
         getattr(copy.deepcopy(fitted), method)(X)
+
+
+@pytest.mark.parametrize("factor", [1e38, 1e40, 1e200, 1e-40])
+def test_a_unit_that_float32_can_not_express(tiny, X, factor):
+    with pytest.raises(ValueError, match=r"X has averages up to .* or rescale it"):
+        tiny().fit(factor * X)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_unit_that_float64_can_express(tiny, X):
+    model = tiny(precision="float64").fit(1e40 * X)
+    assert_array_equal(model.labels_, tiny(precision="float64").fit(X).labels_)
+
+
+@pytest.mark.parametrize(
+    "method", ["predict", "predict_proba", "transform", "score_samples", "score"]
+)
+def test_rows_beyond_the_reach_of_float32(fitted, X, method):
+    with pytest.raises(ValueError, match=r"X has values up to .* Look for wild values"):
+        getattr(fitted, method)(1e40 * X)
+
+
+def test_rows_of_weight_zero_beyond_the_reach_of_float32(tiny, X):
+    """They get a label, and there is none."""
+    wild = np.vstack([X, np.full((1, 5), 1e30)])
+    with pytest.raises(ValueError, match=r"X has values up to 1e\+30"):
+        tiny().fit(wild, sample_weight=np.r_[np.ones(150), 0])
 
 
 def test_wrong_number_of_coordinates(fitted, X):
@@ -255,6 +293,15 @@ def test_fit_that_fails_leaves_the_fitted_state(tiny, X, X_new, change):
     for name in before.keys() - parameters.keys():
         assert vars(model)[name] is before[name]
     assert_array_equal(model.predict_proba(X), answers)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_warning_that_is_an_error_leaves_the_fitted_state(tiny, X):
+    model = tiny().fit(X)
+    means = model.means_
+    with pytest.raises(ConvergenceWarning, match="Raise max_iter"):
+        model.set_params(tol=0.1).fit(X)
+    assert model.means_ is means
 
 
 def test_fit_that_fails_leaves_an_unfitted_estimator(tiny, X):

@@ -112,6 +112,10 @@ def test_bernoulli_rows_are_expected_in_the_unit_interval(bernoulli, X_unit):
         assert rows.max() <= 1
 
 
+def test_the_points_to_decode_are_no_metadata():
+    assert not hasattr(VaDEClusterer(), "set_inverse_transform_request")
+
+
 def test_names_of_the_coordinates(fitted):
     names = fitted.get_feature_names_out()
     assert names.tolist() == ["vadeclusterer0", "vadeclusterer1"]

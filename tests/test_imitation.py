@@ -4,9 +4,11 @@ import pickle
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.datasets import load_digits, make_moons
 from sklearn.decomposition import PCA
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.manifold import TSNE, SpectralEmbedding
 from sklearn.metrics import adjusted_rand_score
 from sklearn.model_selection import GridSearchCV
@@ -40,6 +42,19 @@ class Spy(TransformerMixin, BaseEstimator):
         return 3 * X[:, : self.columns] + 7
 
 
+class Gives(TransformerMixin, BaseEstimator):
+    """The coordinates that it holds, whatever the rows are."""
+
+    def __init__(self, coordinates):
+        self.coordinates = coordinates
+
+    def fit(self, X, y=None):
+        return self
+
+    def fit_transform(self, X, y=None):
+        return self.coordinates
+
+
 @pytest.fixture
 def seen(monkeypatch):
     monkeypatch.setattr(Spy, "seen", [])
@@ -59,9 +74,23 @@ def test_coordinates_are_centered_and_of_average_variance_one(X, rng):
     np.testing.assert_allclose(Z / Z[0, 0], expected / expected[0, 0])
 
 
-def test_constant_coordinates_have_no_scale(rng):
-    pipeline = make_pipeline(StandardScaler(), Spy(2))
-    assert not coordinates(pipeline, np.ones((9, 4)), 2, rng).any()
+@pytest.mark.parametrize("value", [0.0, 0.1, 1e200])
+def test_the_same_coordinates_for_all_rows_are_rejected(rng, value):
+    with pytest.raises(ValueError, match="the same coordinates for all rows"):
+        coordinates(Gives(np.full((9, 2), value)), np.ones((9, 4)), 2, rng)
+
+
+@pytest.mark.parametrize("exponent", [-900, 900])
+def test_squares_of_coordinates_neither_vanish_nor_overflow(X, rng, exponent):
+    expected = coordinates(Gives(X[:, :2]), X, 2, rng)
+    actual = coordinates(Gives(np.ldexp(X[:, :2], exponent)), X, 2, rng)
+    np.testing.assert_array_equal(actual, expected)
+
+
+def test_sparse_coordinates_are_made_dense(X, rng):
+    Z = np.where(X > 0, X, 0)
+    expected = coordinates(Gives(Z), X, 5, rng)
+    np.testing.assert_array_equal(coordinates(Gives(csr_array(Z)), X, 5, rng), expected)
 
 
 def test_dimensions_without_a_coordinate_are_zero(X, rng):
@@ -109,6 +138,28 @@ def test_coordinates_of_another_shape_are_rejected(X, rng):
         coordinates(Spy(3), X, 2, rng)
 
 
+@pytest.mark.parametrize(
+    "given, shape",
+    [
+        (np.ones((149, 2)), r"\(149, 2\)"),
+        (np.ones(150), r"\(150,\)"),
+        (np.ones((150, 2), complex), r"\(150, 2\) and type complex128"),
+        (None, r"\(\) and type object"),
+    ],
+)
+def test_what_is_no_row_of_numbers_each_is_rejected(X, rng, given, shape):
+    message = f"shape {shape}.* each of the 150 rows .* its fit_transform returns"
+    with pytest.raises(ValueError, match=message):
+        coordinates(Gives(given), X, 2, rng)
+
+
+def test_an_error_of_the_transformer_says_where_it_came_from(tiny, X):
+    model = tiny(embedding=TSNE(), embedding_max_samples=20)
+    with pytest.raises(ValueError, match="perplexity") as caught:
+        model.fit(X)
+    assert "embedding=TSNE(), which was given 20 rows" in caught.value.__notes__[0]
+
+
 def test_coordinates_that_are_not_finite_are_rejected(X, rng):
     broken = np.where(np.arange(150) == 3, np.inf, X[:, 0])[:, None]
     with pytest.raises(ValueError, match="not all finite"):
@@ -122,6 +173,20 @@ def test_the_encoder_learns_the_coordinates(tiny, X):
     error = np.square(embed(run.model, run.rows) - Z).mean()
     assert error < 0.01
     assert run.record.embedding_loss_curve[-1] == pytest.approx(error, rel=0.5)
+
+
+def test_coordinates_that_the_encoder_can_not_see_warn(tiny, blobs):
+    """The transformer scales the features, so it finds what drowns in X itself."""
+    X, _ = blobs
+    noise = np.random.default_rng(0).normal(scale=1e4, size=(150, 1))
+    X = np.hstack([X, noise])
+    within = make_pipeline(StandardScaler(), PCA(2))
+    message = r"it leaves \d\d% .* before fit .* raise embedding_max_iter=100"
+    with pytest.warns(ConvergenceWarning, match=message):
+        tiny(embedding=within, embedding_max_iter=100).fit(X)
+    tiny(embedding=PCA(2), embedding_max_iter=100).fit(
+        StandardScaler().fit_transform(X)
+    )
 
 
 def test_the_decoder_learns_to_invert_it(tiny, X):
@@ -143,6 +208,7 @@ def test_the_decoder_does_not_move_the_encoder(tiny, X):
     np.testing.assert_array_equal(embedding(0.0), embedding(10.0))
 
 
+@pytest.mark.filterwarnings("ignore:The encoder does not reproduce")
 def test_data_is_shown_as_given(tiny, X, seen):
     model = tiny(embedding=Spy(), embedding_max_iter=4).fit(100 + X)
     ((shown, _),) = seen
@@ -150,6 +216,7 @@ def test_data_is_shown_as_given(tiny, X, seen):
     assert len(model.embedding_loss_curve_) == len(model.pretrain_loss_curve_) == 4
 
 
+@pytest.mark.filterwarnings("ignore:The encoder does not reproduce")
 def test_the_autoencoder_is_shown_where_asked_for(tiny, X, seen):
     parameters = {"embedding": Spy(), "embedding_max_iter": 4, "pretrain_max_iter": 6}
     model = tiny(embedding_input="autoencoder", **parameters).fit(X)

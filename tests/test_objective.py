@@ -315,9 +315,23 @@ def test_gradient_of_the_bound(make_prior, make_posterior, normal, sampled):
 
 def test_importance_weights_are_ratios_of_densities(make_prior, make_posterior, normal):
     prior, posterior, density = make_prior(), make_posterior(), normal(7, 5)
-    z = reparameterize(posterior, normal(7, 5, 3))
+    noise = normal(7, 5, 3)
+    z = reparameterize(posterior, noise)
     expected = (
         density + latent_mixture(prior).log_prob(z) - diagonal(*posterior).log_prob(z)
     )
-    actual = log_importance_weights(density, posterior, prior, z)
+    actual = log_importance_weights(density, noise, posterior, prior)
+    torch.testing.assert_close(actual, expected)
+
+
+def test_importance_weights_of_a_posterior_too_narrow_for_a_number(
+    make_prior, make_posterior, normal
+):
+    """The variance rounds to zero; its logarithm and the noise know more."""
+    prior, density, noise = make_prior(), normal(7, 5), normal(7, 5, 3)
+    mean, log_variance = make_posterior()
+    narrow = Posterior(mean, torch.full_like(log_variance, -2000.0))
+    log_q = Normal(0.0, 1.0).log_prob(noise).sum(-1) + 0.5 * 2000 * 3
+    expected = density + latent_mixture(prior).log_prob(mean) - log_q
+    actual = log_importance_weights(density, noise, narrow, prior)
     torch.testing.assert_close(actual, expected)

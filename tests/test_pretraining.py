@@ -249,6 +249,19 @@ def test_stacked_learns_one_pair_of_layers_at_a_time(tiny, X, monkeypatch):
     assert len(changed) == 40
 
 
+@pytest.mark.parametrize(
+    "rows, change",
+    [
+        (np.random.default_rng(0).normal(size=(40, 1)), {"batch_size": 1}),
+        (np.ones((40, 4)), {"likelihood": "bernoulli"}),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*clusters")
+def test_stacked_takes_batches_that_do_not_vary(tiny, rows, change):
+    model = tiny(pretraining="stacked", **change).fit(rows)
+    assert np.isfinite(model.lower_bound_)
+
+
 def test_stacked_masks_a_fifth_of_what_a_layer_sees(tiny, X):
     run = fresh_run(tiny(pretraining="stacked"), X, np.ones(len(X)))
     pair = nn.Sequential(nn.Linear(5, 5))

@@ -80,6 +80,17 @@ def test_rows_of_weight_zero_are_as_if_they_were_not_there(tiny, X, weight, chan
     assert_array_equal(model.labels_, model.predict(far))
 
 
+def test_rows_of_weight_zero_may_be_beyond_any_likelihood(tiny, X, weight):
+    """Their bound is minus infinity, of which zero times would be NaN."""
+    unit = Standardization.of(X, center=True, weight=weight).scale
+    wild = np.vstack([np.full((1, 5), 1.5e19 * unit), X])
+    weight = np.r_[0, weight]
+    model = tiny().fit(wild, sample_weight=weight)
+    assert model.score_samples(wild)[0] == -np.inf
+    assert model.lower_bound_ == tiny().fit(X, sample_weight=weight[1:]).lower_bound_
+    assert model.score(wild, sample_weight=weight) == model.lower_bound_
+
+
 def test_a_warm_start_passes_rows_of_weight_zero_by(tiny, X, weight):
     model, expected = tiny(warm_start=True).fit(X), tiny(warm_start=True).fit(X)
     absent = np.arange(len(X)) % 3 == 0

@@ -59,10 +59,11 @@ def check_image_shape(image_shape: Any, n_features: int) -> None:
     if image_shape is None:
         return
     shape = tuple(np.atleast_1d(image_shape))
-    if len(shape) not in (2, 3) or shape[2:] not in ((), (3,)):
+    are_counts = all(isinstance(n, Integral) and int(n) > 0 for n in shape)
+    if not are_counts or len(shape) not in (2, 3) or shape[2:] not in ((), (3,)):
         raise ValueError(
-            "image_shape must be (height, width), (height, width, 3) or None for "
-            f"profiles. Got {image_shape!r} instead."
+            "image_shape must be (height, width), (height, width, 3), of positive "
+            f"ints, or None for profiles. Got {image_shape!r} instead."
         )
     if math.prod(shape) != n_features:
         raise ValueError(

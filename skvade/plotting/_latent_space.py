@@ -41,6 +41,11 @@ def _project(Z: NDArray, projection: Any) -> _Plane:
         name = type(projection).__name__
     else:
         points, name = projection, "coordinate"
+    if isinstance(projection, str):
+        raise ValueError(
+            "projection must be a transformer, an array of two coordinates per row or "
+            f"None. Got {projection!r} instead."
+        )
     points = check_array(points, dtype=float, input_name="projection")
     if points.shape != (len(Z), 2):
         raise ValueError(

@@ -39,6 +39,7 @@ def test_a_stage_without_epochs_has_no_panel(tiny, X):
     assert ax.get_legend() is None
 
 
+@pytest.mark.filterwarnings("ignore:The encoder does not reproduce")
 def test_imitation_is_drawn_over_its_epochs(tiny, X):
     model = tiny(
         embedding=PCA(2), embedding_input="autoencoder", embedding_max_iter=4

@@ -119,7 +119,9 @@ def test_wrong_number_of_rows(display, fitted, X, n_samples):
         ((2, 3), r"image_shape=\(2, 3\) holds 6 values, .* n_features=5. Give"),
         (5, r"image_shape must be .* Got 5 instead"),
         ((5,), r"image_shape must be \(height, width\).* Got \(5,\) instead"),
-        ((1, 5, 2), r"\(height, width, 3\) .* Got \(1, 5, 2\) instead"),
+        ((1, 5, 2), r"\(height, width, 3\), .* Got \(1, 5, 2\) instead"),
+        ((-1, -5), r"of positive ints.* Got \(-1, -5\) instead"),
+        ((1.0, 5.0), r"of positive ints.* Got \(1.0, 5.0\) instead"),
     ],
 )
 def test_wrong_image_shape(display, fitted, X, image_shape, message):

@@ -136,3 +136,8 @@ def test_a_line_is_no_plane(tiny, X):
 def test_y_of_another_length(fitted, X):
     with pytest.raises(ValueError, match=r"inconsistent numbers of samples.*150, 7"):
         LatentSpaceDisplay.from_estimator(fitted, X, np.zeros(7))
+
+
+def test_the_name_of_a_projection_is_none(fitted_3d, X):
+    with pytest.raises(ValueError, match=r"projection must be .* Got 'pca' instead"):
+        LatentSpaceDisplay.from_estimator(fitted_3d, X, projection="pca")
