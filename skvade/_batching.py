@@ -202,10 +202,10 @@ class Rows:
         return pick(self.weight_of_all, self.members)
 
     def checked(self) -> Self:
-        """The same, or an error if the dtype of the networks can not hold them."""
+        """The same, or an error if the arithmetic of the networks can not hold them."""
         holds = torch.finfo(self.placement.dtype)
         check_unit(self.standardization, holds.tiny, holds.max)
-        check_reach(self.X, self.standardization, holds.max)
+        check_reach(self.X, self.standardization)
         return self
 
     def whole(self) -> "Rows":

@@ -121,6 +121,8 @@ def imitate(run: Run) -> None:
         record.embedding_loss_curve.append(away)
         record.pretrain_loss_curve.append(unexplained)
         report(run, "Imitation", record.embedding_loss_curve, "unexplained variance")
+    if not run.task.stopped:
+        record.away = record.embedding_loss_curve[-1]
 
 
 def _averaged(rows: Rows) -> Any:

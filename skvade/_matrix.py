@@ -32,6 +32,9 @@ FLOATS = (np.float64, np.float32)
 # [0, 1] have about this one, and on them the pretraining recipe was found.
 UNIT = 0.25
 
+# In the networks' unit: sums of products of larger numbers overflow in float32.
+REACH = 1e28
+
 # Values that are measured at a time, few enough for the cache.
 CHUNK_VALUES = 2**16
 
@@ -124,23 +127,21 @@ def check_unit(standard: "Standardization", least: float, most: float) -> None:
         )
 
 
-def check_reach(
-    X: NDArray | csr_array, standard: "Standardization", most: float
-) -> None:
-    """Reject rows so far out that the arithmetic can not hold their squares.
+def check_reach(X: NDArray | csr_array, standard: "Standardization") -> None:
+    """Reject rows so far out that answers for them would be NaN.
 
     Raises
     ------
     ValueError
-        If a squared standardized value could exceed `most`.
+        If a standardized value could exceed `REACH`.
     """
-    farthest = max(map(abs, extent(X))) + np.abs(standard.location).max()
-    if not farthest / standard.scale <= np.sqrt(most):
+    largest = max(map(abs, extent(X)))
+    offset = np.abs(standard.location).max()
+    if not (largest + offset) / standard.scale <= REACH:
         raise ValueError(
-            f"X has values up to {max(map(abs, extent(X))):.3g}, but the rows that the "
-            f"model was fitted to vary by {standard.scale * UNIT:.3g}: the arithmetic "
-            "of the networks does not reach that far. Look for wild values in X, or "
-            "fit with precision='float64'."
+            f"X has values up to {largest:.3g}, but the rows that the model is fitted "
+            f"to vary by {standard.scale * UNIT:.3g}: the arithmetic of the networks "
+            "does not reach that far. Look for wild values in X."
         )
 
 

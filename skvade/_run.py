@@ -90,6 +90,7 @@ class Record:
     # By pretraining: the fractions of the variance that leading directions explain.
     missed: NDArray = field(default_factory=lambda: np.zeros(0))
     embedding_loss_curve: list[float] = field(default_factory=list)
+    away: float = 0.0  # what the whole of imitation left of the coordinates' variance
     init_labels: NDArray | None = None
     loss_curve: list[float] = field(default_factory=list)
     lower_bounds: list[float] = field(default_factory=list)

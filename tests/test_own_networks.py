@@ -118,6 +118,7 @@ def test_a_convolutional_pair_learns_digits(own, likelihood, pretraining):
 
 
 @pytest.mark.filterwarnings("ignore:pretrain_.* has no effect")
+@pytest.mark.filterwarnings("ignore:The encoder does not reproduce")
 def test_rows_with_gaps_and_an_embedding_to_imitate(own, X):
     X = np.where(np.arange(X.size).reshape(X.shape) % 7 == 0, np.nan, X)
     model = own(embedding=PCA(2), embedding_max_iter=5).fit(X)
