@@ -23,6 +23,7 @@ from methods import METHODS, build
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from sklearn.mixture import GaussianMixture
+from sklearn.pipeline import Pipeline
 
 from skvade import VaDEClusterer, __version__
 from skvade.metrics import clustering_accuracy
@@ -68,11 +69,11 @@ def fitted(estimator, X, what):
     return labels, seconds
 
 
-def keep_coordinates(estimator, path):
-    """Have what `embedding` gives written to a file, if the estimator imitates one."""
-    embedding = getattr(estimator, "embedding", None)
+def keep_coordinates(model, path):
+    """Have what `embedding` gives written to a file, if the model imitates one."""
+    embedding = getattr(model, "embedding", None)
     if embedding is not None:
-        estimator.set_params(embedding=Kept(embedding, path))
+        model.set_params(embedding=Kept(embedding, path))
 
 
 def accuracy_of_embedding(path, y, seed):
@@ -87,13 +88,14 @@ def run(name, dataset, seed, options):
     """Fit once; the row of the CSV."""
     X, y = load(dataset, options.data)
     estimator, shown = build(name, dataset, len(np.unique(y)), seed, options)
+    model = estimator[-1] if isinstance(estimator, Pipeline) else estimator
     with tempfile.TemporaryDirectory() as folder:
         kept = Path(folder) / "coordinates.npy"
-        keep_coordinates(estimator, kept)
+        keep_coordinates(model, kept)
         labels, seconds = fitted(estimator, X, f"{name} on {dataset}, seed {seed}")
         embedding_accuracy = accuracy_of_embedding(kept, y, seed)
     if name == "AE + GaussianMixture":
-        labels = estimator.init_labels_
+        labels = model.init_labels_
     row = {
         "dataset": dataset,
         "n": len(X),
@@ -109,13 +111,13 @@ def run(name, dataset, seed, options):
         "version": __version__,
         "embedding_accuracy": embedding_accuracy,
     }
-    if isinstance(estimator, VaDEClusterer) and not name.startswith("AE +"):
-        row["init_accuracy"] = f"{clustering_accuracy(y, estimator.init_labels_):.4f}"
-        row["elbo"] = f"{estimator.lower_bound_:.4f}"
-        row["n_iter"] = estimator.n_iter_
+    if isinstance(model, VaDEClusterer) and not name.startswith("AE +"):
+        row["init_accuracy"] = f"{clustering_accuracy(y, model.init_labels_):.4f}"
+        row["elbo"] = f"{model.lower_bound_:.4f}"
+        row["n_iter"] = model.n_iter_
         if options.pictures:
             path = Path(options.pictures) / f"{dataset}_generated.png"
-            draw(estimator, path, seed)
+            draw(model, path, seed)
     return row
 
 

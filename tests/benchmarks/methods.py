@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 from sklearn.cluster import KMeans
-from sklearn.decomposition import PCA
+from sklearn.decomposition import PCA, TruncatedSVD
 from sklearn.manifold import TSNE
 from sklearn.mixture import GaussianMixture
 from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import Normalizer
 
 from skvade import VaDEClusterer
 
@@ -182,6 +183,27 @@ def _clustpy(dataset, k, seed, options):
     return Peer(options.peer, **settings), shown
 
 
+def _after_pca(n_components, method):
+    """A method that sees principal components, for which there is no recipe."""
+
+    def build(dataset, k, seed, options):
+        estimator, shown = method(None, k, seed, options)
+        return make_pipeline(PCA(n_components, random_state=seed), estimator), shown
+
+    return build
+
+
+def _after_lsa(n_components, method):
+    """The same of latent semantic analysis, where the direction of a row counts."""
+
+    def build(dataset, k, seed, options):
+        estimator, shown = method(None, k, seed, options)
+        components = TruncatedSVD(n_components, random_state=seed)
+        return make_pipeline(components, Normalizer(), estimator), shown
+
+    return build
+
+
 METHODS = {
     "k-means": _k_means,
     "GaussianMixture": _mixture,
@@ -192,6 +214,15 @@ METHODS = {
     "skvade": _vade,
     "skvade of t-SNE": _vade_of_tsne,
     "skvade of UMAP": _vade_of_umap,
+    "PCA(20) + k-means": _after_pca(20, _k_means),
+    "PCA(20) + skvade": _after_pca(20, _vade),
+    "PCA(20) + skvade of UMAP": _after_pca(20, _vade_of_umap),
+    "LSA(20) + k-means": _after_lsa(20, _k_means),
+    "LSA(20) + skvade": _after_lsa(20, _vade),
+    "LSA(100) + k-means": _after_lsa(100, _k_means),
+    "LSA(100) + GaussianMixture": _after_lsa(100, _mixture),
+    "LSA(100) + skvade": _after_lsa(100, _vade),
+    "LSA(100) + skvade of UMAP": _after_lsa(100, _vade_of_umap),
     "ClustPy VaDE": _clustpy,
 }
 

@@ -44,7 +44,7 @@ def grouped(path, *keys):
 
 def special(row):
     """What differs from the recipe of the data set, or from the defaults."""
-    if not row["method"].startswith("skvade"):
+    if "skvade" not in row["method"]:
         return ""
     defaults = VaDEClusterer().get_params()
     unchanged = argparse.Namespace(change={})
