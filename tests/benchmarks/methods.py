@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from sklearn.base import clone
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA, TruncatedSVD
 from sklearn.manifold import TSNE
@@ -84,6 +85,13 @@ def _umap(dataset):
     return make_pipeline(PCA(N_COMPONENTS), umap) if dataset in WIDE else umap
 
 
+def _seeded(transformer, seed):
+    """A clone, every seed of which is this one."""
+    transformer = clone(transformer)
+    seeds = [name for name in transformer.get_params() if name.endswith("random_state")]
+    return transformer.set_params(**dict.fromkeys(seeds, seed))
+
+
 def peer(python, X, **settings):
     """What ClustPy's VaDE took and found, fitted by an interpreter of its own."""
     script = Path(__file__).with_name("clustpy_vade.py")
@@ -125,9 +133,7 @@ def _pca_mixture(dataset, k, seed, options):
 
 def _umap_mixture(dataset, k, seed, options):
     mixture = GaussianMixture(k, random_state=seed)
-    umap = _umap(dataset)
-    seeds = [name for name in umap.get_params() if name.endswith("random_state")]
-    umap.set_params(**dict.fromkeys(seeds, seed))
+    umap = _seeded(_umap(dataset), seed)
     shown = {"n_components": 10, "min_dist": 0.0}
     if dataset in WIDE:
         shown["principal_components"] = N_COMPONENTS
@@ -183,25 +189,19 @@ def _clustpy(dataset, k, seed, options):
     return Peer(options.peer, **settings), shown
 
 
-def _after_pca(n_components, method):
-    """A method that sees principal components, for which there is no recipe."""
+def _after(components, method):
+    """A method that sees leading components, for which there is no recipe."""
 
     def build(dataset, k, seed, options):
         estimator, shown = method(None, k, seed, options)
-        return make_pipeline(PCA(n_components, random_state=seed), estimator), shown
+        return make_pipeline(_seeded(components, seed), estimator), shown
 
     return build
 
 
-def _after_lsa(n_components, method):
-    """The same of latent semantic analysis, where the direction of a row counts."""
-
-    def build(dataset, k, seed, options):
-        estimator, shown = method(None, k, seed, options)
-        components = TruncatedSVD(n_components, random_state=seed)
-        return make_pipeline(components, Normalizer(), estimator), shown
-
-    return build
+def _lsa(n_components):
+    """Latent semantic analysis, where the direction of a document counts."""
+    return make_pipeline(TruncatedSVD(n_components), Normalizer())
 
 
 METHODS = {
@@ -214,15 +214,18 @@ METHODS = {
     "skvade": _vade,
     "skvade of t-SNE": _vade_of_tsne,
     "skvade of UMAP": _vade_of_umap,
-    "PCA(20) + k-means": _after_pca(20, _k_means),
-    "PCA(20) + skvade": _after_pca(20, _vade),
-    "PCA(20) + skvade of UMAP": _after_pca(20, _vade_of_umap),
-    "LSA(20) + k-means": _after_lsa(20, _k_means),
-    "LSA(20) + skvade": _after_lsa(20, _vade),
-    "LSA(100) + k-means": _after_lsa(100, _k_means),
-    "LSA(100) + GaussianMixture": _after_lsa(100, _mixture),
-    "LSA(100) + skvade": _after_lsa(100, _vade),
-    "LSA(100) + skvade of UMAP": _after_lsa(100, _vade_of_umap),
+    "PCA(20) + k-means": _after(PCA(20), _k_means),
+    "PCA(20) + skvade": _after(PCA(20), _vade),
+    "PCA(20) + skvade of UMAP": _after(PCA(20), _vade_of_umap),
+    "PCA(50) + skvade": _after(PCA(50), _vade),
+    "LSA(20) + k-means": _after(_lsa(20), _k_means),
+    "LSA(20) + skvade": _after(_lsa(20), _vade),
+    "LSA(20) + skvade of UMAP": _after(_lsa(20), _vade_of_umap),
+    "LSA(50) + skvade": _after(_lsa(50), _vade),
+    "LSA(100) + k-means": _after(_lsa(100), _k_means),
+    "LSA(100) + GaussianMixture": _after(_lsa(100), _mixture),
+    "LSA(100) + skvade": _after(_lsa(100), _vade),
+    "LSA(100) + skvade of UMAP": _after(_lsa(100), _vade_of_umap),
     "ClustPy VaDE": _clustpy,
 }
 
