@@ -120,8 +120,8 @@ for name, labels in found.items():
     print(f"adjusted Rand index {adjusted_rand_score(topic, labels):.3f}")
 
 # %%
-# k-means does better throughout, if only slightly but for the hundred dimensions, and is
-# quicker. What it does not give is a probability of each cluster, and a density of
+# k-means does better throughout, if only slightly but for the hundred dimensions, and
+# is quicker. What it does not give is a probability of each cluster, and a density of
 # documents. Twenty dimensions hold the topics no worse than the words do. A hundred are
 # too many for 1,500 documents: k-means passes over those that are chance, a density
 # describes them, too. Of thousands of real news a hundred do as well as twenty:
