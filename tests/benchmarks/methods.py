@@ -30,8 +30,8 @@ IMAGES = {
     "max_iter": 20,
     "tol": 0,
 }
-# Of clothes, a variational autoencoder tells the classes better, and a mixture with full
-# covariances finds them; the joint training goes on with the same bound.
+# A variational autoencoder tells clothes apart better, a mixture with full covariances
+# finds them there, and the joint training goes on with the same bound.
 CLOTHES = {
     **IMAGES,
     "pretraining": "vae",
