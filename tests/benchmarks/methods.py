@@ -30,8 +30,8 @@ IMAGES = {
     "max_iter": 20,
     "tol": 0,
 }
-# A variational autoencoder tells clothes apart better, a mixture with full covariances
-# finds them there, and the joint training goes on with the same bound.
+# A variational autoencoder tells clothes apart better, and a mixture with full
+# covariances finds them there. The latent terms keep their weight of pretraining.
 CLOTHES = {
     **IMAGES,
     "pretraining": "vae",
