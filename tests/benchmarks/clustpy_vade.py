@@ -40,7 +40,7 @@ class HollowTorchvision(MetaPathFinder, Loader):
         pass
 
 
-sys.meta_path.append(HollowTorchvision())
+sys.meta_path.insert(0, HollowTorchvision())  # before one that does not fit torch
 
 epoch_times = []  # a list of time stamps per call of trange: pretraining, clustering
 

@@ -178,15 +178,14 @@ def _vade_of_tsne(dataset, k, seed, options):
 
 
 def _clustpy(dataset, k, seed, options):
-    """The network of our recipe, 50 epochs for each of the two stages."""
+    """The network and epochs of our recipe; 50 a stage where it names none."""
+    recipe = RECIPES.get(dataset, {})
     settings = {
         "n_clusters": k,
-        "hidden_layer_sizes": RECIPES.get(dataset, {}).get(
-            "hidden_layer_sizes", (128, 64)
-        ),
+        "hidden_layer_sizes": recipe.get("hidden_layer_sizes", (128, 64)),
         "batch_size": 256,
-        "pretrain_epochs": 50,
-        "epochs": 50,
+        "pretrain_epochs": recipe.get("pretrain_max_iter", 50),
+        "epochs": recipe.get("max_iter", 50),
         "threads": 1,
         "seed": seed,
     }
