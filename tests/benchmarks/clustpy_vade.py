@@ -2,9 +2,9 @@
 
     PEER_PYTHON tests/benchmarks/clustpy_vade.py SETTINGS
 
-`speed.py` calls it with the interpreter of an environment that holds ClustPy. SETTINGS
-is JSON; what comes out is a line of JSON. ClustPy imports torchvision for its data sets
-alone, so an empty module stands in for it.
+`peer` in `methods.py` calls it with the interpreter of an environment that holds
+ClustPy. SETTINGS is JSON; what comes out is a line of JSON. ClustPy imports torchvision
+for its data sets alone, so an empty module stands in for it.
 """
 
 import json
