@@ -144,8 +144,8 @@ def start_mixture(run: Run) -> None:
 def catch_up(run: Run) -> None:
     """Train the new parts, variance head and decoder, while all else is frozen.
 
-    A decoder that does not yet speak the likelihood, or a variance head that says
-    anything, would throw the embedding away with its first gradients.
+    The first gradients of a decoder that does not yet speak the likelihood, or of a
+    variance head that says anything, could throw the embedding away.
     """
     encoder, decoder = run.model.encoder, run.model.decoder
     unexplained = [1.0, *run.record.pretrain_loss_curve][-1]
