@@ -125,7 +125,7 @@ class VaDEClusterer(WatchedVaDE, StreamingVaDE, ClusterMixin, BaseEstimator):
 
     catch_up_max_iter : int, default=3
         Epochs in which only the decoder and the variances of the posterior learn, so
-        that their first gradients do not destroy the pretrained embedding.
+        that their first gradients cannot pull at the pretrained embedding.
 
     responsibilities : {"expected", "sampled"}, default="expected"
         How q(c|x) is found. "expected" is the exact maximizer of the bound. "sampled"

@@ -188,9 +188,7 @@ def main():
         default={},
         help="parameters of skvade that differ from the recipe, as a dict",
     )
-    parser.add_argument(
-        "--peer", help="Python of an environment with ClustPy: see clustpy_vade.py"
-    )
+    parser.add_argument("--peer", help="Python with ClustPy: see clustpy_vade.py")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--pictures", help="folder for a picture of generated rows")
     options = parser.parse_args()

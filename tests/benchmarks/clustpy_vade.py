@@ -2,11 +2,9 @@
 
     PEER_PYTHON tests/benchmarks/clustpy_vade.py SETTINGS
 
-Its environment is built by `pip install -c tests/constraints.txt clustpy==0.0.3 torch`;
-`--peer` of the benchmarks is the path of the interpreter there.
-
-`peer` in `methods.py` calls it with the interpreter of an environment that holds
-ClustPy. SETTINGS is JSON; what comes out is a line of JSON. ClustPy imports torchvision
+`pip install -c tests/constraints.txt clustpy==0.0.3 torch` builds the environment, and
+`--peer` of the benchmarks is the path of its interpreter, which `peer` in `methods.py`
+calls. SETTINGS is JSON; what comes out is a line of JSON. ClustPy imports torchvision
 for its data sets alone, so an empty module stands in for it.
 """
 

@@ -427,9 +427,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("measures", nargs="+", choices=sorted(MEASURES))
     parser.add_argument("--data", help="folder of the .npz files")
-    parser.add_argument(
-        "--peer", help="Python of an environment with ClustPy: see clustpy_vade.py"
-    )
+    parser.add_argument("--peer", help="Python with ClustPy: see clustpy_vade.py")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
