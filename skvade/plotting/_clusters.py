@@ -11,7 +11,6 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 
-from skvade.plotting._checks import check_has, check_image_shape, check_n_samples
 from skvade.plotting._drawing import (
     draw_images,
     draw_profile,
@@ -19,14 +18,25 @@ from skvade.plotting._drawing import (
     panels,
     profile_panels,
 )
-from skvade.plotting._rows import as_array, choose
+from skvade.plotting._indexing import safe_indexing, to_dense
+from skvade.plotting._validation import (
+    check_fitted_attributes,
+    check_image_shape,
+    check_n_samples,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = ["ClusterSamplesDisplay"]
 
-_READ = ["cluster_centers_", "means_", "covariances_", "labels_", "inverse_transform"]
+_REQUIRED_ATTRIBUTES = [
+    "cluster_centers_",
+    "means_",
+    "covariances_",
+    "labels_",
+    "inverse_transform",
+]
 
 
 def _generated(
@@ -52,7 +62,7 @@ def _chosen(
     chosen = []
     for cluster in range(len(estimator.means_)):
         members = rng.permutation(np.flatnonzero(labels == cluster))[:n_samples]
-        chosen.append(as_array(choose(X, members)))
+        chosen.append(to_dense(safe_indexing(X, members)))
     return chosen
 
 
@@ -166,7 +176,7 @@ class ClusterSamplesDisplay:
         ValueError
             If `n_samples` is below 1 or `image_shape` does not fit the features.
         """
-        check_has(estimator, _READ, cls.__name__)
+        check_fitted_attributes(estimator, _REQUIRED_ATTRIBUTES, cls.__name__)
         check_n_samples(n_samples)
         check_image_shape(image_shape, estimator.n_features_in_)
         rng = check_random_state(random_state)

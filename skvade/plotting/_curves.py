@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from sklearn.base import BaseEstimator
 
-from skvade.plotting._checks import check_has
 from skvade.plotting._drawing import BLUE, ORANGE, draw_curve, panels
+from skvade.plotting._validation import check_fitted_attributes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = ["TrainingCurveDisplay"]
 
-_READ = [
+_REQUIRED_ATTRIBUTES = [
     "pretrain_loss_curve_",
     "embedding_loss_curve_",
     "lower_bounds_",
@@ -120,8 +120,10 @@ class TrainingCurveDisplay:
         TypeError
             If the estimator has no such curves.
         """
-        check_has(estimator, _READ, cls.__name__)
-        display = cls(**{name[:-1]: getattr(estimator, name) for name in _READ})
+        check_fitted_attributes(estimator, _REQUIRED_ATTRIBUTES, cls.__name__)
+        display = cls(
+            **{name[:-1]: getattr(estimator, name) for name in _REQUIRED_ATTRIBUTES}
+        )
         return display.plot(ax=ax)
 
     def plot(self, *, ax: Axes | Sequence[Axes] | None = None) -> Self:

@@ -11,8 +11,8 @@ from sklearn.decomposition import PCA
 from sklearn.utils import check_array, check_consistent_length, column_or_1d
 from sklearn.utils.multiclass import type_of_target
 
-from skvade.plotting._checks import check_has
 from skvade.plotting._drawing import mark, single_panel
+from skvade.plotting._validation import check_fitted_attributes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -199,7 +199,9 @@ class LatentSpaceDisplay:
             If `y` does not fit the rows, or `projection` does not give two coordinates
             per row.
         """
-        check_has(estimator, ["transform", "means_", "covariances_"], cls.__name__)
+        check_fitted_attributes(
+            estimator, ["transform", "means_", "covariances_"], cls.__name__
+        )
         Z = np.asarray(estimator.transform(X), dtype=float)
         groups = estimator.predict(X) if y is None else column_or_1d(y)
         check_consistent_length(Z, groups)

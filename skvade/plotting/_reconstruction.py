@@ -12,7 +12,6 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import _num_samples
 
-from skvade.plotting._checks import check_has, check_image_shape, check_n_samples
 from skvade.plotting._drawing import (
     BLUE,
     ORANGE,
@@ -21,7 +20,12 @@ from skvade.plotting._drawing import (
     panels,
     profile_panels,
 )
-from skvade.plotting._rows import as_array, choose
+from skvade.plotting._indexing import safe_indexing, to_dense
+from skvade.plotting._validation import (
+    check_fitted_attributes,
+    check_image_shape,
+    check_n_samples,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -133,16 +137,18 @@ class ReconstructionDisplay:
         ValueError
             If `n_samples` is below 1 or `image_shape` does not fit the features.
         """
-        check_has(estimator, ["reconstruct", "n_features_in_"], cls.__name__)
+        check_fitted_attributes(
+            estimator, ["reconstruct", "n_features_in_"], cls.__name__
+        )
         check_n_samples(n_samples)
         check_image_shape(image_shape, estimator.n_features_in_)
         n_rows = _num_samples(X)
         if n_rows > n_samples:
             rng = check_random_state(random_state)
-            X = choose(X, rng.choice(n_rows, n_samples, replace=False))
+            X = safe_indexing(X, rng.choice(n_rows, n_samples, replace=False))
         return cls(
             X_reconstructed=np.asarray(estimator.reconstruct(X)),
-            X=as_array(X),
+            X=to_dense(X),
             image_shape=image_shape,
             feature_names=getattr(estimator, "feature_names_in_", None),
         ).plot(ax=ax)

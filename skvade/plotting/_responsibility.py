@@ -11,8 +11,8 @@ from scipy.special import entr
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_array
 
-from skvade.plotting._checks import check_has
 from skvade.plotting._drawing import BLUE, panels, show_integers
+from skvade.plotting._validation import check_fitted_attributes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -96,7 +96,7 @@ class ResponsibilityDisplay:
         TypeError
             If the estimator has no `predict_proba`.
         """
-        check_has(estimator, ["predict_proba"], cls.__name__)
+        check_fitted_attributes(estimator, ["predict_proba"], cls.__name__)
         return cls.from_predictions(estimator.predict_proba(X), ax=ax)
 
     @classmethod

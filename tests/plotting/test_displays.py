@@ -70,7 +70,10 @@ def test_needs_a_fitted_estimator(display, X):
 @all_displays
 def test_needs_an_estimator_with_what_it_shows(display, X):
     model = make_pipeline(StandardScaler(), KMeans(3, n_init=1)).fit(X)
-    message = f"{display.__name__} reads '.*' .* Got a Pipeline, .* give its last step"
+    message = (
+        rf"{display.__name__} requires an estimator with the attribute '.*'\. "
+        "Got a Pipeline, .* of a Pipeline, pass the last step"
+    )
     with pytest.raises(TypeError, match=message):
         display.from_estimator(*DISPLAYS[display](model, X))
 
@@ -116,7 +119,7 @@ def test_wrong_number_of_rows(display, fitted, X, n_samples):
 @pytest.mark.parametrize(
     "image_shape, message",
     [
-        ((2, 3), r"image_shape=\(2, 3\) holds 6 values, .* n_features=5. Give"),
+        ((2, 3), r"image_shape=\(2, 3\) holds 6 values, .* n_features=5. Pass"),
         (5, r"image_shape must be .* Got 5 instead"),
         ((5,), r"image_shape must be \(height, width\).* Got \(5,\) instead"),
         ((1, 5, 2), r"\(height, width, 3\), .* Got \(1, 5, 2\) instead"),
