@@ -11,12 +11,12 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 
-from skvade.plotting._drawing import (
-    draw_images,
-    draw_profile,
-    mark,
-    panels,
-    profile_panels,
+from skvade.plotting._axes import (
+    get_color_and_marker,
+    make_axes,
+    make_profile_axes,
+    plot_images,
+    plot_profiles,
 )
 from skvade.plotting._indexing import safe_indexing, to_dense
 from skvade.plotting._validation import (
@@ -227,7 +227,7 @@ class ClusterSamplesDisplay:
         n_clusters, n_features = self.centers.shape
         n_samples = max(len(rows) for rows in self.samples)
         figsize = (0.5 * n_samples + 2.5, min(0.5 * n_clusters + 1, 30))
-        self.ax_ = panels(ax, type(self).__name__, 1, n_columns=1, figsize=figsize)
+        self.ax_ = make_axes(ax, type(self).__name__, 1, n_columns=1, figsize=figsize)
         grid = np.full((n_clusters, 1 + n_samples, n_features), np.nan)
         grid[:, 0] = self.centers
         for cluster, rows in enumerate(self.samples):
@@ -236,7 +236,7 @@ class ClusterSamplesDisplay:
         low, high = np.percentile(self.centers, [1, 99])
         images = grid.reshape(*grid.shape[:2], *shape)
         panel = self.ax_[0]
-        columns, rows = draw_images(panel, images, (low, high))
+        columns, rows = plot_images(panel, images, low, high)
         panel.axvline(columns[:2].mean(), color="black", linewidth=1)
         panel.set_yticks(rows, map(self._name, range(n_clusters)))
         panel.set_xticks(
@@ -249,13 +249,13 @@ class ClusterSamplesDisplay:
         name = type(self).__name__
         n_panels, n_features = self.centers.shape
         names = self.feature_names
-        self.ax_ = profile_panels(ax, name, n_panels, n_features, names)
+        self.ax_ = make_profile_axes(ax, name, n_panels, n_features, names)
         thin: dict[str, Any] = {"color": "0.6", "linewidth": 0.7}
         for cluster, panel in enumerate(self.ax_):
-            color, _ = mark(cluster)
-            draw_profile(panel, self.samples[cluster], names, **thin)
+            color, _ = get_color_and_marker(cluster)
+            plot_profiles(panel, self.samples[cluster], names, **thin)
             thick: dict[str, Any] = {"color": color, "linewidth": 2.5}
-            draw_profile(panel, self.centers[cluster], names, **thick)
+            plot_profiles(panel, self.centers[cluster], names, **thick)
             panel.set_title(self._name(cluster), fontsize="medium")
 
     def _name(self, cluster: int) -> str:

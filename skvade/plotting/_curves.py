@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from sklearn.base import BaseEstimator
 
-from skvade.plotting._drawing import BLUE, ORANGE, draw_curve, panels
+from skvade.plotting._axes import BLUE, ORANGE, make_axes, plot_curve
 from skvade.plotting._validation import check_fitted_attributes
 
 if TYPE_CHECKING:
@@ -156,37 +156,37 @@ class TrainingCurveDisplay:
         drawn = [draw for draw, curve in drawings if len(curve)]
         n, name = len(drawn), type(self).__name__
         figsize = (4 * min(n, 2), 3.2 * ((n + 1) // 2))
-        self.ax_ = panels(ax, name, n, n_columns=min(n, 2), figsize=figsize)
+        self.ax_ = make_axes(ax, name, n, n_columns=min(n, 2), figsize=figsize)
         for draw, panel in zip(drawn, self.ax_, strict=True):
             draw(panel)
         self.figure_ = self.ax_[0].figure
         return self
 
     def _draw_pretraining(self, ax: Axes) -> None:
-        draw_curve(ax, self.pretrain_loss_curve, color=BLUE, label="X")
+        plot_curve(ax, self.pretrain_loss_curve, color=BLUE, label="X")
         ax.set(title="Pretraining", ylabel="unexplained fraction of variance")
         ax.set_ylim(bottom=0)
         if len(self.embedding_loss_curve):
             first = 1 + len(self.pretrain_loss_curve) - len(self.embedding_loss_curve)
             style: dict[str, Any] = {"color": ORANGE, "linestyle": "--"}
-            style.update(first=first, label="coordinates")
-            draw_curve(ax, self.embedding_loss_curve, **style)
+            style.update(first_epoch=first, label="coordinates")
+            plot_curve(ax, self.embedding_loss_curve, **style)
             ax.legend()
 
     def _draw_bound(self, ax: Axes) -> None:
-        draw_curve(ax, self.lower_bounds, color=BLUE, label="training rows")
+        plot_curve(ax, self.lower_bounds, color=BLUE, label="training rows")
         ax.set(title="Evidence lower bound", ylabel="nats per row")
         if len(self.validation_scores):
             style: dict[str, Any] = {"color": ORANGE, "linestyle": "--"}
             style.update(label="held-out rows")
-            draw_curve(ax, self.validation_scores, **style)
+            plot_curve(ax, self.validation_scores, **style)
             ax.legend()
 
     def _draw_reconstruction(self, ax: Axes) -> None:
-        draw_curve(ax, self.reconstruction_terms, color=BLUE)
+        plot_curve(ax, self.reconstruction_terms, color=BLUE)
         ax.set(title="Its part: reconstruction", ylabel="nats per row")
 
     def _draw_latent(self, ax: Axes) -> None:
         latent = np.subtract(self.lower_bounds, self.reconstruction_terms).tolist()
-        draw_curve(ax, latent, color=BLUE)
+        plot_curve(ax, latent, color=BLUE)
         ax.set(title="Its part: latent terms", ylabel="nats per row")

@@ -11,7 +11,7 @@ from sklearn.decomposition import PCA
 from sklearn.utils import check_array, check_consistent_length, column_or_1d
 from sklearn.utils.multiclass import type_of_target
 
-from skvade.plotting._drawing import mark, single_panel
+from skvade.plotting._axes import get_color_and_marker, make_axes
 from skvade.plotting._validation import check_fitted_attributes
 
 if TYPE_CHECKING:
@@ -242,7 +242,9 @@ class LatentSpaceDisplay:
         ValueError
             If more than one Axes is given.
         """
-        self.ax_ = single_panel(ax, type(self).__name__, figsize=(6.4, 4.8))
+        (self.ax_,) = make_axes(
+            ax, type(self).__name__, 1, n_columns=1, figsize=(6.4, 4.8)
+        )
         self.figure_ = self.ax_.figure
         is_continuous = type_of_target(self.groups) == "continuous"
         draw = self._draw_values if is_continuous else self._draw_groups
@@ -262,7 +264,7 @@ class LatentSpaceDisplay:
     def _draw_groups(self, size: float) -> None:
         names = np.unique(self.groups)
         for index, name in enumerate(names):
-            color, marker = mark(index)
+            color, marker = get_color_and_marker(index)
             members = self.points[self.groups == name]
             style: dict[str, Any] = {"marker": marker, "linewidth": 0, "s": size}
             style.update(label=str(name), color=color, alpha=0.6)

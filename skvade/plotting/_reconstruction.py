@@ -12,13 +12,13 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import _num_samples
 
-from skvade.plotting._drawing import (
+from skvade.plotting._axes import (
     BLUE,
     ORANGE,
-    draw_images,
-    draw_profile,
-    panels,
-    profile_panels,
+    make_axes,
+    make_profile_axes,
+    plot_images,
+    plot_profiles,
 )
 from skvade.plotting._indexing import safe_indexing, to_dense
 from skvade.plotting._validation import (
@@ -188,12 +188,12 @@ class ReconstructionDisplay:
     ) -> None:
         n = len(self.X)
         figsize = (0.9 * n + 1.5, 2.4)
-        self.ax_ = panels(ax, type(self).__name__, 1, n_columns=1, figsize=figsize)
+        self.ax_ = make_axes(ax, type(self).__name__, 1, n_columns=1, figsize=figsize)
         # (2, n_samples, n_features)
         pairs = np.stack([self.X, self.X_reconstructed])
         images = pairs.reshape(2, n, *shape)
-        limits = np.nanmin(self.X), np.nanmax(self.X)
-        columns, rows = draw_images(self.ax_[0], images, limits)
+        vmin, vmax = np.nanmin(self.X), np.nanmax(self.X)
+        columns, rows = plot_images(self.ax_[0], images, vmin, vmax)
         self.ax_[0].set_yticks(rows, ["original", "reconstruction"])
         self.ax_[0].set_xticks(columns, [f"{error:.2g}" for error in self.errors_])
         self.ax_[0].set_xlabel("root mean squared difference")
@@ -202,14 +202,14 @@ class ReconstructionDisplay:
         name = type(self).__name__
         n_panels, n_features = self.X.shape
         names = self.feature_names
-        self.ax_ = profile_panels(ax, name, n_panels, n_features, names)
+        self.ax_ = make_profile_axes(ax, name, n_panels, n_features, names)
         dots: dict[str, Any] = {"color": BLUE, "marker": "o", "markersize": 3.5}
         dots.update(linestyle="none", label="original")
         line: dict[str, Any] = {"color": ORANGE, "label": "reconstruction"}
         rows = zip(self.X, self.X_reconstructed, self.errors_, strict=True)
         for panel, (row, reconstruction, error) in zip(self.ax_, rows, strict=True):
-            draw_profile(panel, row, names, **dots)
-            draw_profile(panel, reconstruction, names, **line)
+            plot_profiles(panel, row, names, **dots)
+            plot_profiles(panel, reconstruction, names, **line)
             panel.set_title(f"difference {error:.2g}", fontsize="medium")
         # The pad is in letters: it clears the title of a panel of any height.
         above = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 2.2}

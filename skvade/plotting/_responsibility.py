@@ -11,7 +11,7 @@ from scipy.special import entr
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_array
 
-from skvade.plotting._drawing import BLUE, panels, show_integers
+from skvade.plotting._axes import BLUE, make_axes, set_integer_ticks
 from skvade.plotting._validation import check_fitted_attributes
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ class ResponsibilityDisplay:
             (-self.responsibilities.max(axis=1), self.responsibilities.argmax(axis=1))
         )
         self.entropies_ = entr(self.responsibilities).sum(axis=1)
-        self.ax_ = panels(ax, type(self).__name__, 2, n_columns=2, figsize=(9, 3.6))
+        self.ax_ = make_axes(ax, type(self).__name__, 2, n_columns=2, figsize=(9, 3.6))
         self.figure_ = self.ax_[0].figure
         self._draw_heat_map(self.ax_[0])
         self._draw_histogram(self.ax_[1])
@@ -178,7 +178,7 @@ class ResponsibilityDisplay:
             vmax=1,
         )
         self.figure_.colorbar(image, ax=ax, label="responsibility")
-        show_integers(ax)
+        set_integer_ticks(ax)
         ax.set(title="Responsibilities", xlabel="cluster", ylabel="rows, sorted")
 
     def _draw_histogram(self, ax: Axes) -> None:

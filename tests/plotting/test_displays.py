@@ -81,16 +81,19 @@ def test_needs_an_estimator_with_what_it_shows(display, X):
 @all_displays
 def test_names_the_extra_where_matplotlib_is_missing(display, fitted, X, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
-    message = rf"{display.__name__} needs matplotlib.*pip install 'skvade\[plot\]'"
+    message = rf"{display.__name__} requires matplotlib.*pip install 'skvade\[plot\]'"
     with pytest.raises(ImportError, match=message):
         display.from_estimator(*DISPLAYS[display](fitted, X))
 
 
-@pytest.mark.parametrize("n_axes", [1, 3])
-def test_wrong_axes(fitted, plt, n_axes):
+@pytest.mark.parametrize(
+    "n_axes, got",
+    [(1, "1 Axes that is not part of a subplot grid"), (3, "3 Axes")],
+)
+def test_invalid_axes(fitted, plt, n_axes, got):
     figure = plt.figure()
     axes = [figure.add_axes([0.1, 0.1, 0.2, 0.2]) for _ in range(n_axes)]
-    message = f"TrainingCurveDisplay draws 4 panels. .* Got {n_axes} Axes .*instead"
+    message = f"TrainingCurveDisplay plots on 4 Axes. ax must be .* Got {got} instead"
     with pytest.raises(ValueError, match=message):
         TrainingCurveDisplay.from_estimator(fitted, ax=axes)
 
