@@ -1,9 +1,9 @@
-"""What the clusters look like in the space of the data."""
+"""Display of the cluster centers and of samples of each cluster."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.random import RandomState
@@ -38,74 +38,76 @@ _REQUIRED_ATTRIBUTES = [
     "inverse_transform",
 ]
 
+# Inches
+_MAX_FIGURE_HEIGHT = 30
 
-def _generated(
+
+def _generate_samples(
     estimator: BaseEstimator, n_samples: int, rng: RandomState
 ) -> list[NDArray]:
-    """Expected rows at points drawn from each component: (n_samples, D) per cluster."""
-    deviations = np.sqrt(estimator.covariances_)
-    return [
-        np.asarray(
-            estimator.inverse_transform(
-                rng.normal(mean, deviation, size=(n_samples, len(mean)))
-            )
-        )
-        for mean, deviation in zip(estimator.means_, deviations, strict=True)
-    ]
+    """Sample from each component and decode: (n_samples, n_features) per cluster."""
+    standard_deviations = np.sqrt(estimator.covariances_)
+    generated = []
+    for mean, std in zip(estimator.means_, standard_deviations, strict=True):
+        Z = rng.normal(mean, std, size=(n_samples, len(mean)))
+        generated.append(np.asarray(estimator.inverse_transform(Z)))
+    return generated
 
 
-def _chosen(
+def _sample_members(
     estimator: BaseEstimator, X: ArrayLike, n_samples: int, rng: RandomState
 ) -> list[NDArray]:
-    """Rows of X drawn from each cluster: at most (n_samples, D) per cluster."""
+    """Select members of each cluster: at most (n_samples, n_features) per cluster."""
     labels = estimator.predict(X)
-    chosen = []
+    members = []
     for cluster in range(len(estimator.means_)):
-        members = rng.permutation(np.flatnonzero(labels == cluster))[:n_samples]
-        chosen.append(to_dense(safe_indexing(X, members)))
-    return chosen
+        indices = rng.permutation(np.flatnonzero(labels == cluster))[:n_samples]
+        members.append(to_dense(safe_indexing(X, indices)))
+    return members
 
 
 class ClusterSamplesDisplay:
-    """The center of each cluster and rows of it, as images or as profiles.
+    """Visualization of the cluster centers and of samples of each cluster.
 
     Create it with :meth:`from_estimator`. The centers are the decoded means of the
-    components. The rows are generated, each the expected row at a point drawn from the
-    component, or they are rows of X that belong to the cluster.
+    mixture components. The samples are either generated, each the expected value of X
+    at a latent point sampled from the component, or selected from the samples of X
+    that are assigned to the cluster. All are plotted as images or as profiles, lines
+    over the features.
 
     Parameters
     ----------
     centers : ndarray of shape (n_clusters, n_features)
-        Decoded means.
+        Decoded means of the components.
 
     samples : list of ndarray of shape (n_samples, n_features)
-        Rows of each cluster, perhaps fewer of some.
+        Samples of each cluster. Clusters may differ in the number of samples.
 
     sizes : ndarray of shape (n_clusters,)
-        Training rows that each cluster holds.
+        Number of training samples assigned to each cluster.
 
     image_shape : tuple of int, default=None
-        Shape of a row as an image, (height, width) or (height, width, 3); None draws
-        lines over the features.
+        Shape of a sample as an image, (height, width) or (height, width, 3). None
+        plots profiles.
 
     feature_names : sequence of str of length n_features, default=None
-        Names for the profiles.
+        Names of the features, for profiles.
 
     samples_name : str, default="generated"
-        What the rows are, for the title.
+        Description of the samples, for the label of their columns.
 
     Attributes
     ----------
     ax_ : ndarray of matplotlib Axes of shape (1,) or (n_clusters,)
-        One Axes for images, one per cluster for profiles.
+        Axes with the plot: a single one for images, one per cluster for profiles.
 
     figure_ : matplotlib Figure
-        The figure that holds them.
+        Figure that contains the Axes.
 
     See Also
     --------
-    skvade.VaDEClusterer.sample : Rows with the noise of the likelihood.
-    ReconstructionDisplay : Rows beside their reconstructions.
+    skvade.VaDEClusterer.sample : Generate samples with the noise of the likelihood.
+    ReconstructionDisplay : Visualization of samples and their reconstructions.
 
     Examples
     --------
@@ -146,61 +148,68 @@ class ClusterSamplesDisplay:
         random_state: int | RandomState | None = 0,
         ax: Axes | Sequence[Axes] | None = None,
     ) -> Self:
-        """Draw the clusters of a fitted estimator.
+        """Plot the clusters of a fitted estimator.
 
         Parameters
         ----------
         estimator : VaDEClusterer
-            Fitted.
-        X : {array-like, sparse matrix} of shape (n_rows, n_features), default=None
-            Rows to choose from; None generates them.
+            Fitted estimator.
+        X : {array-like, sparse matrix} of shape (n_samples_X, n_features), default=None
+            Data to select the samples from. None generates samples.
         n_samples : int, default=10
-            How many rows to show of each cluster.
+            Number of samples of each cluster. A cluster with fewer members in X is
+            plotted with all of them.
         image_shape : tuple of int, default=None
-            Shape of a row as an image, (height, width) or (height, width, 3); None
-            draws lines over the features.
+            Shape of a sample as an image, (height, width) or (height, width, 3). None
+            plots profiles.
         random_state : int, RandomState instance or None, default=0
-            Seed of the rows.
+            Seed or generator for the generation or the selection of samples.
         ax : matplotlib Axes or sequence of them, default=None
-            As in :meth:`plot`.
+            Axes to plot on, as in :meth:`plot`.
 
         Returns
         -------
         display : ClusterSamplesDisplay
-            The display, drawn.
+            Plotted display.
 
         Raises
         ------
+        NotFittedError
+            If the estimator is not fitted.
         TypeError
-            If the estimator has no decoded centers.
+            If the estimator lacks a required attribute, such as `cluster_centers_`.
         ValueError
-            If `n_samples` is below 1 or `image_shape` does not fit the features.
+            If `n_samples` is not an int of at least 1, or if `image_shape` does not
+            match the number of features.
         """
         check_fitted_attributes(estimator, _REQUIRED_ATTRIBUTES, cls.__name__)
         check_n_samples(n_samples)
         check_image_shape(image_shape, estimator.n_features_in_)
         rng = check_random_state(random_state)
         if X is None:
-            samples = _generated(estimator, n_samples, rng)
+            samples = _generate_samples(estimator, n_samples, rng)
+            samples_name = "generated"
         else:
-            samples = _chosen(estimator, X, n_samples, rng)
-        return cls(
+            samples = _sample_members(estimator, X, n_samples, rng)
+            samples_name = "samples of X"
+        display = cls(
             centers=np.asarray(estimator.cluster_centers_),
             samples=samples,
             sizes=np.bincount(estimator.labels_, minlength=len(samples)),
             image_shape=image_shape,
             feature_names=getattr(estimator, "feature_names_in_", None),
-            samples_name="generated" if X is None else "rows of X",
-        ).plot(ax=ax)
+            samples_name=samples_name,
+        )
+        return display.plot(ax=ax)
 
     def plot(self, *, ax: Axes | Sequence[Axes] | None = None) -> Self:
-        """Draw the centers and the rows.
+        """Plot the centers and the samples.
 
         Parameters
         ----------
         ax : matplotlib Axes or sequence of them, default=None
-            As many Axes as there are panels, or a single one, whose place is divided;
-            None makes a new figure.
+            Axes to plot on: one for images, one per cluster for profiles, or a single
+            one, which is subdivided. None creates a figure.
 
         Returns
         -------
@@ -212,51 +221,72 @@ class ClusterSamplesDisplay:
         ImportError
             If matplotlib is not installed.
         ValueError
-            If the number of Axes does not suit.
+            If the number of Axes is not valid.
         """
         if self.image_shape is None:
-            self._draw_profiles(ax)
+            self._plot_profiles(ax)
         else:
-            self._draw_images(ax, self.image_shape)
+            self._plot_images(ax, self.image_shape)
         self.figure_ = self.ax_[0].figure
         return self
 
-    def _draw_images(
-        self, ax: Axes | Sequence[Axes] | None, shape: Sequence[int]
+    def _plot_images(
+        self, ax: Axes | Sequence[Axes] | None, image_shape: Sequence[int]
     ) -> None:
         n_clusters, n_features = self.centers.shape
-        n_samples = max(len(rows) for rows in self.samples)
-        figsize = (0.5 * n_samples + 2.5, min(0.5 * n_clusters + 1, 30))
-        self.ax_ = make_axes(ax, type(self).__name__, 1, n_columns=1, figsize=figsize)
+        n_samples = max(len(samples) for samples in self.samples)
+        height = min(0.5 * n_clusters + 1, _MAX_FIGURE_HEIGHT)
+        self.ax_ = make_axes(
+            ax,
+            type(self).__name__,
+            1,
+            n_columns=1,
+            figsize=(0.5 * n_samples + 2.5, height),
+        )
+        # One row per cluster: its center, its samples, and NaN where there are fewer.
         grid = np.full((n_clusters, 1 + n_samples, n_features), np.nan)
         grid[:, 0] = self.centers
-        for cluster, rows in enumerate(self.samples):
-            grid[cluster, 1 : 1 + len(rows)] = rows
-        # A few wild pixels of what is generated must not grey all the rest.
-        low, high = np.percentile(self.centers, [1, 99])
-        images = grid.reshape(*grid.shape[:2], *shape)
-        panel = self.ax_[0]
-        columns, rows = plot_images(panel, images, low, high)
-        panel.axvline(columns[:2].mean(), color="black", linewidth=1)
-        panel.set_yticks(rows, map(self._name, range(n_clusters)))
-        panel.set_xticks(
-            [columns[0], columns[1:].mean()], ["center", self.samples_name]
+        for cluster, samples in enumerate(self.samples):
+            grid[cluster, 1 : 1 + len(samples)] = samples
+        images = grid.reshape(n_clusters, 1 + n_samples, *image_shape)
+        # Generated samples may have outlying pixels, which would reduce the contrast.
+        vmin, vmax = np.percentile(self.centers, [1, 99])
+
+        image_ax = self.ax_[0]
+        column_centers, row_centers = plot_images(image_ax, images, vmin, vmax)
+        image_ax.axvline(column_centers[:2].mean(), color="black", linewidth=1)
+        cluster_labels = [self._cluster_label(cluster) for cluster in range(n_clusters)]
+        image_ax.set_yticks(row_centers, cluster_labels)
+        image_ax.set_xticks(
+            [column_centers[0], column_centers[1:].mean()],
+            ["center", self.samples_name],
         )
-        panel.xaxis.tick_top()
-        panel.set_ylabel("cluster")
+        image_ax.xaxis.tick_top()
+        image_ax.set_ylabel("cluster")
 
-    def _draw_profiles(self, ax: Axes | Sequence[Axes] | None) -> None:
-        name = type(self).__name__
-        n_panels, n_features = self.centers.shape
-        names = self.feature_names
-        self.ax_ = make_profile_axes(ax, name, n_panels, n_features, names)
-        thin: dict[str, Any] = {"color": "0.6", "linewidth": 0.7}
-        for cluster, panel in enumerate(self.ax_):
+    def _plot_profiles(self, ax: Axes | Sequence[Axes] | None) -> None:
+        n_clusters, n_features = self.centers.shape
+        self.ax_ = make_profile_axes(
+            ax, type(self).__name__, n_clusters, n_features, self.feature_names
+        )
+        for cluster, profile_ax in enumerate(self.ax_):
             color, _ = get_color_and_marker(cluster)
-            plot_profiles(panel, self.samples[cluster], names, **thin)
-            thick: dict[str, Any] = {"color": color, "linewidth": 2.5}
-            plot_profiles(panel, self.centers[cluster], names, **thick)
-            panel.set_title(self._name(cluster), fontsize="medium")
+            plot_profiles(
+                profile_ax,
+                self.samples[cluster],
+                self.feature_names,
+                color="0.6",
+                linewidth=0.7,
+            )
+            plot_profiles(
+                profile_ax,
+                self.centers[cluster],
+                self.feature_names,
+                color=color,
+                linewidth=2.5,
+            )
+            profile_ax.set_title(self._cluster_label(cluster), fontsize="medium")
 
-    def _name(self, cluster: int) -> str:
-        return f"{cluster} ({self.sizes[cluster]} rows)"
+    def _cluster_label(self, cluster: int) -> str:
+        """Return the index of a cluster and its number of training samples."""
+        return f"{cluster} ({self.sizes[cluster]} samples)"

@@ -6,7 +6,7 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def plt():
-    """pyplot without windows; figures and settings are the caller's again after it."""
+    """pyplot with a non-interactive backend; figures and settings are reset after."""
     import matplotlib.pyplot as plt
 
     with mpl.rc_context():
@@ -21,9 +21,9 @@ def fitted_3d(tiny, X):
 
 
 @pytest.fixture(scope="module")
-def fitted_frame(tiny, X):
-    frame = pd.DataFrame(X, columns=[f"feature {letter}" for letter in "abcde"])
-    return tiny().fit(frame), frame
+def fitted_dataframe(tiny, X):
+    X_df = pd.DataFrame(X, columns=[f"feature {letter}" for letter in "abcde"])
+    return tiny().fit(X_df), X_df
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +33,12 @@ def fitted_images(tiny):
 
 
 @pytest.fixture(scope="session")
-def tile():
-    """Pixels of an image in a grid whose images are one blank pixel from the edge."""
+def get_tile():
+    """Get the pixels of one image in a grid of images padded by one blank pixel."""
 
-    def cut(ax, row, column, height, width):
+    def get(ax, row, column, height, width):
         canvas = ax.images[0].get_array()
         top, left = row * (height + 2) + 1, column * (width + 2) + 1
         return canvas[top : top + height, left : left + width]
 
-    return cut
+    return get
