@@ -1,9 +1,10 @@
-"""The curves of training."""
+"""Display of the training curves."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator
@@ -26,47 +27,52 @@ _REQUIRED_ATTRIBUTES = [
 
 
 class TrainingCurveDisplay:
-    """Curves of pretraining, of the evidence lower bound (ELBO) and of its parts.
+    """Visualization of the training curves: pretraining, and the ELBO with its terms.
 
-    Create it with :meth:`from_estimator`. The first panel shows which fraction of the
-    variance of X the autoencoder left unexplained in pretraining, and beside it, over
-    the epochs that imitated an embedding, which fraction of the variance of its
-    coordinates; the second the mean ELBO of each epoch of the last stage. The others
-    show what it is the sum of: how well rows are reconstructed, and the latent terms,
-    the negative of what the latent points and the clusters cost. A stage that has no
-    epochs, such as pretraining under ``warm_start=True``, has no panels.
+    Create it with :meth:`from_estimator`. There is one Axes for each of:
+
+    - the fraction of the variance of X that the autoencoder leaves unexplained, per
+      epoch of pretraining, and that of the variance of the target embedding, if one is
+      fitted;
+    - the evidence lower bound (ELBO), averaged over the samples, per epoch of the last
+      stage;
+    - the reconstruction term of the ELBO, E[log p(x|z)];
+    - its latent terms, the negative KL divergence of q(z, c|x) from p(z, c).
+
+    A curve without epochs, such as that of pretraining with ``warm_start=True``, has no
+    Axes.
 
     Parameters
     ----------
     pretrain_loss_curve : sequence of float
-        Unexplained fraction of the variance, each epoch of pretraining.
+        Unexplained fraction of the variance of X, per epoch of pretraining.
 
     lower_bounds : sequence of float
-        Mean ELBO of the training rows, each epoch of the last stage.
+        Mean ELBO of the training samples, per epoch of the last stage.
 
     reconstruction_terms : sequence of float, default=()
-        Part of each of the `lower_bounds` that is the reconstruction; without it there
-        are no panels for the parts.
+        Reconstruction term of each of the `lower_bounds`. If it is empty, the terms are
+        not plotted.
 
     embedding_loss_curve : sequence of float, default=()
-        Unexplained fraction of the coordinates' variance, each of the last epochs of
-        pretraining.
+        Unexplained fraction of the variance of the target embedding, for the last
+        epochs of pretraining.
 
     validation_scores : sequence of float, default=()
-        Mean ELBO of the rows held out, each epoch of the last stage.
+        Mean ELBO of the validation samples, per epoch of the last stage.
 
     Attributes
     ----------
-    ax_ : ndarray of matplotlib Axes of shape (n_panels,)
-        The panels.
+    ax_ : ndarray of matplotlib Axes of shape (n_axes,)
+        Axes with the curves.
 
     figure_ : matplotlib Figure
-        The figure that holds them.
+        Figure that contains the Axes.
 
     See Also
     --------
-    skvade.VaDEClusterer : What the curves are of.
-    ReconstructionDisplay : What pretraining and the decoder achieve, row by row.
+    skvade.VaDEClusterer : Estimator whose curves are plotted.
+    ReconstructionDisplay : Visualization of samples and their reconstructions.
 
     Examples
     --------
@@ -101,39 +107,45 @@ class TrainingCurveDisplay:
         *,
         ax: Axes | Sequence[Axes] | None = None,
     ) -> Self:
-        """Draw the curves of a fitted estimator.
+        """Plot the training curves of a fitted estimator.
 
         Parameters
         ----------
         estimator : VaDEClusterer
-            Fitted.
+            Fitted estimator.
         ax : matplotlib Axes or sequence of them, default=None
-            As in :meth:`plot`.
+            Axes to plot on, as in :meth:`plot`.
 
         Returns
         -------
         display : TrainingCurveDisplay
-            The display, drawn.
+            Plotted display.
 
         Raises
         ------
+        NotFittedError
+            If the estimator is not fitted.
         TypeError
-            If the estimator has no such curves.
+            If the estimator lacks one of the curves, such as `lower_bounds_`.
         """
         check_fitted_attributes(estimator, _REQUIRED_ATTRIBUTES, cls.__name__)
         display = cls(
-            **{name[:-1]: getattr(estimator, name) for name in _REQUIRED_ATTRIBUTES}
+            pretrain_loss_curve=estimator.pretrain_loss_curve_,
+            lower_bounds=estimator.lower_bounds_,
+            reconstruction_terms=estimator.reconstruction_terms_,
+            embedding_loss_curve=estimator.embedding_loss_curve_,
+            validation_scores=estimator.validation_scores_,
         )
         return display.plot(ax=ax)
 
     def plot(self, *, ax: Axes | Sequence[Axes] | None = None) -> Self:
-        """Draw the curves.
+        """Plot the training curves.
 
         Parameters
         ----------
         ax : matplotlib Axes or sequence of them, default=None
-            One Axes per panel, or a single one whose place is divided; None makes a
-            new figure.
+            Axes to plot on: one per curve, or a single one, which is subdivided. None
+            creates a figure.
 
         Returns
         -------
@@ -145,48 +157,64 @@ class TrainingCurveDisplay:
         ImportError
             If matplotlib is not installed.
         ValueError
-            If the number of Axes does not suit.
+            If the number of Axes is not valid.
         """
-        drawings = [
-            (self._draw_pretraining, self.pretrain_loss_curve),
-            (self._draw_bound, self.lower_bounds),
-            (self._draw_reconstruction, self.reconstruction_terms),
-            (self._draw_latent, self.reconstruction_terms),
+        curves = [
+            (self.pretrain_loss_curve, self._plot_pretraining),
+            (self.lower_bounds, self._plot_elbo),
+            (self.reconstruction_terms, self._plot_reconstruction_term),
+            (self.reconstruction_terms, self._plot_latent_terms),
         ]
-        drawn = [draw for draw, curve in drawings if len(curve)]
-        n, name = len(drawn), type(self).__name__
-        figsize = (4 * min(n, 2), 3.2 * ((n + 1) // 2))
-        self.ax_ = make_axes(ax, name, n, n_columns=min(n, 2), figsize=figsize)
-        for draw, panel in zip(drawn, self.ax_, strict=True):
-            draw(panel)
+        plot_methods = [plot_method for curve, plot_method in curves if len(curve)]
+        n_axes = len(plot_methods)
+        n_columns = min(n_axes, 2)
+        n_rows = math.ceil(n_axes / 2)
+        self.ax_ = make_axes(
+            ax,
+            type(self).__name__,
+            n_axes,
+            n_columns=n_columns,
+            figsize=(4 * n_columns, 3.2 * n_rows),
+        )
+        for plot_method, curve_ax in zip(plot_methods, self.ax_, strict=True):
+            plot_method(curve_ax)
         self.figure_ = self.ax_[0].figure
         return self
 
-    def _draw_pretraining(self, ax: Axes) -> None:
+    def _plot_pretraining(self, ax: Axes) -> None:
         plot_curve(ax, self.pretrain_loss_curve, color=BLUE, label="X")
-        ax.set(title="Pretraining", ylabel="unexplained fraction of variance")
+        ax.set(title="Pretraining", ylabel="fraction of variance unexplained")
         ax.set_ylim(bottom=0)
-        if len(self.embedding_loss_curve):
-            first = 1 + len(self.pretrain_loss_curve) - len(self.embedding_loss_curve)
-            style: dict[str, Any] = {"color": ORANGE, "linestyle": "--"}
-            style.update(first_epoch=first, label="coordinates")
-            plot_curve(ax, self.embedding_loss_curve, **style)
+        n_embedding_epochs = len(self.embedding_loss_curve)
+        if n_embedding_epochs:
+            plot_curve(
+                ax,
+                self.embedding_loss_curve,
+                first_epoch=len(self.pretrain_loss_curve) - n_embedding_epochs + 1,
+                color=ORANGE,
+                linestyle="--",
+                label="embedding",
+            )
             ax.legend()
 
-    def _draw_bound(self, ax: Axes) -> None:
-        plot_curve(ax, self.lower_bounds, color=BLUE, label="training rows")
-        ax.set(title="Evidence lower bound", ylabel="nats per row")
+    def _plot_elbo(self, ax: Axes) -> None:
+        plot_curve(ax, self.lower_bounds, color=BLUE, label="training samples")
+        ax.set(title="Evidence lower bound", ylabel="nats per sample")
         if len(self.validation_scores):
-            style: dict[str, Any] = {"color": ORANGE, "linestyle": "--"}
-            style.update(label="held-out rows")
-            plot_curve(ax, self.validation_scores, **style)
+            plot_curve(
+                ax,
+                self.validation_scores,
+                color=ORANGE,
+                linestyle="--",
+                label="validation samples",
+            )
             ax.legend()
 
-    def _draw_reconstruction(self, ax: Axes) -> None:
+    def _plot_reconstruction_term(self, ax: Axes) -> None:
         plot_curve(ax, self.reconstruction_terms, color=BLUE)
-        ax.set(title="Its part: reconstruction", ylabel="nats per row")
+        ax.set(title="Reconstruction term", ylabel="nats per sample")
 
-    def _draw_latent(self, ax: Axes) -> None:
-        latent = np.subtract(self.lower_bounds, self.reconstruction_terms).tolist()
-        plot_curve(ax, latent, color=BLUE)
-        ax.set(title="Its part: latent terms", ylabel="nats per row")
+    def _plot_latent_terms(self, ax: Axes) -> None:
+        latent_terms = np.subtract(self.lower_bounds, self.reconstruction_terms)
+        plot_curve(ax, latent_terms.tolist(), color=BLUE)
+        ax.set(title="Latent terms (negative KL divergence)", ylabel="nats per sample")
