@@ -1,7 +1,8 @@
-"""The latent space, in a plane."""
+"""Display of the latent space in two dimensions."""
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
@@ -20,113 +21,128 @@ if TYPE_CHECKING:
 
 __all__ = ["LatentSpaceDisplay"]
 
-# Names of groups in one column of the legend.
-_LEGEND_ROWS = 18
+_REQUIRED_ATTRIBUTES = ["transform", "means_", "covariances_"]
+
+# Rows of the legend; more groups need more columns.
+_MAX_LEGEND_ROWS = 18
+
+# Largest residual of an affine map, relative to the range of the points.
+_MAX_RELATIVE_RESIDUAL = 1e-3
 
 
-class _Plane(NamedTuple):
-    """Rows in a plane: points (n_samples, 2) and what its two axes are called."""
+class _Projection(NamedTuple):
+    """Latent points in two dimensions, and the names of these dimensions."""
 
-    points: NDArray
-    names: tuple[str, str]
+    points: NDArray  # (n_samples, 2)
+    axis_names: tuple[str, str]
 
 
-def _project(Z: NDArray, projection: Any) -> _Plane:
+def _project(Z: NDArray, projection: Any) -> _Projection:
+    """Project latent points Z to two dimensions as given by `projection`."""
     if projection is None and Z.shape[1] == 2:
-        return _Plane(Z, ("latent dimension 1", "latent dimension 2"))
+        return _Projection(Z, ("latent dimension 1", "latent dimension 2"))
     if projection is None:
-        return _principal_plane(Z)
+        return _project_on_principal_components(Z)
+    if isinstance(projection, str):
+        raise ValueError(
+            "projection must be a transformer, an array of two coordinates per sample "
+            f"or None. Got {projection!r} instead."
+        )
     if hasattr(projection, "fit_transform"):
         points = clone(projection).fit_transform(Z)
         name = type(projection).__name__
     else:
-        points, name = projection, "coordinate"
-    if isinstance(projection, str):
-        raise ValueError(
-            "projection must be a transformer, an array of two coordinates per row or "
-            f"None. Got {projection!r} instead."
-        )
+        points = projection
+        name = "coordinate"
     points = check_array(points, dtype=float, input_name="projection")
     if points.shape != (len(Z), 2):
         raise ValueError(
-            f"projection must give two coordinates per row, shape ({len(Z)}, 2). Got "
-            f"shape {points.shape} instead. Give a transformer to 2 dimensions, such "
-            "as PCA(n_components=2), or an array of that shape."
+            "projection must give two coordinates per sample, an array of shape "
+            f"({len(Z)}, 2). Got shape {points.shape} instead. Pass a transformer to "
+            "two dimensions, such as PCA(n_components=2), or an array of that shape."
         )
-    return _Plane(points, (f"{name} 1", f"{name} 2"))
+    return _Projection(points, (f"{name} 1", f"{name} 2"))
 
 
-def _principal_plane(Z: NDArray) -> _Plane:
+def _project_on_principal_components(Z: NDArray) -> _Projection:
+    """Project latent points on their first two principal components."""
     if min(Z.shape) < 2:
         raise ValueError(
-            "A plane needs 2 rows and 2 latent dimensions at least. Got latent "
-            f"coordinates of shape {Z.shape} instead. Give more rows, or draw the "
-            "histogram of transform(X)."
+            "projection=None requires at least 2 samples and 2 latent dimensions. Got "
+            f"latent points of shape {Z.shape} instead. Pass more samples in X, or, "
+            "for a single latent dimension, plot a histogram of transform(X)."
         )
     pca = PCA(n_components=2, random_state=0)
     points = pca.fit_transform(Z)
-    shares = pca.explained_variance_ratio_
-    first, second = (
-        f"principal component {number} ({share:.0%})"
-        for number, share in enumerate(shares, start=1)
+    ratio_1, ratio_2 = pca.explained_variance_ratio_
+    axis_names = (
+        f"principal component 1 ({ratio_1:.0%})",
+        f"principal component 2 ({ratio_2:.0%})",
     )
-    return _Plane(points, (first, second))
+    return _Projection(points, axis_names)
 
 
-def _affine_map(Z: NDArray, points: NDArray) -> NDArray | None:
-    """(L + 1, 2) matrix that takes [z, 1] to its point, if there is one."""
-    if len(Z) <= Z.shape[1] + 1:  # any map of so few rows would look affine
+def _fit_affine_map(Z: NDArray, points: NDArray) -> NDArray | None:
+    """Return the (latent_dim + 1, 2) matrix that maps [z, 1] to its point.
+
+    None if the projection is not affine, or if there are too few samples to tell.
+    """
+    n_samples, latent_dim = Z.shape
+    if n_samples <= latent_dim + 1:
         return None
-    extended = np.column_stack([Z, np.ones(len(Z))])
-    matrix, *_ = np.linalg.lstsq(extended, points)
-    off = np.abs(extended @ matrix - points).max()
-    return matrix if off <= 1e-3 * np.ptp(points) else None
+    Z_with_ones = np.column_stack([Z, np.ones(n_samples)])
+    affine_map, *_ = np.linalg.lstsq(Z_with_ones, points)
+    residual = np.abs(Z_with_ones @ affine_map - points).max()
+    if residual > _MAX_RELATIVE_RESIDUAL * np.ptp(points):
+        return None
+    return affine_map
 
 
 class LatentSpaceDisplay:
-    """Rows in a plane of the latent space, with the components as ellipses.
+    """Visualization of samples and mixture components in the latent space.
 
-    Create it with :meth:`from_estimator`. A row lies at its coordinates under
-    `transform`, the mean of q(z|x). The ellipses contain what lies within two standard
-    deviations of a component in that plane, 86 % of its mass, and bear its number. As
-    z also varies about that mean, the rows of a cluster lie closer together than its
-    ellipse is wide. Ellipses are drawn only where the projection is linear.
+    Create it with :meth:`from_estimator`. A sample is plotted at the mean of q(z|x),
+    its coordinates under `transform`, and a component as an ellipse with its number at
+    two standard deviations from its mean, which contains 86 % of its probability. As
+    z also varies about the mean of q(z|x), the samples of a cluster lie closer together
+    than its ellipse is wide. More than two latent dimensions are projected to two;
+    ellipses are plotted only if the projection is affine.
 
     Parameters
     ----------
     points : ndarray of shape (n_samples, 2)
-        Rows in the plane.
+        Projected samples.
 
     groups : ndarray of shape (n_samples,)
-        What the color shows: discrete groups, or a continuous value.
+        Values that determine the color: discrete groups, or a continuous variable.
 
     means : ndarray of shape (n_clusters, 2), default=None
-        Means of the components in the plane.
+        Projected means of the components.
 
     covariances : ndarray of shape (n_clusters, 2, 2), default=None
-        Their covariances in the plane.
+        Projected covariances of the components.
 
     axis_names : tuple of str, default=("coordinate 1", "coordinate 2")
-        What the axes are called.
+        Labels of the x-axis and the y-axis.
 
     groups_name : str, default="group"
-        What the groups are called.
+        Name of the groups, for the legend or the color bar.
 
     Attributes
     ----------
     ax_ : matplotlib Axes
-        Where it is drawn.
+        Axes with the plot.
 
     figure_ : matplotlib Figure
-        The figure that holds it.
+        Figure that contains the Axes.
 
     ellipses_ : list of matplotlib Ellipse
-        One per component.
+        Ellipses of the components.
 
     See Also
     --------
-    skvade.VaDEClusterer.transform : Where the coordinates come from.
-    ResponsibilityDisplay : How sure the assignments are.
+    skvade.VaDEClusterer.transform : Compute the latent coordinates.
+    ResponsibilityDisplay : Visualization of the responsibilities.
 
     Examples
     --------
@@ -167,68 +183,76 @@ class LatentSpaceDisplay:
         projection: Any = None,
         ax: Axes | None = None,
     ) -> Self:
-        """Draw rows in the latent space of a fitted estimator.
+        """Plot samples and components in the latent space of a fitted estimator.
 
         Parameters
         ----------
         estimator : VaDEClusterer
-            Fitted.
+            Fitted estimator.
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Rows.
+            Samples to plot.
         y : array-like of shape (n_samples,), default=None
-            What the color shows, classes or a continuous value such as the result of
-            `score_samples`; None shows the clusters.
+            Values that determine the color: classes, or a continuous variable such as
+            the result of `score_samples`. None uses the predicted clusters.
         projection : transformer or array-like of shape (n_samples, 2), default=None
-            How the latent space becomes a plane: a transformer, of which a clone is
-            fitted to the latent coordinates, or the coordinates in the plane. None is
-            the plane of the two principal components, or the latent space itself if
-            it has two dimensions.
+            Projection of the latent space to two dimensions: a transformer, of which a
+            clone is fitted to the latent coordinates of X, or the projected samples.
+            None projects on the first two principal components, or plots the latent
+            space itself if it has two dimensions.
         ax : matplotlib Axes, default=None
-            Where to draw; None makes a new figure.
+            Axes to plot on. None creates a figure.
 
         Returns
         -------
         display : LatentSpaceDisplay
-            The display, drawn.
+            Plotted display.
 
         Raises
         ------
+        NotFittedError
+            If the estimator is not fitted.
         TypeError
-            If the estimator has no components in a latent space.
+            If the estimator lacks a required attribute, such as `means_`.
         ValueError
-            If `y` does not fit the rows, or `projection` does not give two coordinates
-            per row.
+            If `y` does not have one value per sample, or if `projection` does not give
+            two coordinates per sample.
         """
-        check_fitted_attributes(
-            estimator, ["transform", "means_", "covariances_"], cls.__name__
-        )
+        check_fitted_attributes(estimator, _REQUIRED_ATTRIBUTES, cls.__name__)
         Z = np.asarray(estimator.transform(X), dtype=float)
-        groups = estimator.predict(X) if y is None else column_or_1d(y)
+        if y is None:
+            groups = estimator.predict(X)
+            groups_name = "cluster"
+        else:
+            groups = column_or_1d(y)
+            groups_name = getattr(y, "name", None) or "y"
         check_consistent_length(Z, groups)
-        plane = _project(Z, projection)
-        means = covariances = None
-        matrix = _affine_map(Z, plane.points)
-        if matrix is not None:
-            linear = matrix[:-1]  # (L, 2)
-            means = estimator.means_ @ linear + matrix[-1]
-            scaled = estimator.covariances_[:, None, :] * linear.T  # (K, 2, L)
+        projected = _project(Z, projection)
+        affine_map = _fit_affine_map(Z, projected.points)
+        if affine_map is None:
+            means = covariances = None
+        else:
+            linear, offset = affine_map[:-1], affine_map[-1]  # (latent_dim, 2), (2,)
+            means = estimator.means_ @ linear + offset
+            # The covariances are diagonal: (n_clusters, 2, latent_dim)
+            scaled = estimator.covariances_[:, None, :] * linear.T
             covariances = scaled @ linear
-        return cls(
-            points=plane.points,
+        display = cls(
+            points=projected.points,
             groups=groups,
             means=means,
             covariances=covariances,
-            axis_names=plane.names,
-            groups_name="cluster" if y is None else getattr(y, "name", None) or "y",
-        ).plot(ax=ax)
+            axis_names=projected.axis_names,
+            groups_name=groups_name,
+        )
+        return display.plot(ax=ax)
 
     def plot(self, *, ax: Axes | None = None) -> Self:
-        """Draw the rows and the components.
+        """Plot the samples and the components.
 
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Where to draw; None makes a new figure.
+            Axes to plot on. None creates a figure.
 
         Returns
         -------
@@ -246,56 +270,76 @@ class LatentSpaceDisplay:
             ax, type(self).__name__, 1, n_columns=1, figsize=(6.4, 4.8)
         )
         self.figure_ = self.ax_.figure
-        is_continuous = type_of_target(self.groups) == "continuous"
-        draw = self._draw_values if is_continuous else self._draw_groups
-        draw(size=float(np.clip(20000 / len(self.points), 4, 30)))
+        marker_size = float(np.clip(20000 / len(self.points), 4, 30))
+        if type_of_target(self.groups) == "continuous":
+            self._plot_continuous(marker_size)
+        else:
+            self._plot_groups(marker_size)
         self.ellipses_: list[Patch] = []
         if self.means is not None and self.covariances is not None:
-            self._draw_components(self.means, self.covariances)
+            self._plot_components(self.means, self.covariances)
         self.ax_.set(xlabel=self.axis_names[0], ylabel=self.axis_names[1])
         self.ax_.set_aspect("equal", adjustable="datalim")
         return self
 
-    def _draw_values(self, size: float) -> None:
+    def _plot_continuous(self, marker_size: float) -> None:
         x, y = self.points.T
-        points = self.ax_.scatter(x, y, s=size, c=self.groups, cmap="viridis")
-        self.figure_.colorbar(points, ax=self.ax_, label=self.groups_name)
+        scatter = self.ax_.scatter(x, y, s=marker_size, c=self.groups, cmap="viridis")
+        self.figure_.colorbar(scatter, ax=self.ax_, label=self.groups_name)
 
-    def _draw_groups(self, size: float) -> None:
+    def _plot_groups(self, marker_size: float) -> None:
         names = np.unique(self.groups)
         for index, name in enumerate(names):
             color, marker = get_color_and_marker(index)
-            members = self.points[self.groups == name]
-            style: dict[str, Any] = {"marker": marker, "linewidth": 0, "s": size}
-            style.update(label=str(name), color=color, alpha=0.6)
-            self.ax_.scatter(members[:, 0], members[:, 1], **style)
+            x, y = self.points[self.groups == name].T
+            self.ax_.scatter(
+                x,
+                y,
+                s=marker_size,
+                color=color,
+                marker=marker,
+                linewidth=0,
+                alpha=0.6,
+                label=str(name),
+            )
         legend = self.ax_.legend(
             title=self.groups_name,
             loc="center left",
             bbox_to_anchor=(1.01, 0.5),
-            ncols=-(-len(names) // _LEGEND_ROWS),
+            ncols=math.ceil(len(names) / _MAX_LEGEND_ROWS),
             frameon=False,
         )
-        for handle in filter(None, legend.legend_handles):
-            handle.set(alpha=1, sizes=[30])
+        for handle in legend.legend_handles:
+            if handle is not None:
+                handle.set(alpha=1, sizes=[30])
 
-    def _draw_components(self, means: NDArray, covariances: NDArray) -> None:
+    def _plot_components(self, means: NDArray, covariances: NDArray) -> None:
         from matplotlib.patches import Ellipse
 
-        pairs = zip(means, covariances, strict=True)
-        for index, (mean, covariance) in enumerate(pairs):
+        components = zip(means, covariances, strict=True)
+        for index, (mean, covariance) in enumerate(components):
             variances, directions = np.linalg.eigh(covariance)
-            # Two standard deviations to each side of the mean.
+            # Two standard deviations on each side of the mean.
             width, height = 4 * np.sqrt(variances.clip(0))
-            angle = np.degrees(np.arctan2(directions[1, 0], directions[0, 0]))
-            style = {"fill": False, "edgecolor": "black", "linewidth": 1}
-            ellipse = Ellipse(mean, width, height, angle=angle, **style)
+            ellipse = Ellipse(
+                mean,
+                width,
+                height,
+                angle=np.degrees(np.arctan2(directions[1, 0], directions[0, 0])),
+                fill=False,
+                edgecolor="black",
+                linewidth=1,
+            )
             self.ellipses_.append(self.ax_.add_patch(ellipse))
-            box = {
-                "boxstyle": "circle,pad=0.15",
-                "facecolor": "white",
-                "linewidth": 0.8,
-            }
             self.ax_.annotate(
-                str(index), mean, bbox=box, ha="center", va="center", fontsize="small"
+                str(index),
+                mean,
+                ha="center",
+                va="center",
+                fontsize="small",
+                bbox={
+                    "boxstyle": "circle,pad=0.15",
+                    "facecolor": "white",
+                    "linewidth": 0.8,
+                },
             )

@@ -6,12 +6,10 @@ from sklearn.decomposition import PCA
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from skvade.plotting import (
-    LatentSpaceDisplay,
-)
+from skvade.plotting import LatentSpaceDisplay
 
 
-def test_two_latent_dimensions_are_shown_as_they_are(fitted, X):
+def test_two_latent_dimensions_are_not_projected(fitted, X):
     display = LatentSpaceDisplay.from_estimator(fitted, X)
     assert_allclose(display.points, fitted.transform(X))
     assert_allclose(display.means, fitted.means_, atol=1e-6)
@@ -20,45 +18,47 @@ def test_two_latent_dimensions_are_shown_as_they_are(fitted, X):
     assert display.ax_.get_xlabel() == "latent dimension 1"
 
 
-def test_each_cluster_is_a_scatter_of_its_rows(fitted, X):
+def test_each_cluster_is_a_scatter_of_its_members(fitted, X):
     display = LatentSpaceDisplay.from_estimator(fitted, X)
     labels = fitted.predict(X)
-    found = np.unique(labels)
-    assert len(display.ax_.collections) == len(found)
-    for cluster, scatter in zip(found, display.ax_.collections, strict=True):
+    clusters = np.unique(labels)
+    assert len(display.ax_.collections) == len(clusters)
+    for cluster, scatter in zip(clusters, display.ax_.collections, strict=True):
         members = fitted.transform(X[labels == cluster])
         assert_allclose(scatter.get_offsets(), members)
         assert scatter.get_label() == str(cluster)
 
 
-def test_more_dimensions_are_projected_with_their_components(fitted_3d, X):
+def test_more_dimensions_and_components_are_projected_by_PCA(fitted_3d, X):
     display = LatentSpaceDisplay.from_estimator(fitted_3d, X)
     pca = PCA(2, random_state=0).fit(fitted_3d.transform(X))
     assert_allclose(display.points, pca.transform(fitted_3d.transform(X)), atol=1e-5)
     assert_allclose(display.means, pca.transform(fitted_3d.means_), atol=1e-5)
     W = pca.components_
-    for mine, variances in zip(
+    for covariance, variances in zip(
         display.covariances, fitted_3d.covariances_, strict=True
     ):
-        assert_allclose(mine, W @ np.diag(variances) @ W.T, atol=1e-5)
-    share = pca.explained_variance_ratio_[0]
-    assert display.ax_.get_xlabel() == f"principal component 1 ({share:.0%})"
+        assert_allclose(covariance, W @ np.diag(variances) @ W.T, atol=1e-5)
+    ratio = pca.explained_variance_ratio_[0]
+    assert display.ax_.get_xlabel() == f"principal component 1 ({ratio:.0%})"
 
 
-def test_ellipses_lie_two_deviations_from_the_mean():
+def test_ellipses_are_two_standard_deviations_from_the_mean():
     mean, covariance = np.array([1.0, -2.0]), np.array([[2.0, 0.8], [0.8, 0.5]])
     points = np.random.default_rng(0).normal(size=(20, 2))
     display = LatentSpaceDisplay(
         points=points, groups=np.zeros(20, int), means=[mean], covariances=[covariance]
     ).plot()
     (ellipse,) = display.ellipses_
-    # `get_verts` is in pixels.
-    edge = display.ax_.transData.inverted().transform(ellipse.get_verts()) - mean
-    distances = np.einsum("ij,jk,ik->i", edge, np.linalg.inv(covariance), edge)
-    assert_allclose(np.sqrt(distances), 2, rtol=1e-3)
+    # `get_verts` returns pixel coordinates.
+    vertices = display.ax_.transData.inverted().transform(ellipse.get_verts())
+    deviations = vertices - mean
+    precision = np.linalg.inv(covariance)
+    squared_distances = np.einsum("ij,jk,ik->i", deviations, precision, deviations)
+    assert_allclose(np.sqrt(squared_distances), 2, rtol=1e-3)
 
 
-def test_projection_of_the_user(fitted_3d, X):
+def test_projection_by_a_transformer(fitted_3d, X):
     Z = fitted_3d.transform(X)
     whitening = make_pipeline(StandardScaler(), PCA(2, whiten=True, random_state=0))
     display = LatentSpaceDisplay.from_estimator(fitted_3d, X, projection=whitening)
@@ -67,7 +67,7 @@ def test_projection_of_the_user(fitted_3d, X):
     assert_allclose(display.means, expected[len(Z) :], atol=1e-3)
 
 
-def test_coordinates_of_the_user(fitted_3d, X):
+def test_projection_by_an_array(fitted_3d, X):
     display = LatentSpaceDisplay.from_estimator(
         fitted_3d, X, projection=fitted_3d.transform(X)[:, [2, 0]]
     )
@@ -75,18 +75,18 @@ def test_coordinates_of_the_user(fitted_3d, X):
     assert display.ax_.get_xlabel() == "coordinate 1"
 
 
-def test_no_ellipses_in_a_curved_plane(fitted_3d, X):
+def test_no_ellipses_without_an_affine_projection(fitted_3d, X):
     coordinates = np.random.default_rng(0).normal(size=(len(X), 2))
     display = LatentSpaceDisplay.from_estimator(fitted_3d, X, projection=coordinates)
     assert display.ellipses_ == []
-    # Any map of four rows in three dimensions looks affine.
+    # Every projection of four samples in three dimensions is affine.
     display = LatentSpaceDisplay.from_estimator(
         fitted_3d, X[:4], projection=coordinates[:4]
     )
     assert display.ellipses_ == []
 
 
-def test_color_shows_classes(fitted, blobs):
+def test_color_of_classes(fitted, blobs):
     X, y = blobs
     names = np.array(["ant", "bee", "cow"])[y]
     display = LatentSpaceDisplay.from_estimator(
@@ -98,46 +98,45 @@ def test_color_shows_classes(fitted, blobs):
     assert len(display.ellipses_) == 3
 
 
-def test_color_shows_values(fitted, X):
+def test_color_of_continuous_values(fitted, X):
     scores = fitted.score_samples(X)
     display = LatentSpaceDisplay.from_estimator(fitted, X, scores)
     assert_array_equal(display.ax_.collections[0].get_array(), scores)
     assert display.ax_.get_legend() is None
 
 
-def test_forty_groups_have_a_look_of_their_own():
+def test_forty_groups_differ_in_color_or_marker():
     points = np.random.default_rng(0).normal(size=(80, 2))
     display = LatentSpaceDisplay(points=points, groups=np.arange(80) % 40).plot()
-    looks = {
+    styles = {
         (tuple(scatter.get_facecolor()[0]), scatter.get_paths()[0].vertices.tobytes())
         for scatter in display.ax_.collections
     }
-    assert len(looks) == 40
+    assert len(styles) == 40
 
 
 @pytest.mark.parametrize(
     "projection, shape",
     [(PCA(3), r"\(150, 3\)"), (np.zeros((10, 2)), r"\(10, 2\)")],
 )
-def test_wrong_projection(fitted_3d, X, projection, shape):
-    message = rf"projection must .* shape \(150, 2\). Got shape {shape} instead"
+def test_invalid_shape_of_projection(fitted_3d, X, projection, shape):
+    message = rf"projection must .* shape \(150, 2\). Got shape {shape} instead. Pass"
     with pytest.raises(ValueError, match=message):
         LatentSpaceDisplay.from_estimator(fitted_3d, X, projection=projection)
 
 
-def test_a_line_is_no_plane(tiny, X):
+def test_single_latent_dimension(tiny, X):
     model = tiny(latent_dim=1).fit(X)
-    with pytest.raises(
-        ValueError, match=r"shape \(150, 1\) instead. Give .* histogram"
-    ):
+    message = r"projection=None .* shape \(150, 1\) instead. Pass .* histogram"
+    with pytest.raises(ValueError, match=message):
         LatentSpaceDisplay.from_estimator(model, X)
 
 
-def test_y_of_another_length(fitted, X):
+def test_inconsistent_length_of_y(fitted, X):
     with pytest.raises(ValueError, match=r"inconsistent numbers of samples.*150, 7"):
         LatentSpaceDisplay.from_estimator(fitted, X, np.zeros(7))
 
 
-def test_the_name_of_a_projection_is_none(fitted_3d, X):
+def test_projection_must_not_be_a_string(fitted_3d, X):
     with pytest.raises(ValueError, match=r"projection must be .* Got 'pca' instead"):
         LatentSpaceDisplay.from_estimator(fitted_3d, X, projection="pca")
