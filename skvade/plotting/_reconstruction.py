@@ -1,9 +1,9 @@
-"""Rows beside what the decoder makes of them."""
+"""Display of samples and their reconstructions."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.random import RandomState
@@ -32,43 +32,47 @@ if TYPE_CHECKING:
 
 __all__ = ["ReconstructionDisplay"]
 
+_REQUIRED_ATTRIBUTES = ["reconstruct", "n_features_in_"]
+
 
 class ReconstructionDisplay:
-    """Rows of X beside their reconstructions, as images or as profiles.
+    """Visualization of samples and their reconstructions.
 
-    Create it with :meth:`from_estimator`. Below each pair stands the root of the mean
-    squared difference, in the units of X. Missing values stay blank and do not count.
+    Create it with :meth:`from_estimator`. The samples are plotted as images or as
+    profiles, lines over the features, each with the root mean squared error (RMSE) of
+    its reconstruction, in the units of X. Missing values are left blank and excluded
+    from the error.
 
     Parameters
     ----------
     X : ndarray of shape (n_samples, n_features)
-        Rows.
+        Samples, with NaN for missing values.
 
     X_reconstructed : ndarray of shape (n_samples, n_features)
-        What the decoder makes of them.
+        Reconstructions of the samples.
 
     image_shape : tuple of int, default=None
-        Shape of a row as an image, (height, width) or (height, width, 3); None draws
-        lines over the features.
+        Shape of a sample as an image, (height, width) or (height, width, 3). None
+        plots profiles.
 
     feature_names : sequence of str of length n_features, default=None
-        Names for the profiles.
+        Names of the features, for profiles.
 
     Attributes
     ----------
     errors_ : ndarray of shape (n_samples,)
-        Root of the mean squared difference of each row.
+        Root mean squared error of each sample.
 
     ax_ : ndarray of matplotlib Axes of shape (1,) or (n_samples,)
-        One Axes for images, one per row for profiles.
+        Axes with the plot: a single one for images, one per sample for profiles.
 
     figure_ : matplotlib Figure
-        The figure that holds them.
+        Figure that contains the Axes.
 
     See Also
     --------
-    skvade.VaDEClusterer.reconstruct : Where the reconstructions come from.
-    ClusterSamplesDisplay : What the model generates.
+    skvade.VaDEClusterer.reconstruct : Reconstruct samples.
+    ClusterSamplesDisplay : Visualization of cluster centers and generated samples.
 
     Examples
     --------
@@ -106,61 +110,63 @@ class ReconstructionDisplay:
         random_state: int | RandomState | None = 0,
         ax: Axes | Sequence[Axes] | None = None,
     ) -> Self:
-        """Draw rows and their reconstructions by a fitted estimator.
+        """Plot samples and their reconstructions by a fitted estimator.
 
         Parameters
         ----------
         estimator : VaDEClusterer
-            Fitted.
-        X : {array-like, sparse matrix} of shape (n_rows, n_features)
-            Rows to choose from.
+            Fitted estimator.
+        X : {array-like, sparse matrix} of shape (n_samples_X, n_features)
+            Data to select the samples from.
         n_samples : int, default=10
-            How many to show. Where X has no more, they are shown in their order,
-            else as many are drawn at random.
+            Number of samples to plot, selected at random. If X has no more than that,
+            all of its samples are plotted, in their order.
         image_shape : tuple of int, default=None
-            Shape of a row as an image, (height, width) or (height, width, 3); None
-            draws lines over the features.
+            Shape of a sample as an image, (height, width) or (height, width, 3). None
+            plots profiles.
         random_state : int, RandomState instance or None, default=0
-            Seed of the choice of rows.
+            Seed or generator for the selection of samples.
         ax : matplotlib Axes or sequence of them, default=None
-            As in :meth:`plot`.
+            Axes to plot on, as in :meth:`plot`.
 
         Returns
         -------
         display : ReconstructionDisplay
-            The display, drawn.
+            Plotted display.
 
         Raises
         ------
+        NotFittedError
+            If the estimator is not fitted.
         TypeError
-            If the estimator cannot reconstruct.
+            If the estimator lacks a required attribute, such as `reconstruct`.
         ValueError
-            If `n_samples` is below 1 or `image_shape` does not fit the features.
+            If `n_samples` is not an int of at least 1, or if `image_shape` does not
+            match the number of features.
         """
-        check_fitted_attributes(
-            estimator, ["reconstruct", "n_features_in_"], cls.__name__
-        )
+        check_fitted_attributes(estimator, _REQUIRED_ATTRIBUTES, cls.__name__)
         check_n_samples(n_samples)
         check_image_shape(image_shape, estimator.n_features_in_)
-        n_rows = _num_samples(X)
-        if n_rows > n_samples:
+        n_samples_X = _num_samples(X)
+        if n_samples_X > n_samples:
             rng = check_random_state(random_state)
-            X = safe_indexing(X, rng.choice(n_rows, n_samples, replace=False))
-        return cls(
-            X_reconstructed=np.asarray(estimator.reconstruct(X)),
+            X = safe_indexing(X, rng.choice(n_samples_X, n_samples, replace=False))
+        display = cls(
             X=to_dense(X),
+            X_reconstructed=np.asarray(estimator.reconstruct(X)),
             image_shape=image_shape,
             feature_names=getattr(estimator, "feature_names_in_", None),
-        ).plot(ax=ax)
+        )
+        return display.plot(ax=ax)
 
     def plot(self, *, ax: Axes | Sequence[Axes] | None = None) -> Self:
-        """Draw the rows and their reconstructions.
+        """Plot the samples and their reconstructions.
 
         Parameters
         ----------
         ax : matplotlib Axes or sequence of them, default=None
-            As many Axes as there are panels, or a single one, whose place is divided;
-            None makes a new figure.
+            Axes to plot on: one for images, one per sample for profiles, or a single
+            one, which is subdivided. None creates a figure.
 
         Returns
         -------
@@ -172,45 +178,69 @@ class ReconstructionDisplay:
         ImportError
             If matplotlib is not installed.
         ValueError
-            If the number of Axes does not suit.
+            If the number of Axes is not valid.
         """
-        squares = (self.X - self.X_reconstructed) ** 2
-        self.errors_ = np.sqrt(np.nanmean(squares, axis=1))
+        squared_errors = (self.X - self.X_reconstructed) ** 2
+        self.errors_ = np.sqrt(np.nanmean(squared_errors, axis=1))
         if self.image_shape is None:
-            self._draw_profiles(ax)
+            self._plot_profiles(ax)
         else:
-            self._draw_images(ax, self.image_shape)
+            self._plot_images(ax, self.image_shape)
         self.figure_ = self.ax_[0].figure
         return self
 
-    def _draw_images(
-        self, ax: Axes | Sequence[Axes] | None, shape: Sequence[int]
+    def _plot_images(
+        self, ax: Axes | Sequence[Axes] | None, image_shape: Sequence[int]
     ) -> None:
-        n = len(self.X)
-        figsize = (0.9 * n + 1.5, 2.4)
-        self.ax_ = make_axes(ax, type(self).__name__, 1, n_columns=1, figsize=figsize)
+        n_samples = len(self.X)
+        self.ax_ = make_axes(
+            ax,
+            type(self).__name__,
+            1,
+            n_columns=1,
+            figsize=(0.9 * n_samples + 1.5, 2.4),
+        )
         # (2, n_samples, n_features)
         pairs = np.stack([self.X, self.X_reconstructed])
-        images = pairs.reshape(2, n, *shape)
+        images = pairs.reshape(2, n_samples, *image_shape)
         vmin, vmax = np.nanmin(self.X), np.nanmax(self.X)
-        columns, rows = plot_images(self.ax_[0], images, vmin, vmax)
-        self.ax_[0].set_yticks(rows, ["original", "reconstruction"])
-        self.ax_[0].set_xticks(columns, [f"{error:.2g}" for error in self.errors_])
-        self.ax_[0].set_xlabel("root mean squared difference")
 
-    def _draw_profiles(self, ax: Axes | Sequence[Axes] | None) -> None:
-        name = type(self).__name__
-        n_panels, n_features = self.X.shape
-        names = self.feature_names
-        self.ax_ = make_profile_axes(ax, name, n_panels, n_features, names)
-        dots: dict[str, Any] = {"color": BLUE, "marker": "o", "markersize": 3.5}
-        dots.update(linestyle="none", label="original")
-        line: dict[str, Any] = {"color": ORANGE, "label": "reconstruction"}
-        rows = zip(self.X, self.X_reconstructed, self.errors_, strict=True)
-        for panel, (row, reconstruction, error) in zip(self.ax_, rows, strict=True):
-            plot_profiles(panel, row, names, **dots)
-            plot_profiles(panel, reconstruction, names, **line)
-            panel.set_title(f"difference {error:.2g}", fontsize="medium")
-        # The pad is in letters: it clears the title of a panel of any height.
-        above = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 2.2}
-        self.ax_[0].legend(fontsize="small", borderpad=0, frameon=False, **above)
+        image_ax = self.ax_[0]
+        column_centers, row_centers = plot_images(image_ax, images, vmin, vmax)
+        image_ax.set_yticks(row_centers, ["original", "reconstruction"])
+        image_ax.set_xticks(column_centers, [f"{error:.2g}" for error in self.errors_])
+        image_ax.set_xlabel("root mean squared error")
+
+    def _plot_profiles(self, ax: Axes | Sequence[Axes] | None) -> None:
+        n_samples, n_features = self.X.shape
+        self.ax_ = make_profile_axes(
+            ax, type(self).__name__, n_samples, n_features, self.feature_names
+        )
+        for sample, profile_ax in enumerate(self.ax_):
+            plot_profiles(
+                profile_ax,
+                self.X[sample],
+                self.feature_names,
+                color=BLUE,
+                marker="o",
+                markersize=3.5,
+                linestyle="none",
+                label="original",
+            )
+            plot_profiles(
+                profile_ax,
+                self.X_reconstructed[sample],
+                self.feature_names,
+                color=ORANGE,
+                label="reconstruction",
+            )
+            profile_ax.set_title(f"RMSE {self.errors_[sample]:.2g}", fontsize="medium")
+        # The padding is in units of the font size and leaves room for the title.
+        self.ax_[0].legend(
+            loc="lower left",
+            bbox_to_anchor=(0, 1),
+            borderaxespad=2.2,
+            borderpad=0,
+            fontsize="small",
+            frameon=False,
+        )
