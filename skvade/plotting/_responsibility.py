@@ -1,4 +1,4 @@
-"""How sure the assignments are."""
+"""Display of the responsibilities and of their entropy."""
 
 from __future__ import annotations
 
@@ -19,38 +19,46 @@ if TYPE_CHECKING:
 
 __all__ = ["ResponsibilityDisplay"]
 
+_REQUIRED_ATTRIBUTES = ["predict_proba"]
+
+_SUM_TOLERANCE = 1e-4
+
 
 class ResponsibilityDisplay:
-    """Responsibilities as a heat map, and a histogram of their entropies.
+    """Visualization of the responsibilities and of their entropy.
 
-    Create it with :meth:`from_estimator` or :meth:`from_predictions`. The rows of the
-    heat map are sorted by their most probable cluster and, within it, from the surest
-    to the least sure. The entropy of a row is 0 when one cluster has it all and log K
-    nats when all K are equally probable.
+    Create it with :meth:`from_estimator` or :meth:`from_predictions`. The
+    responsibilities are plotted as a heat map, the entropies as a histogram. The
+    samples in the heat map are sorted by their most probable cluster and, within a
+    cluster, by its probability in descending order. The entropy of a sample is 0 if one
+    cluster has probability 1, and log(n_clusters) nats if all clusters are equally
+    probable.
 
     Parameters
     ----------
     responsibilities : ndarray of shape (n_samples, n_clusters)
-        Probabilities of the clusters; each row sums to one.
+        Probability of each cluster for each sample. The probabilities of a sample sum
+        to 1.
 
     Attributes
     ----------
     order_ : ndarray of shape (n_samples,)
-        The rows in the order of the heat map.
+        Indices that sort the samples in the order of the heat map.
 
     entropies_ : ndarray of shape (n_samples,)
-        Entropy of each row, in nats, in the order of `responsibilities`.
+        Entropy of the responsibilities of each sample, in nats and in the order of
+        `responsibilities`.
 
     ax_ : ndarray of matplotlib Axes of shape (2,)
-        Heat map and histogram.
+        Axes with the heat map and with the histogram.
 
     figure_ : matplotlib Figure
-        The figure that holds them.
+        Figure that contains the Axes.
 
     See Also
     --------
-    skvade.VaDEClusterer.predict_proba : Where the responsibilities come from.
-    LatentSpaceDisplay : Where the rows lie.
+    skvade.VaDEClusterer.predict_proba : Compute the responsibilities.
+    LatentSpaceDisplay : Visualization of the samples in the latent space.
 
     Examples
     --------
@@ -75,28 +83,30 @@ class ResponsibilityDisplay:
         *,
         ax: Axes | Sequence[Axes] | None = None,
     ) -> Self:
-        """Draw the responsibilities that an estimator gives to rows.
+        """Plot the responsibilities predicted by a fitted estimator.
 
         Parameters
         ----------
         estimator : VaDEClusterer
-            Fitted, or another estimator with `predict_proba`.
+            Fitted estimator, or another one with `predict_proba`.
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Rows.
+            Samples to predict the responsibilities of.
         ax : matplotlib Axes or sequence of them, default=None
-            As in :meth:`plot`.
+            Axes to plot on, as in :meth:`plot`.
 
         Returns
         -------
         display : ResponsibilityDisplay
-            The display, drawn.
+            Plotted display.
 
         Raises
         ------
+        NotFittedError
+            If the estimator is not fitted.
         TypeError
             If the estimator has no `predict_proba`.
         """
-        check_fitted_attributes(estimator, ["predict_proba"], cls.__name__)
+        check_fitted_attributes(estimator, _REQUIRED_ATTRIBUTES, cls.__name__)
         return cls.from_predictions(estimator.predict_proba(X), ax=ax)
 
     @classmethod
@@ -106,45 +116,47 @@ class ResponsibilityDisplay:
         *,
         ax: Axes | Sequence[Axes] | None = None,
     ) -> Self:
-        """Draw given responsibilities.
+        """Plot given responsibilities.
 
         Parameters
         ----------
         responsibilities : array-like of shape (n_samples, n_clusters)
-            Probabilities of the clusters; each row sums to one.
+            Probability of each cluster for each sample. The probabilities of a sample
+            sum to 1.
         ax : matplotlib Axes or sequence of them, default=None
-            As in :meth:`plot`.
+            Axes to plot on, as in :meth:`plot`.
 
         Returns
         -------
         display : ResponsibilityDisplay
-            The display, drawn.
+            Plotted display.
 
         Raises
         ------
         ValueError
-            If a row does not sum to one.
+            If a value is negative or if the values of a sample do not sum to 1.
         """
-        checked: NDArray = check_array(
+        resp: NDArray = check_array(
             responsibilities, dtype=float, input_name="responsibilities"
         )
-        sums = checked.sum(axis=1)
-        worst = np.abs(sums - 1).argmax()
-        if checked.min() < 0 or not np.isclose(sums[worst], 1, atol=1e-4):
+        sums = resp.sum(axis=1)
+        worst_sum = sums[np.abs(sums - 1).argmax()]
+        if resp.min() < 0 or not np.isclose(worst_sum, 1, atol=_SUM_TOLERANCE):
             raise ValueError(
-                "responsibilities must be probabilities, with rows that sum to one. "
-                f"Got {checked.min():.6g} as the least value and a row that "
-                f"sums to {sums[worst]:.6g} instead. Give the result of predict_proba."
+                "responsibilities must be nonnegative and sum to 1 for each sample. "
+                f"Got a minimum of {resp.min():.6g} and a sum of {worst_sum:.6g} "
+                "instead. Pass the result of predict_proba."
             )
-        return cls(responsibilities=checked).plot(ax=ax)
+        return cls(responsibilities=resp).plot(ax=ax)
 
     def plot(self, *, ax: Axes | Sequence[Axes] | None = None) -> Self:
-        """Draw the heat map and the histogram.
+        """Plot the heat map and the histogram.
 
         Parameters
         ----------
         ax : matplotlib Axes or sequence of them, default=None
-            Two Axes, or a single one whose place is divided; None makes a new figure.
+            Axes to plot on: two, or a single one, which is subdivided. None creates a
+            figure.
 
         Returns
         -------
@@ -156,19 +168,20 @@ class ResponsibilityDisplay:
         ImportError
             If matplotlib is not installed.
         ValueError
-            If the number of Axes does not suit.
+            If the number of Axes is not valid.
         """
-        self.order_ = np.lexsort(
-            (-self.responsibilities.max(axis=1), self.responsibilities.argmax(axis=1))
-        )
+        labels = self.responsibilities.argmax(axis=1)
+        max_probabilities = self.responsibilities.max(axis=1)
+        # The last key is the primary one.
+        self.order_ = np.lexsort((-max_probabilities, labels))
         self.entropies_ = entr(self.responsibilities).sum(axis=1)
         self.ax_ = make_axes(ax, type(self).__name__, 2, n_columns=2, figsize=(9, 3.6))
         self.figure_ = self.ax_[0].figure
-        self._draw_heat_map(self.ax_[0])
-        self._draw_histogram(self.ax_[1])
+        self._plot_heat_map(self.ax_[0])
+        self._plot_entropy_histogram(self.ax_[1])
         return self
 
-    def _draw_heat_map(self, ax: Axes) -> None:
+    def _plot_heat_map(self, ax: Axes) -> None:
         image = ax.imshow(
             self.responsibilities[self.order_],
             aspect="auto",
@@ -179,11 +192,14 @@ class ResponsibilityDisplay:
         )
         self.figure_.colorbar(image, ax=ax, label="responsibility")
         set_integer_ticks(ax)
-        ax.set(title="Responsibilities", xlabel="cluster", ylabel="rows, sorted")
+        ax.set(title="Responsibilities", xlabel="cluster", ylabel="sorted samples")
 
-    def _draw_histogram(self, ax: Axes) -> None:
-        most = np.log(self.responsibilities.shape[1])
-        ax.hist(self.entropies_, bins=30, range=(0, most or 1), color=BLUE, log=True)
-        ax.axvline(most, color="black", linestyle=":")
-        ax.set(title="Entropy of a row", ylabel="rows")
-        ax.set_xlabel("nats (dotted: log K, the most)")
+    def _plot_entropy_histogram(self, ax: Axes) -> None:
+        n_clusters = self.responsibilities.shape[1]
+        max_entropy = np.log(n_clusters)
+        # A single cluster has entropy 0, and a histogram needs a range.
+        upper_limit = max_entropy if n_clusters > 1 else 1
+        ax.hist(self.entropies_, bins=30, range=(0, upper_limit), color=BLUE, log=True)
+        ax.axvline(max_entropy, color="black", linestyle=":")
+        ax.set(title="Entropy of the responsibilities", ylabel="number of samples")
+        ax.set_xlabel("nats (dotted: log K, the maximum)")

@@ -3,12 +3,10 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.mixture import GaussianMixture
 
-from skvade.plotting import (
-    ResponsibilityDisplay,
-)
+from skvade.plotting import ResponsibilityDisplay
 
 
-def test_rows_are_sorted_by_cluster_and_certainty():
+def test_samples_are_sorted_by_cluster_and_probability():
     responsibilities = [[0.4, 0.6], [0.9, 0.1], [0.2, 0.8], [1, 0], [0.5, 0.5]]
     display = ResponsibilityDisplay.from_predictions(responsibilities)
     assert_array_equal(display.order_, [3, 1, 4, 2, 0])
@@ -24,7 +22,7 @@ def test_entropies():
 
 
 @pytest.mark.parametrize("n_clusters", [1, 3])
-def test_responsibilities_of_any_mixture(X, n_clusters):
+def test_plots_responsibilities_of_any_mixture(X, n_clusters):
     mixture = GaussianMixture(n_clusters, random_state=0).fit(X)
     display = ResponsibilityDisplay.from_estimator(mixture, X)
     assert_array_equal(display.responsibilities, mixture.predict_proba(X))
@@ -32,13 +30,13 @@ def test_responsibilities_of_any_mixture(X, n_clusters):
 
 
 @pytest.mark.parametrize(
-    "rows, message",
+    "responsibilities, message",
     [
-        ([[0.5, 0.4]], "Got 0.4 as the least value and a row that sums to 0.9"),
-        ([[1.5, -0.5]], "Got -0.5 as the least value"),
-        ([[0, -0.6], [-0.1, -2]], "sum to one.* sums to -2.1 .*predict_proba"),
+        ([[0.5, 0.4]], "Got a minimum of 0.4 and a sum of 0.9 instead"),
+        ([[1.5, -0.5]], "Got a minimum of -0.5"),
+        ([[0, -0.6], [-0.1, -2]], "sum to 1.* a sum of -2.1 .*predict_proba"),
     ],
 )
-def test_what_is_no_probability(rows, message):
+def test_invalid_responsibilities(responsibilities, message):
     with pytest.raises(ValueError, match=message):
-        ResponsibilityDisplay.from_predictions(rows)
+        ResponsibilityDisplay.from_predictions(responsibilities)
