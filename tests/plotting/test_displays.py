@@ -19,71 +19,79 @@ from skvade.plotting import (
     TrainingCurveDisplay,
 )
 
-DISPLAYS = {
-    TrainingCurveDisplay: lambda model, X: (model,),
-    LatentSpaceDisplay: lambda model, X: (model, X),
-    ClusterSamplesDisplay: lambda model, X: (model,),
-    ReconstructionDisplay: lambda model, X: (model, X),
-    ResponsibilityDisplay: lambda model, X: (model, X),
-}
-all_displays = pytest.mark.parametrize("display", DISPLAYS)
+DISPLAYS = [
+    ClusterSamplesDisplay,
+    LatentSpaceDisplay,
+    ReconstructionDisplay,
+    ResponsibilityDisplay,
+    TrainingCurveDisplay,
+]
+# They are tested without X; the others require it.
+DISPLAYS_WITHOUT_X = (ClusterSamplesDisplay, TrainingCurveDisplay)
+DISPLAYS_OF_SAMPLES = [ClusterSamplesDisplay, ReconstructionDisplay]
 
 
-@all_displays
-def test_draws_into_a_new_figure_and_renders(display, fitted, X, plt):
-    drawn = display.from_estimator(*DISPLAYS[display](fitted, X))
-    assert plt.get_fignums() == [drawn.figure_.number]
-    assert all(ax.figure is drawn.figure_ for ax in np.ravel(drawn.ax_))
-    drawn.figure_.canvas.draw()
+def make_display(display_class, estimator, X, **kwargs):
+    if display_class in DISPLAYS_WITHOUT_X:
+        return display_class.from_estimator(estimator, **kwargs)
+    return display_class.from_estimator(estimator, X, **kwargs)
 
 
-@all_displays
-def test_draws_where_told_to(display, fitted, X, plt):
-    figure, (left, right) = plt.subplots(1, 2)
-    drawn = display.from_estimator(*DISPLAYS[display](fitted, X), ax=right)
+@pytest.mark.parametrize("display_class", DISPLAYS)
+def test_creates_a_figure(display_class, fitted, X, plt):
+    display = make_display(display_class, fitted, X)
+    assert plt.get_fignums() == [display.figure_.number]
+    assert all(ax.figure is display.figure_ for ax in np.ravel(display.ax_))
+    display.figure_.canvas.draw()
+
+
+@pytest.mark.parametrize("display_class", DISPLAYS)
+def test_plots_within_a_given_ax(display_class, fitted, X, plt):
+    figure, (left_ax, right_ax) = plt.subplots(1, 2)
+    display = make_display(display_class, fitted, X, ax=right_ax)
     figure.canvas.draw()
 
     assert plt.get_fignums() == [figure.number]
-    assert drawn.figure_ is figure
-    assert not left.has_data()
-    # Panels in the place of one lie within it.
-    place = right.get_subplotspec().get_position(figure)
-    for ax in np.ravel(drawn.ax_):
-        assert place.x0 - 1e-6 <= ax.get_position().x0
-        assert ax.get_position().x1 <= place.x1 + 1e-6
+    assert display.figure_ is figure
+    assert not left_ax.has_data()
+    area = right_ax.get_subplotspec().get_position(figure)
+    for ax in np.ravel(display.ax_):
+        assert area.x0 - 1e-6 <= ax.get_position().x0
+        assert ax.get_position().x1 <= area.x1 + 1e-6
 
 
-@all_displays
-def test_draws_again(display, fitted, X, plt):
-    drawn = display.from_estimator(*DISPLAYS[display](fitted, X))
-    first = drawn.figure_
-    assert drawn.plot() is drawn
-    assert drawn.figure_ is not first
+@pytest.mark.parametrize("display_class", DISPLAYS)
+def test_plot_creates_another_figure(display_class, fitted, X):
+    display = make_display(display_class, fitted, X)
+    first_figure = display.figure_
+    assert display.plot() is display
+    assert display.figure_ is not first_figure
 
 
-@all_displays
-def test_needs_a_fitted_estimator(display, X):
+@pytest.mark.parametrize("display_class", DISPLAYS)
+def test_unfitted_estimator(display_class, X):
     with pytest.raises(NotFittedError, match="not fitted yet"):
-        display.from_estimator(*DISPLAYS[display](VaDEClusterer(), X))
+        make_display(display_class, VaDEClusterer(), X)
 
 
-@all_displays
-def test_needs_an_estimator_with_what_it_shows(display, X):
+@pytest.mark.parametrize("display_class", DISPLAYS)
+def test_estimator_without_required_attributes(display_class, X):
     model = make_pipeline(StandardScaler(), KMeans(3, n_init=1)).fit(X)
     message = (
-        rf"{display.__name__} requires an estimator with the attribute '.*'\. "
+        rf"{display_class.__name__} requires an estimator with the attribute '.*'\. "
         "Got a Pipeline, .* of a Pipeline, pass the last step"
     )
     with pytest.raises(TypeError, match=message):
-        display.from_estimator(*DISPLAYS[display](model, X))
+        make_display(display_class, model, X)
 
 
-@all_displays
-def test_names_the_extra_where_matplotlib_is_missing(display, fitted, X, monkeypatch):
+@pytest.mark.parametrize("display_class", DISPLAYS)
+def test_missing_matplotlib(display_class, fitted, X, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
-    message = rf"{display.__name__} requires matplotlib.*pip install 'skvade\[plot\]'"
+    name = display_class.__name__
+    message = rf"{name} requires matplotlib.*pip install 'skvade\[plot\]'"
     with pytest.raises(ImportError, match=message):
-        display.from_estimator(*DISPLAYS[display](fitted, X))
+        make_display(display_class, fitted, X)
 
 
 @pytest.mark.parametrize(
@@ -98,27 +106,22 @@ def test_invalid_axes(fitted, plt, n_axes, got):
         TrainingCurveDisplay.from_estimator(fitted, ax=axes)
 
 
-@all_displays
-def test_leaves_settings_and_backend(display, fitted, X):
+@pytest.mark.parametrize("display_class", DISPLAYS)
+def test_settings_and_backend_are_unchanged(display_class, fitted, X):
     before = mpl.rcParams.copy()
-    display.from_estimator(*DISPLAYS[display](fitted, X))
+    make_display(display_class, fitted, X)
     assert mpl.rcParams == before
 
 
-rows_displays = pytest.mark.parametrize(
-    "display", [ClusterSamplesDisplay, ReconstructionDisplay]
-)
-
-
-@rows_displays
+@pytest.mark.parametrize("display_class", DISPLAYS_OF_SAMPLES)
 @pytest.mark.parametrize("n_samples", [0, -1, 2.5, "3", True])
-def test_wrong_number_of_rows(display, fitted, X, n_samples):
+def test_invalid_n_samples(display_class, fitted, X, n_samples):
     message = f"n_samples must be an int of at least 1. Got {n_samples!r} instead"
     with pytest.raises(ValueError, match=message):
-        display.from_estimator(fitted, X, n_samples=n_samples)
+        display_class.from_estimator(fitted, X, n_samples=n_samples)
 
 
-@rows_displays
+@pytest.mark.parametrize("display_class", DISPLAYS_OF_SAMPLES)
 @pytest.mark.parametrize(
     "image_shape, message",
     [
@@ -130,19 +133,18 @@ def test_wrong_number_of_rows(display, fitted, X, n_samples):
         ((1.0, 5.0), r"of positive ints.* Got \(1.0, 5.0\) instead"),
     ],
 )
-def test_wrong_image_shape(display, fitted, X, image_shape, message):
+def test_invalid_image_shape(display_class, fitted, X, image_shape, message):
     with pytest.raises(ValueError, match=message):
-        display.from_estimator(fitted, X, image_shape=image_shape)
+        display_class.from_estimator(fitted, X, image_shape=image_shape)
 
 
-@rows_displays
+@pytest.mark.parametrize("display_class", DISPLAYS_OF_SAMPLES)
 @pytest.mark.parametrize("to_sparse", [csr_array, coo_matrix])
-def test_sparse_rows_are_drawn_as_dense_ones(display, tiny, to_sparse):
+def test_sparse_X_is_plotted_like_dense_X(display_class, tiny, to_sparse):
     X = np.random.default_rng(0).poisson(0.5, size=(60, 5)).astype(float)
     model = tiny().fit(X)
-    drawn, expected = (
-        display.from_estimator(model, rows, n_samples=4) for rows in (to_sparse(X), X)
-    )
-    for ax, other in zip(drawn.ax_, expected.ax_, strict=True):
-        for line, same in zip(ax.lines, other.lines, strict=True):
-            assert_allclose(line.get_ydata(), same.get_ydata(), atol=1e-12)
+    display = display_class.from_estimator(model, to_sparse(X), n_samples=4)
+    expected = display_class.from_estimator(model, X, n_samples=4)
+    for ax, expected_ax in zip(display.ax_, expected.ax_, strict=True):
+        for line, expected_line in zip(ax.lines, expected_ax.lines, strict=True):
+            assert_allclose(line.get_ydata(), expected_line.get_ydata(), atol=1e-12)
