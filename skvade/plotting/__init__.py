@@ -1,4 +1,4 @@
-"""Pictures of a fitted estimator, as scikit-learn Displays; they need matplotlib."""
+"""Visualize a fitted estimator with scikit-learn Displays, which require matplotlib."""
 
 from skvade.plotting._clusters import ClusterSamplesDisplay
 from skvade.plotting._curves import TrainingCurveDisplay

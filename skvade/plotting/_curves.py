@@ -217,4 +217,4 @@ class TrainingCurveDisplay:
     def _plot_latent_terms(self, ax: Axes) -> None:
         latent_terms = np.subtract(self.lower_bounds, self.reconstruction_terms)
         plot_curve(ax, latent_terms.tolist(), color=BLUE)
-        ax.set(title="Latent terms (negative KL divergence)", ylabel="nats per sample")
+        ax.set(title="Latent terms (negative KL)", ylabel="nats per sample")

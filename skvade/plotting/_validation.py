@@ -39,8 +39,8 @@ def check_fitted_attributes(
         raise TypeError(
             f"{display_name} requires an estimator with the attribute {missing[0]!r}. "
             f"Got a {type(estimator).__name__}, which does not have it. Pass a fitted "
-            "VaDEClusterer; of a Pipeline, pass the last step, and X as transformed by "
-            "the steps before it."
+            "VaDEClusterer; for a Pipeline, pass the last step, with X as "
+            "transformed by the steps before it."
         )
 
 

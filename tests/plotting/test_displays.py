@@ -79,7 +79,7 @@ def test_estimator_without_required_attributes(display_class, X):
     model = make_pipeline(StandardScaler(), KMeans(3, n_init=1)).fit(X)
     message = (
         rf"{display_class.__name__} requires an estimator with the attribute '.*'\. "
-        "Got a Pipeline, .* of a Pipeline, pass the last step"
+        "Got a Pipeline, .* for a Pipeline, pass the last step"
     )
     with pytest.raises(TypeError, match=message):
         make_display(display_class, model, X)
