@@ -1,18 +1,18 @@
-"""The bridge to scikit-learn's callbacks: they watch a fit, task by task."""
+"""scikit-learn's callback protocol: tasks of a fit, and models to look at meanwhile."""
 
 from typing import Any, Self
 
 from numpy.typing import ArrayLike
 from sklearn.callback import CallbackContext, CallbackSupportMixin
 
-from skvade._fitted import FittedVaDE
-from skvade._fitting import forget, snapshot
-from skvade._run import Run, Task
+from skvade._prediction import PredictionMixin
+from skvade._state import reset_fitted_attributes, snapshot
+from skvade._training.state import FitTask, TrainingState
 
-__all__ = ["WatchedVaDE", "watch"]
+__all__ = ["CallbackMixin", "attach_callbacks"]
 
-# What scikit-learn puts on an estimator for as long as its fit is watched.
-_WHILE_WATCHED = {
+# Attributes that scikit-learn sets on an estimator while callbacks are active.
+_ACTIVE_CALLBACK_ATTRIBUTES = {
     "_callback_fit_ctx",
     "_parent_callback_ctx",
     "_skl_callbacks",
@@ -20,52 +20,61 @@ _WHILE_WATCHED = {
 }
 
 
-class WatchedVaDE(CallbackSupportMixin):
-    """An estimator that callbacks watch while it is fitted."""
+class CallbackMixin(CallbackSupportMixin):
+    """Support callbacks; copies that a callback keeps have none themselves."""
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
         if "_callback_fit_ctx" not in state:
             return state
-        # A callback may keep the copies that it gets: nobody watches these.
-        return {k: v for k, v in state.items() if k not in _WHILE_WATCHED}
+        return {k: v for k, v in state.items() if k not in _ACTIVE_CALLBACK_ATTRIBUTES}
 
 
-class WatchedTask(Task):
-    """A task of a fit that the callbacks of an estimator are told of."""
+class CallbackTask(FitTask):
+    """A task of a fit that is reported to the callbacks of the estimator.
 
-    def __init__(self, context: CallbackContext, told: dict[str, Any]) -> None:
-        self.context, self.told = context, told
-        context.call_on_fit_task_begin(**told)
+    Parameters
+    ----------
+    context : CallbackContext
+        scikit-learn's context of the task.
+    hook_kwargs : dict
+        Arguments of the hooks: the estimator, the data, and how to get a model.
+    """
 
-    def part(self, name: str, max_parts: int = 0) -> Self:
-        context = self.context.subcontext(name, max_subtasks=max_parts)
-        return type(self)(context, self.told)
+    def __init__(self, context: CallbackContext, hook_kwargs: dict[str, Any]) -> None:
+        self.context, self.hook_kwargs = context, hook_kwargs
+        context.call_on_fit_task_begin(**hook_kwargs)
+
+    def subtask(self, name: str, max_subtasks: int = 0) -> Self:
+        context = self.context.subcontext(name, max_subtasks=max_subtasks)
+        return type(self)(context, self.hook_kwargs)
 
     def end(self) -> bool:
-        return self.context.call_on_fit_task_end(**self.told)
+        return self.context.call_on_fit_task_end(**self.hook_kwargs)
 
 
-def watch(
-    estimator: FittedVaDE,
-    run: Run,
+def attach_callbacks(
+    estimator: PredictionMixin,
+    state: TrainingState,
     context: CallbackContext,
     X: ArrayLike,
     y: object,
     sample_weight: ArrayLike | None,
 ) -> None:
-    """Let the callbacks of an estimator watch a run from its start.
+    """Report a training run to the callbacks of the estimator, from its start.
 
-    They get the data as the user gave them, and on demand an estimator that answers as
-    the model does at that moment.
+    They get the data as the user gave them, and on demand an estimator whose
+    predictions are those of the module at that moment.
     """
-    forget(estimator)
-    weighted = sample_weight is not None
-    told = {
+    reset_fitted_attributes(estimator)
+    metadata = None
+    if sample_weight is not None:
+        metadata = {"sample_weight": sample_weight}
+    hook_kwargs = {
         "estimator": estimator,
         "X": X,
         "y": y,
-        "metadata": {"sample_weight": sample_weight} if weighted else None,
-        "reconstruction_attributes": lambda: snapshot(estimator, run),
+        "metadata": metadata,
+        "reconstruction_attributes": lambda: snapshot(estimator, state),
     }
-    run.task = WatchedTask(context, told)
+    state.task = CallbackTask(context, hook_kwargs)

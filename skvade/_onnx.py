@@ -1,4 +1,4 @@
-"""Fitted models as ONNX files, which run where neither torch nor skvade is."""
+"""Fitted models as ONNX files, which run without torch and skvade."""
 
 from collections.abc import Callable
 from os import PathLike
@@ -6,42 +6,50 @@ from os import PathLike
 import torch
 from torch import Tensor, nn
 
-from skvade._inference import log_responsibilities_of
-from skvade._networks import VaDE
+from skvade._inference import make_log_responsibilities
+from skvade._model.elbo import Posterior
+from skvade._model.module import VaDE
 
-__all__ = ["METHODS", "export"]
+__all__ = ["METHODS", "export_onnx"]
 
-Answer = Callable[[Tensor], Tensor]
-
-
-def _proba(model: VaDE, responsibilities: str) -> Answer:
-    answer = log_responsibilities_of(model, responsibilities)
-    return lambda x: answer(x).exp()
+Output = Callable[[Tensor], Tensor]  # of standardized samples
 
 
-def _coordinates(model: VaDE, responsibilities: str) -> Answer:
-    return model.encoder.embed
+def _predict_proba(module: VaDE, responsibilities: str) -> Output:
+    log_responsibilities = make_log_responsibilities(module, responsibilities)
+
+    def output(x: Tensor) -> Tensor:
+        mean, log_variance = module.encoder(module.likelihood.encoder_input(x))
+        posterior = Posterior(mean.double(), log_variance.double())
+        return log_responsibilities(posterior).exp()
+
+    return output
 
 
-METHODS: dict[str, Callable[[VaDE, str], Answer]] = {
-    "predict_proba": _proba,
-    "transform": _coordinates,
+def _transform(module: VaDE, responsibilities: str) -> Output:
+    return lambda x: module.encoder.encode_mean(module.likelihood.encoder_input(x))
+
+
+METHODS: dict[str, Callable[[VaDE, str], Output]] = {
+    "predict_proba": _predict_proba,
+    "transform": _transform,
 }
 
 
 class Graph(nn.Module):
-    """Rows in the units of the data to answers, in the dtype of the rows."""
+    """A method on samples in the units of the data, in the dtype of the samples."""
 
-    def __init__(self, model: VaDE, responsibilities: str, method: str) -> None:
+    def __init__(self, module: VaDE, responsibilities: str, method: str) -> None:
         super().__init__()
-        self.model = model.requires_grad_(False)
-        self.answer = METHODS[method](model, responsibilities)
+        self.module = module.requires_grad_(False)
+        self.output = METHODS[method](module, responsibilities)
 
-    def forward(self, rows: Tensor) -> Tensor:
-        model, incomplete = self.model, rows.isnan().any()
-        # Complete rows are spared the pass that finds what to expect.
-        ways = model.seen, model.likelihood.standardize
-        return self.answer(torch.cond(incomplete, *ways, (rows,))).to(rows.dtype)
+    def forward(self, X: Tensor) -> Tensor:
+        module = self.module
+        # Complete samples are spared the imputation.
+        branches = module.preprocess, module.likelihood.standardize
+        x = torch.cond(X.isnan().any(), *branches, (X,))
+        return self.output(x).to(X.dtype)
 
 
 def _require_onnx() -> None:
@@ -55,10 +63,21 @@ def _require_onnx() -> None:
         ) from error
 
 
-def export(
-    model: VaDE, responsibilities: str, method: str, path: str | PathLike
+def export_onnx(
+    module: VaDE, responsibilities: str, method: str, path: str | PathLike
 ) -> None:
-    """Write what a method of the estimator computes, for any number of rows.
+    """Write what a method of the estimator computes, for any number of samples.
+
+    Parameters
+    ----------
+    module : VaDE
+        On the CPU, in float32 or float64.
+    responsibilities : {"expected", "sampled"}
+        Parameter of the estimator.
+    method : str
+        A key of `METHODS`.
+    path : str or path-like
+        The file.
 
     Raises
     ------
@@ -66,12 +85,12 @@ def export(
         If the packages of the extra `onnx` are not installed.
     """
     _require_onnx()
-    location = model.likelihood.location
-    # Two rows, since torch takes a dimension of size one for a constant.
-    rows = torch.zeros(2, len(location), dtype=location.dtype)
+    location = module.likelihood.location
+    # Two samples, since torch takes a dimension of size one for a constant.
+    X = torch.zeros(2, len(location), dtype=location.dtype, device=location.device)
     torch.onnx.export(
-        Graph(model, responsibilities, method).eval(),
-        (rows,),
+        Graph(module, responsibilities, method).eval(),
+        (X,),
         path,
         dynamo=True,
         input_names=["X"],

@@ -5,15 +5,16 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from incomplete import with_holes
-from own_networks import PlainDecoder, encoder
+from custom_modules import PlainDecoder, make_encoder
+from missing_data import remove_entries
 from sklearn.datasets import make_blobs
 from torch import nn
 
-from skvade import VaDEClusterer, _batching
-from skvade._mixture import MixturePrior
-from skvade._networks import VaDE
-from skvade._objective import Posterior
+from skvade import VaDEClusterer
+from skvade._data import device
+from skvade._model.elbo import Posterior
+from skvade._model.module import VaDE
+from skvade._model.prior import DiagonalMixturePrior
 
 # The processes of pytest-xdist share the cores: threads of theirs would be in the way.
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -28,12 +29,12 @@ def read_only(array):
 @pytest.fixture(autouse=True)
 def fast_bfloat16(monkeypatch):
     """Compute in bfloat16 where asked to, on any machine."""
-    monkeypatch.setattr(_batching, "has_fast_bfloat16", lambda device: True)
+    monkeypatch.setattr(device, "has_fast_bfloat16", lambda device: True)
 
 
 @pytest.fixture(scope="session")
 def blobs():
-    """150 rows in 5 dimensions, 3 separated groups; rows and groups, read-only."""
+    """150 samples of 5 features in 3 separated groups, and their groups; read-only."""
     X, y = make_blobs(150, 5, centers=3, random_state=0)
     return read_only(X), read_only(y)
 
@@ -44,37 +45,37 @@ def X(blobs):
 
 
 @pytest.fixture(scope="session")
-def holed(X):
-    """The same rows, three of ten entries missing at random."""
-    return read_only(with_holes(X))
+def X_missing(X):
+    """The same samples, three of ten entries missing at random."""
+    return read_only(remove_entries(X))
 
 
 @pytest.fixture(scope="session")
 def X_unit(X):
-    """The same rows in [0, 1], as the Bernoulli likelihood wants them."""
+    """The same samples in [0, 1], as the Bernoulli likelihood wants them."""
     return read_only((X - X.min(0)) / np.ptp(X, axis=0))
 
 
 @pytest.fixture(scope="session")
 def X_new():
-    """700 rows that no model has seen: more than one chunk of an inference."""
+    """700 samples that no model was fitted to: more than one chunk of an inference."""
     return read_only(make_blobs(700, 5, centers=3, random_state=0)[0])
 
 
 @pytest.fixture(scope="session")
-def tiny():
-    """An estimator that goes through all stages in a tenth of a second."""
+def make_estimator():
+    """Estimators that go through all stages in a tenth of a second."""
 
     def make(**changes):
-        by_adam = changes.get("pretraining") == "vae"
+        uses_adam = changes.get("pretraining") == "vae"
         settings = {
             "n_clusters": 3,
             "latent_dim": 2,
             "hidden_layer_sizes": (16,),
             "pretrain_max_iter": 10,
-            "pretrain_learning_rate_init": "auto" if by_adam else 0.3,
+            "pretrain_learning_rate_init": "auto" if uses_adam else 0.3,
             "n_init": 1,
-            "catch_up_max_iter": 1,
+            "warmup_max_iter": 1,
             "max_iter": 3,
             "learning_rate_init": 1e-3,
             "tol": 0,
@@ -86,9 +87,9 @@ def tiny():
 
 
 @pytest.fixture(scope="session")
-def fitted(tiny, X):
+def fitted(make_estimator, X):
     """A fitted estimator. It is shared: read it, or change a copy."""
-    return tiny().fit(X)
+    return make_estimator().fit(X)
 
 
 # --- Mathematics, in float64 --------------------------------------------------------
@@ -114,7 +115,7 @@ def make_prior(normal):
     """Mixtures of unequal weights, means and variances."""
 
     def make(n_components=4, latent_dim=3, reg_covar=1e-3):
-        prior = MixturePrior(n_components, latent_dim, reg_covar).double()
+        prior = DiagonalMixturePrior(n_components, latent_dim, reg_covar).double()
         with torch.no_grad():
             for parameter in prior.parameters():
                 parameter.copy_(normal(*parameter.shape))
@@ -125,18 +126,18 @@ def make_prior(normal):
 
 @pytest.fixture
 def make_posterior(normal):
-    def make(n_rows=5, latent_dim=3):
-        shape = (n_rows, latent_dim)
+    def make(n_samples=5, latent_dim=3):
+        shape = (n_samples, latent_dim)
         return Posterior(1.5 * normal(*shape), 0.5 * normal(*shape) - 1)
 
     return make
 
 
 @pytest.fixture
-def make_model(normal):
-    """Models of random weights, large enough that a row's answers depend on the row."""
+def make_module(normal):
+    """Modules of random weights, so large that outputs depend on the sample."""
 
-    def make(dtype=torch.float64, **architecture):
+    def make(dtype=torch.float64, **params):
         defaults = {
             "n_features": 6,
             "latent_dim": 3,
@@ -146,17 +147,17 @@ def make_model(normal):
             "likelihood": "gaussian",
             "reg_covar": 1e-6,
         }
-        model = VaDE(**{**defaults, **architecture})
+        module = VaDE(**{**defaults, **params})
         with torch.no_grad():
-            for part in (model.prior, model.likelihood):
+            for part in (module.prior, module.likelihood):
                 for parameter in part.parameters():
                     parameter.copy_(normal(*parameter.shape))
-            for layer in model.modules():
+            for layer in module.modules():
                 if isinstance(layer, nn.Linear):
                     deviation = layer.in_features**-0.5
                     layer.weight.copy_(1.5 * deviation * normal(*layer.weight.shape))
                     layer.bias.copy_(0.5 * normal(*layer.bias.shape))
-        return model.to(dtype)
+        return module.to(dtype)
 
     return make
 
@@ -177,16 +178,19 @@ def assert_is_mean():
 
 
 @pytest.fixture(scope="session")
-def own(tiny):
-    """The same with networks of the user's own."""
-    # Two networks leave nothing to shape, so the sizes are the default ones.
+def make_custom_estimator(make_estimator):
+    """Estimators of the same settings with custom networks."""
+    # Two custom networks leave nothing to shape, so the sizes are the default ones.
     sizes = VaDEClusterer().hidden_layer_sizes
     return partial(
-        tiny, hidden_layer_sizes=sizes, encoder=encoder, decoder=PlainDecoder
+        make_estimator,
+        hidden_layer_sizes=sizes,
+        encoder=make_encoder,
+        decoder=PlainDecoder,
     )
 
 
 @pytest.fixture(scope="session")
-def fitted_own(own, X):
+def fitted_custom(make_custom_estimator, X):
     """Shared: read it, or change a copy."""
-    return own().fit(X)
+    return make_custom_estimator().fit(X)

@@ -1,8 +1,8 @@
-"""Callbacks that write down what they are told."""
+"""Callbacks that record their calls."""
 
 
 class Recorder:
-    """Writes down what it is told, and does as asked when a task begins or ends."""
+    """Record every call, and react as asked when a task begins or ends."""
 
     def __init__(self, **react):
         self.react = react  # begin, end: functions of task name, number and model
@@ -17,7 +17,7 @@ class Recorder:
 
     def on_fit_task_begin(self, estimator, context, *, X, y, metadata):
         self.calls.append(f"+{context.task_name}")
-        self.told = X, y, metadata
+        self.data = X, y, metadata
         self._react("begin", context)
 
     def on_fit_task_end(self, estimator, context, *, fitted_estimator):
@@ -29,7 +29,7 @@ class Recorder:
         return react(context.task_name, context.task_id, fitted)
 
     def epochs(self):
-        """How many epochs each stage has had."""
+        """Count the epochs of each stage."""
         return {
             context.task_name: len(context._children_map)
             for context in self.root
@@ -42,13 +42,13 @@ class PropagatedRecorder(Recorder):
 
 
 class Snapshots(Recorder):
-    """Keeps what it gets at the end of every task."""
+    """Keep the model that it gets at the end of every task."""
 
     def __init__(self):
         self.kept = []
         super().__init__(end=lambda name, _, fitted: self.kept.append((name, fitted)))
 
     def at_epochs(self):
-        """The models of the last stage."""
-        start = [name for name, _ in self.kept].index("catch up")
+        """Give the models of the last stage."""
+        start = [name for name, _ in self.kept].index("warmup")
         return [fitted for name, fitted in self.kept[start:] if name == "epoch"]

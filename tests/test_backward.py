@@ -15,7 +15,7 @@ BETA = 0.7
 
 
 @pytest.fixture
-def started(tiny, X_unit):
+def started(make_estimator, X_unit):
     """A run whose model went through all stages but the last, with its rows."""
 
     def start(missing=False, **parameters):
@@ -24,7 +24,7 @@ def started(tiny, X_unit):
         if missing:
             X[::3, 1] = np.nan
         weight = np.linspace(0.5, 1.5, len(X))
-        run = fresh_run(tiny(**settings), X, weight)
+        run = fresh_run(make_estimator(**settings), X, weight)
         _training._start(run)
         return run, run.rows.take(np.arange(len(X)))
 
@@ -112,28 +112,28 @@ def test_the_squared_error(started, missing):
 
 
 @pytest.mark.parametrize("beta", [0.5, 1.0])
-def test_a_fit_is_the_same_by_torch(tiny, X, monkeypatch, beta):
+def test_a_fit_is_the_same_by_torch(make_estimator, X, monkeypatch, beta):
     settings = {"precision": "float64", "max_iter": 5, "beta": beta}
-    ours = tiny(**settings).fit(X)
+    ours = make_estimator(**settings).fit(X)
     monkeypatch.setattr(Chain, "of", lambda model: None)
-    by_torch = tiny(**settings).fit(X)
+    by_torch = make_estimator(**settings).fit(X)
     for name in ("pretrain_loss_curve_", "loss_curve_", "lower_bounds_", "means_"):
         one, other = getattr(ours, name), getattr(by_torch, name)
         np.testing.assert_allclose(one, other, rtol=1e-9, err_msg=name)
     assert ours.means_.tobytes() != by_torch.means_.tobytes()  # two ways indeed
 
 
-def test_no_gradient_is_taken_where_all_is_written_out(tiny, X, monkeypatch):
+def test_no_gradient_is_taken_where_all_is_written_out(make_estimator, X, monkeypatch):
     def taken(*args, **kwargs):
         raise AssertionError("torch was asked for a gradient")
 
     monkeypatch.setattr(torch.autograd, "grad", taken)
-    tiny().fit(X)
+    make_estimator().fit(X)
 
 
 @pytest.mark.parametrize("activation", sorted(ACTIVATIONS.keys() - WRITTEN_OUT))
-def test_other_activations_are_left_to_torch(tiny, X, activation):
-    model = tiny(activation=activation).fit(X)
+def test_other_activations_are_left_to_torch(make_estimator, X, activation):
+    model = make_estimator(activation=activation).fit(X)
     assert Chain.of(model.to_torch()) is None
 
 
@@ -147,6 +147,6 @@ def test_another_prior_or_likelihood_is_left_to_torch(fitted):
         assert Chain.of(model) is None
 
 
-def test_what_else_is_left_to_torch(tiny, X, own):
-    assert Chain.of(tiny(precision="bfloat16").fit(X).to_torch()) is None
+def test_what_else_is_left_to_torch(make_estimator, X, own):
+    assert Chain.of(make_estimator(precision="bfloat16").fit(X).to_torch()) is None
     assert Chain.of(own().fit(X).to_torch()) is None

@@ -47,8 +47,8 @@ def stop_in(stage):
 
 # --- Tasks --------------------------------------------------------------------------
 
-PRETRAIN, INIT, CATCH_UP = stage("pretrain", 10), stage("init", 0), stage("catch up", 1)
-IMITATE, TRAIN = stage("imitate", 4), stage("train", 3)
+PRETRAIN, INIT, CATCH_UP = stage("pretrain", 10), stage("init", 0), stage("warmup", 1)
+IMITATE, TRAIN = stage("embedding", 4), stage("train", 3)
 # An embedding of the data: no autoencoder is pretrained.
 EMBEDDING = {"embedding": PCA(2), "embedding_max_iter": 4, "pretrain_max_iter": 0}
 
@@ -68,67 +68,73 @@ EMBEDDING = {"embedding": PCA(2), "embedding_max_iter": 4, "pretrain_max_iter": 
             [stage("pretrain", 40), INIT, CATCH_UP, TRAIN],
         ),
         (
-            {"pretrain_max_iter": 0, "catch_up_max_iter": 0},
-            [stage("pretrain", 0), INIT, stage("catch up", 0), TRAIN],
+            {"pretrain_max_iter": 0, "warmup_max_iter": 0},
+            [stage("pretrain", 0), INIT, stage("warmup", 0), TRAIN],
         ),
     ],
     ids=str,
 )
-def test_tasks_come_in_order_and_as_many_as_announced(tiny, X, parameters, stages):
+def test_tasks_come_in_order_and_as_many_as_announced(
+    make_estimator, X, parameters, stages
+):
     recorder = Recorder()
-    tiny(**parameters).set_callbacks(recorder).fit(X)
+    make_estimator(**parameters).set_callbacks(recorder).fit(X)
     assert recorder.calls == watched_fit(*stages)
     for context in recorder.root:
         assert context.estimator_name == "VaDEClusterer"
         assert context.max_subtasks == len(context._children_map)
 
 
-def test_warm_start_has_the_last_stage_only(tiny, X):
-    model, recorder = tiny(warm_start=True).fit(X), Recorder()
+def test_warm_start_has_the_last_stage_only(make_estimator, X):
+    model, recorder = make_estimator(warm_start=True).fit(X), Recorder()
     model.set_callbacks(recorder).fit(X)
     assert recorder.calls == watched_fit(TRAIN)
     assert recorder.root.max_subtasks == 1
 
 
-def test_converged_training_ends_its_last_epoch(tiny, X):
+def test_converged_training_ends_its_last_epoch(make_estimator, X):
     recorder = Recorder()
-    model = tiny(tol=1e6, n_iter_no_change=1, max_iter=9).set_callbacks(recorder).fit(X)
+    model = (
+        make_estimator(tol=1e6, n_iter_no_change=1, max_iter=9)
+        .set_callbacks(recorder)
+        .fit(X)
+    )
     assert model.converged_
     assert model.n_iter_ == recorder.epochs()["train"] == 2
     assert recorder.calls[-4:] == ["-epoch", "-train", "-fit", "teardown"]
 
 
-def test_callbacks_get_the_data_as_given(tiny, blobs):
+def test_callbacks_get_the_data_as_given(make_estimator, blobs):
     X, y = blobs
     rows, classes, weight = X.tolist(), ["abc"[c] for c in y], [*range(150)]
     recorder = Recorder()
-    tiny().set_callbacks(recorder).fit(rows, classes, weight)
+    make_estimator().set_callbacks(recorder).fit(rows, classes, weight)
     assert recorder.told[0] is rows
     assert recorder.told[1] is classes
     assert recorder.told[2] == {"sample_weight": weight}
-    tiny().set_callbacks(recorder).fit(X)
+    make_estimator().set_callbacks(recorder).fit(X)
     assert recorder.told == (X, None, None)
 
 
 @pytest.mark.parametrize("method", ["fit_predict", "fit_transform"])
-def test_classes_reach_callbacks_by_every_way_to_fit(tiny, blobs, method):
+def test_classes_reach_callbacks_by_every_way_to_fit(make_estimator, blobs, method):
     recorder, (X, y) = Recorder(), blobs
-    getattr(tiny().set_callbacks(recorder), method)(X, y)
+    getattr(make_estimator().set_callbacks(recorder), method)(X, y)
     assert recorder.told[1] is y
 
 
-def test_a_stream_is_not_watched(tiny, X):
+def test_a_stream_is_not_watched(make_estimator, X):
     recorder = Recorder()
-    tiny().set_callbacks(recorder).partial_fit(X).partial_fit(X)
+    make_estimator().set_callbacks(recorder).partial_fit(X).partial_fit(X)
     assert recorder.calls == []
 
 
 # --- The model of an epoch ----------------------------------------------------------
 
 
-def test_there_is_a_model_as_soon_as_there_is_a_mixture(tiny, X):
+def test_there_is_a_model_as_soon_as_there_is_a_mixture(make_estimator, X):
     snapshots = Snapshots()
-    tiny().set_callbacks(snapshots).fit(X)
+    make_estimator().set_callbacks(snapshots).fit(X)
     without = [name for name, fitted in snapshots.kept if fitted is None]
     assert without == ["epoch"] * 10 + ["pretrain"]
     assert snapshots.kept[11][0] == "init"
@@ -137,11 +143,13 @@ def test_there_is_a_model_as_soon_as_there_is_a_mixture(tiny, X):
 @pytest.mark.parametrize(
     "parameters", [{}, {"likelihood": "bernoulli"}, {"responsibilities": "sampled"}]
 )
-def test_model_of_an_epoch_is_as_if_training_had_stopped(tiny, X_unit, parameters):
+def test_model_of_an_epoch_is_as_if_training_had_stopped(
+    make_estimator, X_unit, parameters
+):
     snapshots = Snapshots()
-    tiny(**parameters).set_callbacks(snapshots).fit(X_unit)
+    make_estimator(**parameters).set_callbacks(snapshots).fit(X_unit)
     for n_epochs, model in enumerate(snapshots.at_epochs(), start=1):
-        stopped = tiny(**parameters, max_iter=n_epochs).fit(X_unit)
+        stopped = make_estimator(**parameters, max_iter=n_epochs).fit(X_unit)
         assert model.n_iter_ == n_epochs
         assert model.lower_bounds_ == stopped.lower_bounds_
         # The numbers of the components are given in the end.
@@ -155,9 +163,11 @@ def test_model_of_an_epoch_is_as_if_training_had_stopped(tiny, X_unit, parameter
         assert model._memory["seed"] == stopped._memory["seed"]
 
 
-def test_model_of_an_epoch_knows_nothing_of_an_earlier_fit(tiny, X, X_unit, X_new):
+def test_model_of_an_epoch_knows_nothing_of_an_earlier_fit(
+    make_estimator, X, X_unit, X_new
+):
     snapshots = Snapshots()
-    model = tiny().fit(X_new).set_params(likelihood="bernoulli")
+    model = make_estimator().fit(X_new).set_params(likelihood="bernoulli")
     model._version = "0.0.0"
     model.set_callbacks(snapshots).fit(X_unit)
     for snapshot in snapshots.at_epochs():
@@ -165,9 +175,9 @@ def test_model_of_an_epoch_knows_nothing_of_an_earlier_fit(tiny, X, X_unit, X_ne
         assert not {"labels_", "lower_bound_", "noise_variance_"} & set(vars(snapshot))
 
 
-def test_model_of_an_epoch_is_on_its_own(tiny, X):
+def test_model_of_an_epoch_is_on_its_own(make_estimator, X):
     snapshots = Snapshots()
-    tiny().set_callbacks(snapshots).fit(X)
+    make_estimator().set_callbacks(snapshots).fit(X)
     first = snapshots.at_epochs()[0]
     assert not [name for name in vars(first) if "callback" in name]
     assert len(first.lower_bounds_) == 1
@@ -179,7 +189,7 @@ def test_model_of_an_epoch_is_on_its_own(tiny, X):
     assert len(snapshots.calls) == calls
 
 
-def test_model_is_built_only_if_asked_for(tiny, X, monkeypatch):
+def test_model_is_built_only_if_asked_for(make_estimator, X, monkeypatch):
     class Modest(Recorder):
         def on_fit_task_begin(self, estimator, context):
             pass
@@ -188,15 +198,15 @@ def test_model_is_built_only_if_asked_for(tiny, X, monkeypatch):
             pass
 
     monkeypatch.setattr(_callbacks, "snapshot", None)
-    tiny().set_callbacks(Modest()).fit(X)
+    make_estimator().set_callbacks(Modest()).fit(X)
 
 
 @pytest.mark.filterwarnings("ignore:Clusters share a mode")
-def test_scores_of_each_epoch(tiny, blobs):
+def test_scores_of_each_epoch(make_estimator, blobs):
     X, y = blobs
     monitor = ScoringMonitor(scoring="adjusted_rand_score")
     weight = np.arange(150.0)
-    model = tiny(n_clusters=5, learning_rate_init=1e-2).set_callbacks(monitor)
+    model = make_estimator(n_clusters=5, learning_rate_init=1e-2).set_callbacks(monitor)
     model.fit(X, y, sample_weight=weight)
     log = monitor.get_logs().data
     scores = {row["task_id_path"]: row["adjusted_rand_score"] for row in log}
@@ -215,55 +225,66 @@ def test_scores_of_each_epoch(tiny, blobs):
 # --- Stopping -----------------------------------------------------------------------
 
 
-def test_stop_in_the_last_stage_keeps_what_was_learned(tiny, X):
+def test_stop_in_the_last_stage_keeps_what_was_learned(make_estimator, X):
     recorder = Recorder(**stop_in("train"))
-    model = tiny(max_iter=9, tol=1e-3).set_callbacks(recorder).fit(X)
+    model = make_estimator(max_iter=9, tol=1e-3).set_callbacks(recorder).fit(X)
     assert model.n_iter_ == 2
     assert not model.converged_
-    assert_array_equal(model.means_, tiny(max_iter=2).fit(X).means_)
+    assert_array_equal(model.means_, make_estimator(max_iter=2).fit(X).means_)
     assert_array_equal(model.predict(X), model.labels_)
     assert recorder.calls[-4:] == ["-epoch", "-train", "-fit", "teardown"]
 
 
-def test_stop_at_the_last_epoch_of_the_budget_is_no_lack_of_convergence(tiny, X):
+def test_stop_at_the_last_epoch_of_the_budget_is_no_lack_of_convergence(
+    make_estimator, X
+):
     recorder = Recorder(**stop_in("train"))
-    assert not tiny(max_iter=2, tol=1e-3).set_callbacks(recorder).fit(X).converged_
+    assert (
+        not make_estimator(max_iter=2, tol=1e-3)
+        .set_callbacks(recorder)
+        .fit(X)
+        .converged_
+    )
 
 
-def test_stop_with_rows_held_out_keeps_the_best(tiny, X):
+def test_stop_with_rows_held_out_keeps_the_best(make_estimator, X):
     recorder = Recorder(**stop_in("train"))
     parameters = {"early_stopping": True, "learning_rate_init": 3e-3}
-    model = tiny(max_iter=9, **parameters).set_callbacks(recorder).fit(X)
+    model = make_estimator(max_iter=9, **parameters).set_callbacks(recorder).fit(X)
     assert len(model.validation_scores_) == 2
-    assert_array_equal(model.means_, tiny(max_iter=2, **parameters).fit(X).means_)
+    assert_array_equal(
+        model.means_, make_estimator(max_iter=2, **parameters).fit(X).means_
+    )
 
 
-@pytest.mark.parametrize("name", ["pretrain", "imitate", "catch up"])
+@pytest.mark.parametrize("name", ["pretrain", "embedding", "warmup"])
 @pytest.mark.parametrize("pretraining", ["autoencoder", "stacked", "vae"])
-def test_stop_in_an_earlier_stage_goes_on_with_the_next(tiny, X, name, pretraining):
+def test_stop_in_an_earlier_stage_goes_on_with_the_next(
+    make_estimator, X, name, pretraining
+):
     recorder = Recorder(**stop_in(name))
     settings = {"embedding": PCA(2), "embedding_input": "autoencoder"}
-    settings |= {"embedding_max_iter": 5, "catch_up_max_iter": 5}
-    model = tiny(pretraining=pretraining, learning_rate_init=1e-2, **settings)
+    settings |= {"embedding_max_iter": 5, "warmup_max_iter": 5}
+    model = make_estimator(pretraining=pretraining, learning_rate_init=1e-2, **settings)
     model.set_callbacks(recorder).fit(X)
     n_pretrain = 30 if pretraining == "stacked" else 10
-    full = {"pretrain": n_pretrain, "imitate": 5, "init": 0, "catch up": 5, "train": 3}
+    full = {"pretrain": n_pretrain, "embedding": 5, "init": 0, "warmup": 5, "train": 3}
     assert recorder.epochs() == {**full, name: 2}
 
 
-def test_an_imitation_that_was_stopped_is_not_blamed(tiny, X):
+def test_an_imitation_that_was_stopped_is_not_blamed(make_estimator, X):
     settings = {"embedding": PCA(2), "embedding_input": "autoencoder"}
-    model = tiny(embedding_max_iter=5, **settings)
-    model.set_callbacks(Recorder(**stop_in("imitate")))
+    model = make_estimator(embedding_max_iter=5, **settings)
+    model.set_callbacks(Recorder(**stop_in("embedding")))
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "The encoder does not reproduce")
         model.fit(X)
     assert model.embedding_loss_curve_[-1] > 0.1
 
 
-def test_stopping_always_leaves_a_model(tiny, X):
+def test_stopping_always_leaves_a_model(make_estimator, X):
     recorder = Recorder(end=lambda *args: True)
-    model = tiny(max_iter=9, tol=1e-3).set_callbacks(recorder).fit(X)
+    model = make_estimator(max_iter=9, tol=1e-3).set_callbacks(recorder).fit(X)
     assert set(recorder.epochs().values()) == {0, 1}
     assert model.n_iter_ == 1
     assert np.isfinite(model.lower_bound_)
@@ -296,9 +317,9 @@ def test_error_in_a_callback_leaves_the_model_as_it_was(fitted, X_new, task, whe
 @pytest.mark.parametrize(
     "parameters", [{"learning_rate_init": 1e30}, {"n_clusters": 999}]
 )
-def test_error_in_fit_tears_down(tiny, X, parameters):
+def test_error_in_fit_tears_down(make_estimator, X, parameters):
     recorder = Recorder()
-    model = tiny(**parameters).set_callbacks(recorder)
+    model = make_estimator(**parameters).set_callbacks(recorder)
     with pytest.raises(ValueError, match=r"not finite|n_samples=150"):
         model.fit(X)
     assert recorder.calls[-1] == "teardown"
@@ -306,14 +327,14 @@ def test_error_in_fit_tears_down(tiny, X, parameters):
     assert set(vars(model)) == {*model.get_params(), "_skl_callbacks"}
 
 
-def test_interrupt_in_the_last_stage_ends_the_stage(tiny, X):
+def test_interrupt_in_the_last_stage_ends_the_stage(make_estimator, X):
     def interrupt(name, number, fitted):
         if name == "epoch" and fitted is not None and fitted.n_iter_ == 2:
             raise KeyboardInterrupt
 
     recorder = Recorder(end=interrupt)
     with pytest.warns(UserWarning, match="Interrupted after 2 epochs"):
-        model = tiny(max_iter=9).set_callbacks(recorder).fit(X)
+        model = make_estimator(max_iter=9).set_callbacks(recorder).fit(X)
     assert model.n_iter_ == 2
     assert recorder.calls[-3:] == ["-train", "-fit", "teardown"]
 
@@ -333,31 +354,31 @@ def test_interrupt_in_the_last_stage_ends_the_stage(tiny, X):
     ],
     ids=str,
 )
-def test_results_are_the_same_to_the_last_bit(tiny, blobs, parameters):
+def test_results_are_the_same_to_the_last_bit(make_estimator, blobs, parameters):
     X, y = blobs
     parameters = {"learning_rate_init": 3e-3, **parameters}
     monitor = ScoringMonitor(scoring=["adjusted_rand_score", "rand_score"])
-    watched = tiny(**parameters).set_callbacks(Recorder(), monitor).fit(X, y)
-    alone = tiny(**parameters).fit(X)
+    watched = make_estimator(**parameters).set_callbacks(Recorder(), monitor).fit(X, y)
+    alone = make_estimator(**parameters).fit(X)
     assert joblib.hash(watched.set_callbacks()) == joblib.hash(alone)
 
 
-def test_nothing_but_the_callbacks_is_left(tiny, blobs, capsys):
+def test_nothing_but_the_callbacks_is_left(make_estimator, blobs, capsys):
     X, y = blobs
     monitor = ScoringMonitor(scoring="adjusted_rand_score")
-    model = tiny().set_callbacks(ProgressBar(), monitor).fit(X, y)
-    assert set(vars(model)) - set(vars(tiny().fit(X))) == {"_skl_callbacks"}
+    model = make_estimator().set_callbacks(ProgressBar(), monitor).fit(X, y)
+    assert set(vars(model)) - set(vars(make_estimator().fit(X))) == {"_skl_callbacks"}
     assert set(vars(clone(model))) == {*model.get_params(), "_skl_callbacks"}
     loaded = pickle.loads(pickle.dumps(model))
     assert_array_equal(loaded.predict(X), model.labels_)
     assert_array_equal(loaded.fit(X, y).labels_, model.labels_)
-    assert joblib.hash(model.set_callbacks()) == joblib.hash(tiny().fit(X))
+    assert joblib.hash(model.set_callbacks()) == joblib.hash(make_estimator().fit(X))
 
 
-def test_printed_lines_stay_as_they_are(tiny, X, capsys):
-    tiny(verbose=2).fit(X)
+def test_printed_lines_stay_as_they_are(make_estimator, X, capsys):
+    make_estimator(verbose=2).fit(X)
     alone = capsys.readouterr().out
-    tiny(verbose=2).set_callbacks(Recorder()).fit(X)
+    make_estimator(verbose=2).set_callbacks(Recorder()).fit(X)
     assert capsys.readouterr().out == alone
     assert "Training epoch 2" in alone
 
@@ -365,8 +386,8 @@ def test_printed_lines_stay_as_they_are(tiny, X, capsys):
 # --- The tools of scikit-learn ------------------------------------------------------
 
 
-def test_progress_bar(tiny, X, capsys):
-    tiny().set_callbacks(ProgressBar()).fit(X)
+def test_progress_bar(make_estimator, X, capsys):
+    make_estimator().set_callbacks(ProgressBar()).fit(X)
     lines = capsys.readouterr().out.splitlines()
     tasks = [line.split("━")[0].strip() for line in lines]
     assert tasks == [
@@ -378,29 +399,31 @@ def test_progress_bar(tiny, X, capsys):
     assert all("100%" in line for line in lines)
 
 
-def test_pipeline_passes_callbacks_on(tiny, blobs):
+def test_pipeline_passes_callbacks_on(make_estimator, blobs):
     recorder = PropagatedRecorder()
-    pipeline = make_pipeline(StandardScaler(), tiny(max_iter=1))
+    pipeline = make_pipeline(StandardScaler(), make_estimator(max_iter=1))
     pipeline.set_callbacks(recorder).fit_predict(*blobs)
     inner = watched_fit(PRETRAIN, INIT, CATCH_UP, stage("train", 1))[1:-1]
     assert recorder.calls[-len(inner) - 2 : -2] == inner
     assert recorder.calls[-2:] == ["-fit-predict", "teardown"]
     assert recorder.told[1] is blobs[1]
-    assert set(vars(pipeline[-1])) == set(vars(tiny().fit(blobs[0])))
+    assert set(vars(pipeline[-1])) == set(vars(make_estimator().fit(blobs[0])))
 
 
-def test_pipeline_passes_the_data_on(tiny, blobs):
+def test_pipeline_passes_the_data_on(make_estimator, blobs):
     X, y = blobs
     monitor = ScoringMonitor(scoring="adjusted_rand_score")
-    pipeline = make_pipeline(StandardScaler(), tiny().set_callbacks(monitor)).fit(X, y)
+    pipeline = make_pipeline(
+        StandardScaler(), make_estimator().set_callbacks(monitor)
+    ).fit(X, y)
     scores = {r["task_name"]: r["adjusted_rand_score"] for r in monitor.get_logs().data}
     assert scores["fit"] == adjusted_rand_score(y, pipeline.predict(X))
 
 
-def test_search_in_processes_passes_callbacks_on(tiny, blobs, capsys):
+def test_search_in_processes_passes_callbacks_on(make_estimator, blobs, capsys):
     X, y = blobs
     monitor = ScoringMonitor(scoring="adjusted_rand_score")
-    model = tiny(max_iter=2).set_callbacks(monitor)
+    model = make_estimator(max_iter=2).set_callbacks(monitor)
     search = GridSearchCV(model, {"n_clusters": [2, 3]}, cv=2, n_jobs=2)
     search.set_callbacks(ProgressBar()).fit(X, y)
     rows = monitor.get_logs().data

@@ -22,24 +22,26 @@ from skvade._diagnosis import _Mixture, pairs_of_one_mode, warn_of_result
 from skvade._run import Record
 
 
-def test_effective_clusters_are_the_perplexity_of_the_mean_responsibilities(tiny, X):
+def test_effective_clusters_are_the_perplexity_of_the_mean_responsibilities(
+    make_estimator, X
+):
     weight = 1.0 + np.arange(150) % 3
-    model = tiny().fit(X, sample_weight=weight)
+    model = make_estimator().fit(X, sample_weight=weight)
     mean_r = weight @ model.predict_proba(X) / weight.sum()
     expected = np.prod(mean_r**-mean_r)
     assert model.n_effective_clusters_ == pytest.approx(expected)
     assert 2.5 < expected <= 3
 
 
-def test_one_cluster_is_one_effective_cluster(tiny, X):
-    model = tiny(n_clusters=1).fit(X)
+def test_one_cluster_is_one_effective_cluster(make_estimator, X):
+    model = make_estimator(n_clusters=1).fit(X)
     assert model.n_effective_clusters_ == pytest.approx(1)
 
 
-def test_unbalanced_clusters_are_fewer_effective_ones(tiny, blobs):
+def test_unbalanced_clusters_are_fewer_effective_ones(make_estimator, blobs):
     X, y = blobs
     few = np.r_[np.flatnonzero(y == 0), np.flatnonzero(y == 1)[:5]]
-    model = tiny(n_clusters=2).fit(X[few])
+    model = make_estimator(n_clusters=2).fit(X[few])
     assert 1.3 < model.n_effective_clusters_ < 1.6
 
 
@@ -48,9 +50,9 @@ def noise():
     return np.random.default_rng(0).normal(size=(200, 10))
 
 
-def test_responsibilities_that_say_nothing_warn(tiny, noise):
+def test_responsibilities_that_say_nothing_warn(make_estimator, noise):
     """Without groups in the data and with a heavy prior the posterior collapses."""
-    model = tiny(n_clusters=4, beta=10.0, max_iter=60)
+    model = make_estimator(n_clusters=4, beta=10.0, max_iter=60)
     message = r"close to uniform: .* (9\d|100)% .* Lower beta"
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "3 of 4 clusters hold no row")
@@ -70,8 +72,10 @@ def mostly_noise():
 
 
 @pytest.mark.filterwarnings("ignore:Clusters share a mode")
-def test_pretraining_that_learns_nothing_warns(tiny, mostly_noise):
-    model = tiny(pretrain_max_iter=3, pretrain_learning_rate_init=0.1, max_iter=1)
+def test_pretraining_that_learns_nothing_warns(make_estimator, mostly_noise):
+    model = make_estimator(
+        pretrain_max_iter=3, pretrain_learning_rate_init=0.1, max_iter=1
+    )
     leading = PCA(2).fit(mostly_noise).explained_variance_ratio_.sum()
     message = (
         f"first 2 principal components do, {leading:.1%} .* Raise "
@@ -82,27 +86,31 @@ def test_pretraining_that_learns_nothing_warns(tiny, mostly_noise):
     assert model.pretrain_loss_curve_[-1] > 1 - leading / 4
 
 
-def test_the_remedy_for_pretraining_that_learns_nothing(tiny, mostly_noise):
+def test_the_remedy_for_pretraining_that_learns_nothing(make_estimator, mostly_noise):
     """Where it was followed nothing is said: warnings are errors here."""
-    model = tiny(pretrain_max_iter=40, pretrain_learning_rate_init=3, max_iter=1)
+    model = make_estimator(
+        pretrain_max_iter=40, pretrain_learning_rate_init=3, max_iter=1
+    )
     model.fit(mostly_noise)
     leading = PCA(2).fit(mostly_noise).explained_variance_ratio_.sum()
     assert model.pretrain_loss_curve_[-1] < 1 - leading / 4
 
 
 @pytest.mark.filterwarnings("ignore:Clusters share a mode")
-def test_an_automatic_rate_is_no_rate_to_raise(tiny, mostly_noise):
-    model = tiny(pretrain_max_iter=2, pretrain_learning_rate_init="auto", max_iter=1)
+def test_an_automatic_rate_is_no_rate_to_raise(make_estimator, mostly_noise):
+    model = make_estimator(
+        pretrain_max_iter=2, pretrain_learning_rate_init="auto", max_iter=1
+    )
     with pytest.warns(ConvergenceWarning, match="variance. Raise pretrain_max_iter=2,"):
         model.fit(mostly_noise)
 
 
 @pytest.mark.filterwarnings("ignore:(?!Pretraining)")
-def test_a_single_row_that_hides_the_others_is_told(tiny, X):
+def test_a_single_row_that_hides_the_others_is_told(make_estimator, X):
     wild = np.r_[X, np.full((1, 5), 1e6)]
     message = "100.0% of the variance. Look for wild values in X, or raise pretrain_l"
     with pytest.warns(ConvergenceWarning, match=message):
-        tiny(pretrain_max_iter=1, pretrain_learning_rate_init=0.01).fit(wild)
+        make_estimator(pretrain_max_iter=1, pretrain_learning_rate_init=0.01).fit(wild)
 
 
 @pytest.mark.filterwarnings("ignore:Clusters share a mode")
@@ -113,18 +121,22 @@ def test_a_single_row_that_hides_the_others_is_told(tiny, X):
         ((1e-9, 1e-3), "pretrain_learning_rate_init=1e-09"),
     ],
 )
-def test_pretraining_as_a_vae_names_its_rate(tiny, mostly_noise, rates, named):
+def test_pretraining_as_a_vae_names_its_rate(
+    make_estimator, mostly_noise, rates, named
+):
     names = "pretrain_learning_rate_init", "learning_rate_init"
-    model = tiny(pretraining="vae", max_iter=1, **dict(zip(names, rates, strict=True)))
+    model = make_estimator(
+        pretraining="vae", max_iter=1, **dict(zip(names, rates, strict=True))
+    )
     with pytest.warns(ConvergenceWarning, match=f"Raise {named} and"):
         model.fit(mostly_noise)
 
 
-def test_constant_rows_have_nothing_to_learn(tiny):
+def test_constant_rows_have_nothing_to_learn(make_estimator):
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "Pretraining")
         warnings.filterwarnings("ignore", ".* clusters|The responsibilities")
-        tiny().fit(np.ones((30, 4)))
+        make_estimator().fit(np.ones((30, 4)))
 
 
 def have_one_mode(*mixture):
@@ -189,10 +201,10 @@ def test_pairs_among_many_components():
     assert 50 < len(expected) < 385
 
 
-def test_one_group_in_pieces_warns(tiny, blobs):
+def test_one_group_in_pieces_warns(make_estimator, blobs):
     X, y = blobs
     in_pieces = np.where((y == 0) & (np.arange(150) % 2 == 0), 3, y)
-    model = tiny(n_clusters=4, init=in_pieces)
+    model = make_estimator(n_clusters=4, init=in_pieces)
     with pytest.warns(ConvergenceWarning, match="share a mode .*: 2 and 3. The"):
         model.fit(X)
     pieces = model.labels_ >= 2
@@ -200,8 +212,8 @@ def test_one_group_in_pieces_warns(tiny, blobs):
     assert set(y[~pieces]) == {1, 2}
 
 
-def test_of_many_pairs_a_few_are_named(tiny, noise):
-    model = tiny(n_clusters=6, init="random")
+def test_of_many_pairs_a_few_are_named(make_estimator, noise):
+    model = make_estimator(n_clusters=6, init="random")
     message = r"space: (\d and \d; ){3}\d+ more pairs\. The"
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".* clusters hold no row")
@@ -210,9 +222,9 @@ def test_of_many_pairs_a_few_are_named(tiny, noise):
 
 
 @pytest.mark.parametrize(("n_far", "n_warnings"), [(9, 0), (10, 1)])
-def test_rows_that_no_cluster_holds_warn(tiny, X, n_far, n_warnings):
+def test_rows_that_no_cluster_holds_warn(make_estimator, X, n_far, n_warnings):
     """They come when all is learned, at a rate that leaves it so."""
-    model = tiny(warm_start=True, learning_rate_init=1e-9).fit(X)
+    model = make_estimator(warm_start=True, learning_rate_init=1e-9).fit(X)
     apart = np.r_[X, -3 * X[:n_far], -9 * X]
     weight = np.repeat([1, 2, 0], [len(X), n_far, len(X)])
     with warnings.catch_warnings(record=True) as caught:
@@ -291,18 +303,18 @@ def test_how_many_far_rows_count(judged, n_far, n_rows, told):
     assert judged(far=far) == ["Clusters", "10"][: 1 + told]
 
 
-def test_training_that_the_rows_held_out_reject_warns(tiny, X, monkeypatch):
+def test_training_that_the_rows_held_out_reject_warns(make_estimator, X, monkeypatch):
     bounds = iter([0.0, -1.0, -2.0, -3.0])
     monkeypatch.setattr(_training, "mean_elbo", lambda *arguments: next(bounds))
-    model = tiny(early_stopping=True)
+    model = make_estimator(early_stopping=True)
     message = r"No epoch .* held-out ELBO .* Lower learning_rate_init=0\.001"
     with pytest.warns(ConvergenceWarning, match=message):
         model.fit(X)
     np.testing.assert_array_equal(model.labels_, model.init_labels_)
 
 
-def test_a_warm_start_may_find_nothing_better(tiny, X, monkeypatch):
-    model = tiny(early_stopping=True, warm_start=True).fit(X)
+def test_a_warm_start_may_find_nothing_better(make_estimator, X, monkeypatch):
+    model = make_estimator(early_stopping=True, warm_start=True).fit(X)
     bounds = iter([0.0, -1.0, -2.0, -3.0])
     monkeypatch.setattr(_training, "mean_elbo", lambda *arguments: next(bounds))
     means = model.means_
@@ -320,20 +332,20 @@ def test_a_warm_start_may_find_nothing_better(tiny, X, monkeypatch):
     ],
     ids=["fit", "fit_predict", "fit_transform", "Pipeline", "GridSearchCV"],
 )
-def test_warnings_point_at_the_line_of_the_user(tiny, X, call):
+def test_warnings_point_at_the_line_of_the_user(make_estimator, X, call):
     with pytest.warns(ConvergenceWarning, match="max_iter=3") as caught:
-        call(tiny(tol=1e-9), X)
+        call(make_estimator(tol=1e-9), X)
     assert {warning.filename for warning in caught} == {__file__}
 
 
-def test_a_warning_from_deep_inside_points_there_too(tiny, X):
+def test_a_warning_from_deep_inside_points_there_too(make_estimator, X):
     message = "initial partition holds 2|1 of 3 clusters hold no row|share a mode"
     with pytest.warns(UserWarning, match=message) as caught:
-        tiny(init=np.arange(150) % 2).fit_predict(X)
+        make_estimator(init=np.arange(150) % 2).fit_predict(X)
     assert [warning.filename for warning in caught] == [__file__] * 3
 
 
-def test_a_good_fit_is_silent(tiny, X):
+def test_a_good_fit_is_silent(make_estimator, X):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        tiny(early_stopping=True).fit(X)
+        make_estimator(early_stopping=True).fit(X)

@@ -30,9 +30,9 @@ def frame(X):
 # --- Pipelines and searches ---------------------------------------------------------
 
 
-def test_pipeline_ends_in_clusters(tiny, blobs):
+def test_pipeline_ends_in_clusters(make_estimator, blobs):
     X, y = blobs
-    pipeline = make_pipeline(StandardScaler(), tiny(pretrain_max_iter=20))
+    pipeline = make_pipeline(StandardScaler(), make_estimator(pretrain_max_iter=20))
     labels = pipeline.fit_predict(X)
     assert adjusted_rand_score(y, labels) > 0.95
     assert_array_equal(pipeline.predict(X), labels)
@@ -40,24 +40,24 @@ def test_pipeline_ends_in_clusters(tiny, blobs):
     assert pipeline.score(X) == pipeline[-1].lower_bound_
 
 
-def test_pipeline_goes_on_from_the_coordinates(tiny, blobs):
+def test_pipeline_goes_on_from_the_coordinates(make_estimator, blobs):
     X, y = blobs
-    model = tiny(pretrain_max_iter=20)
+    model = make_estimator(pretrain_max_iter=20)
     pipeline = make_pipeline(model, KMeans(3, n_init=3, random_state=0))
     assert adjusted_rand_score(y, pipeline.fit_predict(X)) > 0.95
 
 
-def test_pipeline_there_and_back(tiny, X):
+def test_pipeline_there_and_back(make_estimator, X):
     scaler = MinMaxScaler()
-    pipeline = make_pipeline(scaler, tiny(likelihood="bernoulli")).fit(X)
+    pipeline = make_pipeline(scaler, make_estimator(likelihood="bernoulli")).fit(X)
     back = pipeline.inverse_transform(pipeline.transform(X))
     assert back.shape == X.shape
     assert (back >= X.min(0)).all()
     assert (back <= X.max(0)).all()
 
 
-def test_grid_search_over_the_number_of_clusters_needs_no_scoring(tiny, X):
-    model = tiny(pretrain_max_iter=20, max_iter=10)
+def test_grid_search_over_the_number_of_clusters_needs_no_scoring(make_estimator, X):
+    model = make_estimator(pretrain_max_iter=20, max_iter=10)
     search = GridSearchCV(model, {"n_clusters": [1, 3]}, cv=2, n_jobs=2).fit(X)
     assert search.best_params_ == {"n_clusters": 3}
     assert search.best_estimator_.weights_.shape == (3,)
@@ -65,19 +65,21 @@ def test_grid_search_over_the_number_of_clusters_needs_no_scoring(tiny, X):
     assert search.score(X) == search.best_estimator_.score(X)
 
 
-def test_processes_give_the_result_of_this_one(tiny, X):
+def test_processes_give_the_result_of_this_one(make_estimator, X):
     def search(n_jobs):
         grid = {"n_clusters": [2, 3]}
-        return GridSearchCV(tiny(), grid, cv=2, n_jobs=n_jobs).fit(X).cv_results_
+        return (
+            GridSearchCV(make_estimator(), grid, cv=2, n_jobs=n_jobs).fit(X).cv_results_
+        )
 
     one, two = search(1), search(2)
     assert_array_equal(one["mean_test_score"], two["mean_test_score"])
 
 
-def test_grid_search_with_a_score_against_classes(tiny, blobs):
+def test_grid_search_with_a_score_against_classes(make_estimator, blobs):
     X, y = blobs
     search = GridSearchCV(
-        tiny(pretrain_max_iter=20),
+        make_estimator(pretrain_max_iter=20),
         {"n_clusters": [1, 3]},
         scoring=make_scorer(adjusted_rand_score),
         cv=2,
@@ -85,18 +87,18 @@ def test_grid_search_with_a_score_against_classes(tiny, blobs):
     assert search.best_params_ == {"n_clusters": 3}
 
 
-def test_cross_validation_scores_rows_that_were_not_fitted(tiny, X):
-    scores = cross_val_score(tiny(), X, cv=3)
+def test_cross_validation_scores_rows_that_were_not_fitted(make_estimator, X):
+    scores = cross_val_score(make_estimator(), X, cv=3)
     assert len(set(scores)) == 3
-    expected = tiny().fit(X[50:]).score(X[:50])
+    expected = make_estimator().fit(X[50:]).score(X[:50])
     assert scores[0] == pytest.approx(expected, rel=1e-12)
 
 
-def test_cross_validated_probabilities(tiny, X):
-    proba = cross_val_predict(tiny(), X, method="predict_proba", cv=3)
+def test_cross_validated_probabilities(make_estimator, X):
+    proba = cross_val_predict(make_estimator(), X, method="predict_proba", cv=3)
     assert proba.shape == (150, 3)
     assert_allclose(proba.sum(1), 1)
-    assert_array_equal(proba[:50], tiny().fit(X[50:]).predict_proba(X[:50]))
+    assert_array_equal(proba[:50], make_estimator().fit(X[50:]).predict_proba(X[:50]))
 
 
 def test_frozen_estimator_is_not_fitted_again(fitted, X, X_new):
@@ -115,34 +117,34 @@ def test_frozen_unfitted_estimator_stays_unfitted(X):
 # --- pandas -------------------------------------------------------------------------
 
 
-def test_frame_in(tiny, fitted, frame):
-    model = tiny().fit(frame)
+def test_frame_in(make_estimator, fitted, frame):
+    model = make_estimator().fit(frame)
     assert model.feature_names_in_.tolist() == NAMES
     assert_array_equal(model.means_, fitted.means_)
     assert_array_equal(model.predict(frame), model.labels_)
     assert model.score(frame) == model.lower_bound_
 
 
-def test_frame_with_columns_in_another_order_is_an_error(tiny, frame):
-    model = tiny().fit(frame)
+def test_frame_with_columns_in_another_order_is_an_error(make_estimator, frame):
+    model = make_estimator().fit(frame)
     with pytest.raises(ValueError, match="feature names should match"):
         model.predict(frame[NAMES[::-1]])
 
 
-def test_array_into_a_model_of_a_frame_warns(tiny, X, frame):
-    model = tiny().fit(frame)
+def test_array_into_a_model_of_a_frame_warns(make_estimator, X, frame):
+    model = make_estimator().fit(frame)
     with pytest.warns(UserWarning, match="X does not have valid feature names"):
         labels = model.predict(X)
     assert_array_equal(labels, model.labels_)
 
 
-def test_warm_start_on_a_frame(tiny, frame):
-    model = tiny(warm_start=True).fit(frame).fit(frame)
+def test_warm_start_on_a_frame(make_estimator, frame):
+    model = make_estimator(warm_start=True).fit(frame).fit(frame)
     assert model.feature_names_in_.tolist() == NAMES
 
 
-def test_frame_out(tiny, fitted, X, frame):
-    model = tiny().set_output(transform="pandas")
+def test_frame_out(make_estimator, fitted, X, frame):
+    model = make_estimator().set_output(transform="pandas")
     Z = model.fit_transform(frame)
     assert isinstance(Z, pd.DataFrame)
     assert Z.columns.tolist() == ["vadeclusterer0", "vadeclusterer1"]
@@ -160,17 +162,19 @@ def test_frame_out_by_configuration(fitted, X):
     assert isinstance(centers, np.ndarray)
 
 
-def test_fit_under_a_configured_output(tiny, X, fitted):
+def test_fit_under_a_configured_output(make_estimator, X, fitted):
     with config_context(transform_output="pandas"):
-        model = tiny().fit(X)
+        model = make_estimator().fit(X)
     assert isinstance(model.cluster_centers_, np.ndarray)
     assert_array_equal(model.means_, fitted.means_)
 
 
-def test_columns_of_a_table(tiny, frame):
+def test_columns_of_a_table(make_estimator, frame):
     table = frame.assign(name=list("abc") * 50)
     columns = make_column_transformer(
-        (tiny(), NAMES[:3]), ("passthrough", NAMES[3:]), verbose_feature_names_out=False
+        (make_estimator(), NAMES[:3]),
+        ("passthrough", NAMES[3:]),
+        verbose_feature_names_out=False,
     )
     out = columns.set_output(transform="pandas").fit_transform(table)
     assert out.columns.tolist() == ["vadeclusterer0", "vadeclusterer1", *NAMES[3:]]

@@ -59,9 +59,9 @@ EMPTY_CLUSTERS = pytest.mark.filterwarnings(
 @EMPTY_CLUSTERS
 @pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
 @pytest.mark.parametrize("kind", UNKIND)
-def test_unkind_data(tiny, kind, likelihood):
+def test_unkind_data(make_estimator, kind, likelihood):
     X, n_clusters = UNKIND[kind]
-    model = tiny(n_clusters=n_clusters, likelihood=likelihood).fit(X)
+    model = make_estimator(n_clusters=n_clusters, likelihood=likelihood).fit(X)
     assert_sound(model, X)
 
 
@@ -69,9 +69,11 @@ def test_unkind_data(tiny, kind, likelihood):
 @pytest.mark.parametrize("init", ["kmeans", "gmm", "random"])
 @pytest.mark.parametrize("responsibilities", ["expected", "sampled"])
 @pytest.mark.parametrize("kind", ["16 rows of 4 kinds", "all rows equal"])
-def test_duplicates_with_every_start(tiny, kind, init, responsibilities):
+def test_duplicates_with_every_start(make_estimator, kind, init, responsibilities):
     X, n_clusters = UNKIND[kind]
-    model = tiny(n_clusters=n_clusters, init=init, responsibilities=responsibilities)
+    model = make_estimator(
+        n_clusters=n_clusters, init=init, responsibilities=responsibilities
+    )
     assert_sound(model.fit(X), X)
     counts = np.bincount(model.labels_, minlength=n_clusters)
     assert (np.diff(counts) <= 0).all()
@@ -81,14 +83,14 @@ def test_duplicates_with_every_start(tiny, kind, init, responsibilities):
 
 @EMPTY_CLUSTERS
 @pytest.mark.parametrize("kind", ["16 rows of 4 kinds", "all rows equal", "one row"])
-def test_without_a_least_variance(tiny, kind):
+def test_without_a_least_variance(make_estimator, kind):
     X, n_clusters = UNKIND[kind]
-    assert_sound(tiny(n_clusters=n_clusters, reg_covar=0).fit(X), X)
+    assert_sound(make_estimator(n_clusters=n_clusters, reg_covar=0).fit(X), X)
 
 
 @pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
-def test_one_latent_dimension(tiny, X_unit, likelihood):
-    model = tiny(latent_dim=1, likelihood=likelihood).fit(X_unit)
+def test_one_latent_dimension(make_estimator, X_unit, likelihood):
+    model = make_estimator(latent_dim=1, likelihood=likelihood).fit(X_unit)
     assert model.transform(X_unit).shape == (150, 1)
     assert_sound(model, X_unit)
 
@@ -97,8 +99,8 @@ def test_one_latent_dimension(tiny, X_unit, likelihood):
 
 
 @pytest.mark.parametrize("offset", [100, -1e4, 1e8])
-def test_the_origin_does_not_matter(tiny, X, fitted, offset):
-    model = tiny().fit(X + offset)
+def test_the_origin_does_not_matter(make_estimator, X, fitted, offset):
+    model = make_estimator().fit(X + offset)
     assert_sound(model, X + offset)
     assert_array_equal(model.labels_, fitted.labels_)
     assert_allclose(model.transform(X + offset), fitted.transform(X), atol=1e-3)
@@ -106,8 +108,8 @@ def test_the_origin_does_not_matter(tiny, X, fitted, offset):
 
 
 @pytest.mark.parametrize("offset", [100, -1e4, 1e8])
-def test_rows_come_back_to_their_origin(tiny, X, fitted, offset):
-    model = tiny().fit(X + offset)
+def test_rows_come_back_to_their_origin(make_estimator, X, fitted, offset):
+    model = make_estimator().fit(X + offset)
     centers = model.cluster_centers_ - offset
     assert_allclose(centers, fitted.cluster_centers_, atol=1e-2)
     reconstructed = model.reconstruct(X + offset) - offset
@@ -115,8 +117,8 @@ def test_rows_come_back_to_their_origin(tiny, X, fitted, offset):
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1e-3, 1e6, 1e-25, 1e25])
-def test_the_unit_does_not_matter(tiny, X, fitted, scale):
-    model = tiny().fit(scale * X)
+def test_the_unit_does_not_matter(make_estimator, X, fitted, scale):
+    model = make_estimator().fit(scale * X)
     assert_sound(model, scale * X)
     assert_array_equal(model.labels_, fitted.labels_)
     centers = model.cluster_centers_ / scale
@@ -154,22 +156,25 @@ def memory_mapped(X, folder):
     ],
     ids=["list", "Fortran order", "stride", "objects", "read-only memory map"],
 )
-def test_the_container_does_not_matter(tiny, X, fitted, tmp_path, contain):
+def test_the_container_does_not_matter(make_estimator, X, fitted, tmp_path, contain):
     contained = contain(X, tmp_path)
-    model = tiny().fit(contained)
+    model = make_estimator().fit(contained)
     assert_array_equal(model.means_, fitted.means_)
     assert_array_equal(model.predict(contained), fitted.labels_)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int64, np.float16])
-def test_the_type_of_the_numbers_hardly_matters(tiny, X, dtype):
+def test_the_type_of_the_numbers_hardly_matters(make_estimator, X, dtype):
     rows = (4 * X).round().astype(dtype)
-    model, expected = tiny().fit(rows), tiny().fit(rows.astype(float))
+    model, expected = (
+        make_estimator().fit(rows),
+        make_estimator().fit(rows.astype(float)),
+    )
     assert_array_equal(model.labels_, expected.labels_)
     assert_allclose(model.means_, expected.means_, atol=1e-3)
 
 
-def test_rows_are_not_copied_to_another_type(tiny, X, monkeypatch):
+def test_rows_are_not_copied_to_another_type(make_estimator, X, monkeypatch):
     """A float32 matrix of half the memory must not be made one of all of it."""
     seen = []
     adopted = Rows.of
@@ -177,5 +182,5 @@ def test_rows_are_not_copied_to_another_type(tiny, X, monkeypatch):
         Rows, "of", lambda X, *rest: seen.append(X) or adopted(X, *rest)
     )
     rows = X.astype(np.float32)
-    tiny().fit(rows)
+    make_estimator().fit(rows)
     assert all(np.shares_memory(matrix, rows) for matrix in seen if len(matrix) == 150)

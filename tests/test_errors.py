@@ -60,7 +60,7 @@ WRONG = {
         ["k-means++", None, 3, AgglomerativeClustering],
     ),
     "n_init": (OF_POSITIVE_INT, [0, "auto"]),
-    "catch_up_max_iter": (OF_NATURAL, [-1, 1.5]),
+    "warmup_max_iter": (OF_NATURAL, [-1, 1.5]),
     "responsibilities": ("a str among {.*'expected'", ["exact", None]),
     "n_draws": (OF_POSITIVE_INT, [0, 1.0]),
     "beta": (OF_POSITIVE, [0, -0.5, None, True]),
@@ -88,42 +88,44 @@ def test_every_parameter_is_in_the_table():
 @pytest.mark.parametrize(
     "name, value", [(name, value) for name in WRONG for value in WRONG[name][1]]
 )
-def test_wrong_parameter(tiny, X, name, value):
+def test_wrong_parameter(make_estimator, X, name, value):
     wanted = WRONG[name][0]
     message = (
         f"The '{name}' parameter of VaDEClusterer must be .*{wanted}.*"
         f"Got {re.escape(repr(value))} instead"
     )
-    model = tiny().set_params(**{name: value})
+    model = make_estimator().set_params(**{name: value})
     with pytest.raises(ValueError, match=message):
         model.fit(X)
     assert not hasattr(model, "n_features_in_")
 
 
-def test_wrong_parameter_is_found_before_the_rows_are_looked_at(tiny):
+def test_wrong_parameter_is_found_before_the_rows_are_looked_at(make_estimator):
     with pytest.raises(InvalidParameterError, match="n_clusters"):
-        tiny(n_clusters=0).fit("no rows")
+        make_estimator(n_clusters=0).fit("no rows")
 
 
 # --- Rows ---------------------------------------------------------------------------
 
 
-def test_fewer_rows_than_clusters(tiny, X):
+def test_fewer_rows_than_clusters(make_estimator, X):
     with pytest.raises(ValueError, match=r"n_samples=2 should be >= n_clusters=3"):
-        tiny().fit(X[:2])
+        make_estimator().fit(X[:2])
 
 
-def test_fewer_rows_than_clusters_once_some_are_held_out(tiny, X):
+def test_fewer_rows_than_clusters_once_some_are_held_out(make_estimator, X):
     message = (
         r"n_samples=4 with 2 of them held out should be >= n_clusters=3\. "
         r"Lower n_clusters or validation_fraction=0\.4"
     )
     with pytest.raises(ValueError, match=message):
-        tiny(early_stopping=True, validation_fraction=0.4).fit(X[:4])
+        make_estimator(early_stopping=True, validation_fraction=0.4).fit(X[:4])
 
 
 @pytest.mark.parametrize("scale, low, high", [(1, "-0.25", "0.75"), (1.5, "0", "1.5")])
-def test_bernoulli_rows_outside_of_the_unit_interval(tiny, X_unit, scale, low, high):
+def test_bernoulli_rows_outside_of_the_unit_interval(
+    make_estimator, X_unit, scale, low, high
+):
     X = scale * X_unit - 0.25 * (scale == 1)
     message = (
         r"likelihood='bernoulli' needs X in \[0, 1\]. "
@@ -131,7 +133,7 @@ def test_bernoulli_rows_outside_of_the_unit_interval(tiny, X_unit, scale, low, h
         "Scale X, for instance with MinMaxScaler, or use likelihood='gaussian'"
     )
     with pytest.raises(ValueError, match=message):
-        tiny(likelihood="bernoulli").fit(X)
+        make_estimator(likelihood="bernoulli").fit(X)
 
 
 @pytest.mark.parametrize(
@@ -152,15 +154,17 @@ def test_rows_that_are_not_finite(fitted, X, bad, method):
 
 
 @pytest.mark.parametrize("factor", [1e38, 1e40, 1e200, 1e-40])
-def test_a_unit_that_float32_can_not_express(tiny, X, factor):
+def test_a_unit_that_float32_can_not_express(make_estimator, X, factor):
     with pytest.raises(ValueError, match=r"X has averages up to .* or rescale it"):
-        tiny().fit(factor * X)
+        make_estimator().fit(factor * X)
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_unit_that_float64_can_express(tiny, X):
-    model = tiny(precision="float64").fit(1e40 * X)
-    assert_array_equal(model.labels_, tiny(precision="float64").fit(X).labels_)
+def test_a_unit_that_float64_can_express(make_estimator, X):
+    model = make_estimator(precision="float64").fit(1e40 * X)
+    assert_array_equal(
+        model.labels_, make_estimator(precision="float64").fit(X).labels_
+    )
 
 
 @pytest.mark.parametrize(
@@ -171,11 +175,11 @@ def test_rows_beyond_the_reach_of_float32(fitted, X, method):
         getattr(fitted, method)(1e40 * X)
 
 
-def test_rows_of_weight_zero_beyond_the_reach_of_float32(tiny, X):
+def test_rows_of_weight_zero_beyond_the_reach_of_float32(make_estimator, X):
     """They get a label, and there is none."""
     wild = np.vstack([X, np.full((1, 5), 1e30)])
     with pytest.raises(ValueError, match=r"X has values up to 1e\+30"):
-        tiny().fit(wild, sample_weight=np.r_[np.ones(150), 0])
+        make_estimator().fit(wild, sample_weight=np.r_[np.ones(150), 0])
 
 
 def test_wrong_number_of_coordinates(fitted, X):
@@ -211,15 +215,15 @@ def test_sample_of_no_size(fitted, n_samples):
         (AgglomerativeClustering(4), "AgglomerativeClustering.* has 4 groups"),
     ],
 )
-def test_start_that_does_not_fit(tiny, X, init, message):
+def test_start_that_does_not_fit(make_estimator, X, init, message):
     with pytest.raises(ValueError, match=message):
-        tiny(init=init).fit(X)
+        make_estimator(init=init).fit(X)
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_labels_that_only_rows_held_out_have(tiny, X, seed):
+def test_labels_that_only_rows_held_out_have(make_estimator, X, seed):
     init = np.where(np.arange(150) == 0, 0, -1)
-    model = tiny(n_clusters=1, init=init, random_state=seed)
+    model = make_estimator(n_clusters=1, init=init, random_state=seed)
     model.set_params(early_stopping=True, validation_fraction=0.95)
     with pytest.raises(ValueError, match="init puts no row to train on into"):
         model.fit(X)
@@ -229,10 +233,10 @@ def test_labels_that_only_rows_held_out_have(tiny, X, seed):
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:3", "mps"])
-def test_missing_device_is_an_error_in_fit(tiny, X, no_accelerator, device):
+def test_missing_device_is_an_error_in_fit(make_estimator, X, no_accelerator, device):
     message = f"device='{device}' is not available here.* Use device='auto'"
     with pytest.raises(ValueError, match=message):
-        tiny(device=device).fit(X)
+        make_estimator(device=device).fit(X)
 
 
 @pytest.mark.parametrize("method", ["predict", "transform", "score", "reconstruct"])
@@ -259,15 +263,15 @@ def test_missing_device_asked_of_the_module_is_an_error(fitted, no_accelerator):
         ({"pretrain_learning_rate_init": 1e30}, "pretrain_learning_rate_init=1e+30"),
         ({"learning_rate_init": 1e30}, "learning_rate_init=1e+30"),
         (
-            {"learning_rate_init": 1e30, "catch_up_max_iter": 0},
+            {"learning_rate_init": 1e30, "warmup_max_iter": 0},
             "learning_rate_init=1e+30",
         ),
     ],
 )
-def test_loss_that_is_not_finite(tiny, X, change, blamed):
+def test_loss_that_is_not_finite(make_estimator, X, change, blamed):
     message = f"not finite. Lower {re.escape(blamed)}, or rescale X"
     with pytest.raises(ValueError, match=message):
-        tiny(**change).fit(X)
+        make_estimator(**change).fit(X)
 
 
 @pytest.mark.parametrize(
@@ -282,8 +286,8 @@ def test_loss_that_is_not_finite(tiny, X, change, blamed):
     ],
     ids=str,
 )
-def test_fit_that_fails_leaves_the_fitted_state(tiny, X, X_new, change):
-    model = tiny().fit(X)
+def test_fit_that_fails_leaves_the_fitted_state(make_estimator, X, X_new, change):
+    model = make_estimator().fit(X)
     before, answers = dict(vars(model)), model.predict_proba(X)
     parameters = model.get_params()
     with pytest.raises(ValueError):
@@ -296,16 +300,16 @@ def test_fit_that_fails_leaves_the_fitted_state(tiny, X, X_new, change):
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_warning_that_is_an_error_leaves_the_fitted_state(tiny, X):
-    model = tiny().fit(X)
+def test_a_warning_that_is_an_error_leaves_the_fitted_state(make_estimator, X):
+    model = make_estimator().fit(X)
     means = model.means_
     with pytest.raises(ConvergenceWarning, match="Raise max_iter"):
         model.set_params(tol=0.1).fit(X)
     assert model.means_ is means
 
 
-def test_fit_that_fails_leaves_an_unfitted_estimator(tiny, X):
-    model = tiny(learning_rate_init=1e30)
+def test_fit_that_fails_leaves_an_unfitted_estimator(make_estimator, X):
+    model = make_estimator(learning_rate_init=1e30)
     before = dict(vars(model))
     with pytest.raises(ValueError, match="not finite"):
         model.fit(X)
@@ -338,13 +342,13 @@ def assert_refused(model, X, error, message):
         ),
     ],
 )
-def test_encoder_of_another_shape(tiny, X, body, shape):
+def test_encoder_of_another_shape(make_estimator, X, body, shape):
     message = (
         r"encoder\(n_features_in=5, latent_dim=2\) must build a module that takes rows "
         r"of shape \(B, 5\) to features of shape \(B, H\).*"
         rf"With B=2 it gave the shape {shape} instead\. Flatten"
     )
-    assert_refused(tiny(encoder=body), X, ValueError, message)
+    assert_refused(make_estimator(encoder=body), X, ValueError, message)
 
 
 @pytest.mark.parametrize(
@@ -357,59 +361,67 @@ def test_encoder_of_another_shape(tiny, X, body, shape):
         ),
     ],
 )
-def test_decoder_of_another_shape(tiny, X, network, shape):
+def test_decoder_of_another_shape(make_estimator, X, network, shape):
     message = (
         r"decoder\(latent_dim=2, n_features_in=5\) must build a module that takes "
         r"points of shape \(B, 2\) to rows of shape \(B, 5\)\. "
         rf"With B=2 it gave the shape {shape} instead\."
     )
-    assert_refused(tiny(decoder=network), X, ValueError, message)
+    assert_refused(make_estimator(decoder=network), X, ValueError, message)
 
 
-def test_no_training_before_the_shapes_are_known(tiny, X, monkeypatch, capsys):
-    model = tiny(decoder=lambda k, n: nn.Linear(k, 4), verbose=1)
+def test_no_training_before_the_shapes_are_known(
+    make_estimator, X, monkeypatch, capsys
+):
+    model = make_estimator(decoder=lambda k, n: nn.Linear(k, 4), verbose=1)
     assert_refused(model, X, ValueError, "must build a module")
     assert capsys.readouterr().out == ""
 
 
-def test_a_network_that_gives_no_tensor(tiny, X):
+def test_a_network_that_gives_no_tensor(make_estimator, X):
     message = "must give a tensor. It gave an object of type tuple instead"
     network = lambda n, k: nn.GRU(n, 8)  # noqa: E731
-    error = assert_refused(tiny(encoder=network), X, TypeError, message)
+    error = assert_refused(make_estimator(encoder=network), X, TypeError, message)
     assert "was tried on the shape (2, 5)" in "".join(error.__notes__)
 
 
-def test_a_function_that_builds_no_module(tiny, X):
+def test_a_function_that_builds_no_module(make_estimator, X):
     message = r"must return a torch.nn.Module. Got 'a network' of type str instead"
-    assert_refused(tiny(encoder=lambda n, k: "a network"), X, TypeError, message)
+    assert_refused(
+        make_estimator(encoder=lambda n, k: "a network"), X, TypeError, message
+    )
 
 
-def test_a_function_of_other_arguments(tiny, X):
-    error = assert_refused(tiny(encoder=lambda n: None), X, TypeError, "positional")
+def test_a_function_of_other_arguments(make_estimator, X):
+    error = assert_refused(
+        make_estimator(encoder=lambda n: None), X, TypeError, "positional"
+    )
     (note,) = error.__notes__
     assert "encoder(n_features_in=5, latent_dim=2), with encoder=<function" in note
 
 
-def test_a_network_for_other_rows(tiny, X):
+def test_a_network_for_other_rows(make_estimator, X):
     network = lambda n, k: nn.Linear(64, 8)  # noqa: E731
-    error = assert_refused(tiny(encoder=network), X, RuntimeError, "cannot be mult")
+    error = assert_refused(
+        make_estimator(encoder=network), X, RuntimeError, "cannot be mult"
+    )
     assert "(n_features_in=5, latent_dim=2) was tried on" in "".join(error.__notes__)
 
 
 @pytest.mark.parametrize("name", ["encoder", "decoder"])
-def test_a_module_in_the_place_of_what_builds_one(tiny, X, name):
+def test_a_module_in_the_place_of_what_builds_one(make_estimator, X, name):
     message = "must be a callable that builds a module, not a module: clones and"
-    assert_refused(tiny(**{name: nn.Linear(5, 5)}), X, ValueError, message)
+    assert_refused(make_estimator(**{name: nn.Linear(5, 5)}), X, ValueError, message)
 
 
-def test_stacked_pretraining_needs_the_default_layers(tiny, X):
-    model = tiny(pretraining="stacked", decoder=linear)
+def test_stacked_pretraining_needs_the_default_layers(make_estimator, X):
+    model = make_estimator(pretraining="stacked", decoder=linear)
     message = "Got a network of your own as decoder. Use pretraining='autoencoder'"
     assert_refused(model, X, ValueError, message)
 
 
-def test_options_of_the_default_networks_are_ignored_with_a_warning(tiny, X):
-    own = partial(tiny, encoder=linear, decoder=linear)
+def test_options_of_the_default_networks_are_ignored_with_a_warning(make_estimator, X):
+    own = partial(make_estimator, encoder=linear, decoder=linear)
     with pytest.warns(
         UserWarning, match="^hidden_layer_sizes has no effect: both"
     ) as w:
@@ -421,5 +433,5 @@ def test_options_of_the_default_networks_are_ignored_with_a_warning(tiny, X):
     own(hidden_layer_sizes=[128, 64]).fit(X)
 
 
-def test_no_warning_where_the_default_network_is_used(tiny, X):
-    tiny(encoder=linear, hidden_layer_sizes=(8,), activation="tanh").fit(X)
+def test_no_warning_where_the_default_network_is_used(make_estimator, X):
+    make_estimator(encoder=linear, hidden_layer_sizes=(8,), activation="tanh").fit(X)

@@ -30,9 +30,9 @@ def mixture(normal):
 
 
 @pytest.fixture(scope="module")
-def fitted(tiny, X):
+def fitted(make_estimator, X):
     """An estimator whose clusters are well separated."""
-    return tiny(pretrain_max_iter=50, max_iter=20).fit(X)
+    return make_estimator(pretrain_max_iter=50, max_iter=20).fit(X)
 
 
 def log_components(z, means, variances):
@@ -221,9 +221,9 @@ def test_reconstruction_summed_over_the_batch(make_prior, make_posterior, normal
     torch.testing.assert_close(twice.total.mean(), once.total.mean())
 
 
-def test_loss_does_not_depend_on_the_batch_size(tiny, X_unit):
+def test_loss_does_not_depend_on_the_batch_size(make_estimator, X_unit):
     losses = [
-        tiny(
+        make_estimator(
             likelihood="bernoulli",
             learning_rate_init=1e-12,
             pretrain_max_iter=0,
@@ -267,7 +267,7 @@ def decoded():
 
 
 @pytest.mark.filterwarnings("ignore:Clusters share a mode")
-def test_z_drawn_twice(tiny, X, monkeypatch):
+def test_z_drawn_twice(make_estimator, X, monkeypatch):
     scored = []
 
     def spy(log_likelihood, posterior, prior, draws=None):
@@ -276,7 +276,9 @@ def test_z_drawn_twice(tiny, X, monkeypatch):
 
     monkeypatch.setattr(_backward, "elbo", spy)
     with decoded() as seen:
-        tiny(responsibilities="sampled", n_draws=2, pretrain_max_iter=0).fit(X)
+        make_estimator(responsibilities="sampled", n_draws=2, pretrain_max_iter=0).fit(
+            X
+        )
     in_training = [z for z in seen if z.requires_grad]
     assert len(scored) == len(in_training) > 10
     assert all(map(torch.equal, scored, in_training))
@@ -286,16 +288,16 @@ def test_z_drawn_twice(tiny, X, monkeypatch):
 # --- What the model can say ---------------------------------------------------------
 
 
-def test_likelihood_that_can_represent_the_data(tiny, X):
+def test_likelihood_that_can_represent_the_data(make_estimator, X):
     X = (X - X.mean(0)) / X.std(0)
-    fitted = tiny(pretrain_max_iter=30, max_iter=10).fit(X)
+    fitted = make_estimator(pretrain_max_iter=30, max_iter=10).fit(X)
     residual = np.square(fitted.reconstruct(X) - X).mean()
     through_a_sigmoid = np.square(np.clip(X, 0, 1) - X).mean()  # at the very best
     assert residual < 0.5 * through_a_sigmoid
     assert fitted.reconstruct(X).min() < 0
     assert fitted.reconstruct(X).max() > 1
     with pytest.raises(ValueError, match=r"needs X in \[0, 1\]"):
-        tiny(likelihood="bernoulli").fit(X)
+        make_estimator(likelihood="bernoulli").fit(X)
 
 
 def test_generation_from_a_standard_normal(fitted, assert_is_mean):
@@ -322,10 +324,12 @@ def test_generation_of_one_cluster(fitted, normal, label):
 
 
 @pytest.mark.parametrize("responsibilities", ["expected", "sampled"])
-def test_every_parameter_of_the_mixture_is_trained(tiny, X, responsibilities):
+def test_every_parameter_of_the_mixture_is_trained(make_estimator, X, responsibilities):
     """An optimizer built before the mixture was replaced would leave it behind."""
     before, after = (
-        tiny(responsibilities=responsibilities, learning_rate_init=rate).fit(X)
+        make_estimator(responsibilities=responsibilities, learning_rate_init=rate).fit(
+            X
+        )
         for rate in (1e-12, 1e-2)
     )
     assert after.weights_.sum() == pytest.approx(1, rel=1e-12)
@@ -340,9 +344,9 @@ def global_generators():
 
 
 @pytest.mark.parametrize("random_state", [0, np.random.RandomState(0)])
-def test_global_generators_are_reseeded(tiny, X, random_state):
+def test_global_generators_are_reseeded(make_estimator, X, random_state):
     before = global_generators()
-    estimator = tiny(random_state=random_state, early_stopping=True).fit(X)
+    estimator = make_estimator(random_state=random_state, early_stopping=True).fit(X)
     estimator.predict(X)
     estimator.score(X)
     estimator.sample(5)

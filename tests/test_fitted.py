@@ -21,14 +21,14 @@ ON_ROWS = [
 
 
 @pytest.fixture(scope="module")
-def bernoulli(tiny, X_unit):
-    return tiny(likelihood="bernoulli").fit(X_unit)
+def bernoulli(make_estimator, X_unit):
+    return make_estimator(likelihood="bernoulli").fit(X_unit)
 
 
 @pytest.fixture(scope="module")
-def linear(tiny, X):
+def linear(make_estimator, X):
     """A model whose decoder is linear: what it generates has moments in closed form."""
-    return tiny(activation="identity", precision="float64").fit(X)
+    return make_estimator(activation="identity", precision="float64").fit(X)
 
 
 def copy_with(model, **parameters):
@@ -51,8 +51,8 @@ def test_probabilities_of_the_clusters_agree(fitted, X_new, responsibilities):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_labels_take_no_memory_for_the_probabilities(tiny, X):
-    model = tiny(n_clusters=30, max_iter=1).fit(X)
+def test_labels_take_no_memory_for_the_probabilities(make_estimator, X):
+    model = make_estimator(n_clusters=30, max_iter=1).fit(X)
     rows = np.tile(X.astype(np.float32), (200, 1))
     tracemalloc.start()
     labels = model.predict(rows)
@@ -94,8 +94,8 @@ def test_reconstruction_is_the_inverse_of_the_transform(fitted, X_new):
     assert_allclose(fitted.reconstruct(X_new), there_and_back, rtol=1e-6)
 
 
-def test_reconstruction_is_in_the_units_of_the_rows(tiny, X):
-    model = tiny(pretrain_max_iter=40).fit(100 + 1000 * X)
+def test_reconstruction_is_in_the_units_of_the_rows(make_estimator, X):
+    model = make_estimator(pretrain_max_iter=40).fit(100 + 1000 * X)
     error = model.reconstruct(100 + 1000 * X) - (100 + 1000 * X)
     assert np.mean(error**2) < 0.2 * np.var(1000 * X, axis=0).mean()
 
@@ -181,8 +181,10 @@ def test_bernoulli_score_of_rows_outside_of_the_unit_interval_warns(bernoulli, X
     ],
     ids=str,
 )
-def test_an_answer_depends_on_no_other_row(tiny, X, X_new, parameters, method):
-    answer = getattr(tiny(**parameters, max_iter=1).fit(X), method)
+def test_an_answer_depends_on_no_other_row(
+    make_estimator, X, X_new, parameters, method
+):
+    answer = getattr(make_estimator(**parameters, max_iter=1).fit(X), method)
     together = answer(X_new)
     permuted = np.random.default_rng(0).permutation(700)
     assert_array_equal(answer(X_new[permuted]), together[permuted])
@@ -206,8 +208,8 @@ def test_a_decoded_point_depends_on_no_other(fitted, X_new):
 
 
 @pytest.mark.parametrize("method", [*ON_ROWS, "score", "fit", "fit_predict"])
-def test_rows_are_never_written_to(tiny, X, method):
-    model = tiny(max_iter=1).fit(X)
+def test_rows_are_never_written_to(make_estimator, X, method):
+    model = make_estimator(max_iter=1).fit(X)
     rows = X.copy()
     getattr(model, method)(rows)
     assert_array_equal(rows, X)
@@ -266,9 +268,9 @@ def test_sample_without_any_seed_differs_every_time(fitted):
     assert not np.array_equal(model.sample(9)[0], model.sample(9)[0])
 
 
-def test_sampled_clusters_have_the_weights(tiny):
+def test_sampled_clusters_have_the_weights(make_estimator):
     X, _ = make_blobs([120, 20, 60], 5, random_state=0)
-    model = tiny().fit(X)
+    model = make_estimator().fit(X)
     frequency = np.bincount(model.sample(20_000)[1], minlength=3) / 20_000
     deviation = np.sqrt(model.weights_ * (1 - model.weights_) / 20_000)
     assert (np.abs(frequency - model.weights_) < 4 * deviation).all()

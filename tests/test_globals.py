@@ -54,8 +54,8 @@ def assert_unchanged(before):
     ],
     ids=str,
 )
-def test_fit_leaves_the_globals(tiny, X, parameters):
-    model = tiny(**parameters)
+def test_fit_leaves_the_globals(make_estimator, X, parameters):
+    model = make_estimator(**parameters)
     before = state()
     if parameters.get("random_state", 0) is None:
         # scikit-learn takes the seed of seeds from NumPy's global generator.
@@ -64,14 +64,14 @@ def test_fit_leaves_the_globals(tiny, X, parameters):
     assert_unchanged(before)
 
 
-def test_fit_that_fails_leaves_the_globals(tiny, X):
+def test_fit_that_fails_leaves_the_globals(make_estimator, X):
     before = state()
     with pytest.raises(ValueError, match="not finite"):
-        tiny(learning_rate_init=1e30).fit(X)
+        make_estimator(learning_rate_init=1e30).fit(X)
     assert_unchanged(before)
 
 
-def test_fit_that_is_interrupted_leaves_the_globals(tiny, X, monkeypatch):
+def test_fit_that_is_interrupted_leaves_the_globals(make_estimator, X, monkeypatch):
     def interrupt(*args):
         raise KeyboardInterrupt
 
@@ -79,7 +79,7 @@ def test_fit_that_is_interrupted_leaves_the_globals(tiny, X, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(_training, "_elbo_step", lambda *args: interrupt)
         with pytest.raises(KeyboardInterrupt):
-            tiny().fit(X)
+            make_estimator().fit(X)
     assert_unchanged(before)
 
 
@@ -102,20 +102,20 @@ def test_answers_leave_the_globals(fitted, X, method):
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_seeds_of_the_globals_do_not_matter(tiny, X, fitted, seed):
+def test_seeds_of_the_globals_do_not_matter(make_estimator, X, fitted, seed):
     numpy_state = NUMPYS.get_state()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         NUMPYS.seed(seed)
-        model = tiny().fit(X)
+        model = make_estimator().fit(X)
     NUMPYS.set_state(numpy_state)
     assert_array_equal(model.means_, fitted.means_)
 
 
-def test_the_default_dtype_does_not_matter(tiny, X, fitted):
+def test_the_default_dtype_does_not_matter(make_estimator, X, fitted):
     torch.set_default_dtype(torch.float64)
     try:
-        model, Z = tiny().fit(X), fitted.transform(X)
+        model, Z = make_estimator().fit(X), fitted.transform(X)
     finally:
         torch.set_default_dtype(torch.float32)
     assert_array_equal(Z, fitted.transform(X))
@@ -127,10 +127,10 @@ def test_the_default_dtype_does_not_matter(tiny, X, fitted):
     [{}, {"activation": "gelu"}, {"precision": "bfloat16"}],
     ids=["written out", "by torch", "bfloat16"],
 )
-def test_autocast_of_the_caller_does_not_matter(tiny, X, parameters):
-    expected = tiny(**parameters).fit(X)
+def test_autocast_of_the_caller_does_not_matter(make_estimator, X, parameters):
+    expected = make_estimator(**parameters).fit(X)
     with torch.autocast("cpu", torch.bfloat16):
-        model = tiny(**parameters).fit(X)
+        model = make_estimator(**parameters).fit(X)
         Z = model.transform(X)
     assert_array_equal(model.means_, expected.means_)
     assert_array_equal(Z, expected.transform(X))
@@ -138,7 +138,7 @@ def test_autocast_of_the_caller_does_not_matter(tiny, X, parameters):
 
 
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
-def test_switched_off_gradients_do_not_matter(tiny, X, fitted, context):
+def test_switched_off_gradients_do_not_matter(make_estimator, X, fitted, context):
     with context():
-        model = tiny().fit(X)
+        model = make_estimator().fit(X)
     assert_array_equal(model.means_, fitted.means_)

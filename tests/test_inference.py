@@ -55,9 +55,9 @@ ANSWERS = {
 
 
 @pytest.fixture
-def placed(make_model):
+def placed(make_module):
     """A model of data that lie around 3 with a scale of 1.7."""
-    model = make_model()
+    model = make_module()
     model.likelihood.location.fill_(LOCATION)
     model.likelihood.scale.fill_(SCALE)
     model.encoder.reset_variance(torch.tensor(0.3))
@@ -89,17 +89,19 @@ def assert_rows_are_independent(answer, model, X):
 @pytest.mark.parametrize("name", ANSWERS)
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
 @pytest.mark.parametrize("X_dtype", [np.float32, np.float64])
-def test_answers_do_not_depend_on_the_other_rows(make_model, name, activation, X_dtype):
-    model = make_model(torch.float32, n_features=13, activation=activation)
+def test_answers_do_not_depend_on_the_other_rows(
+    make_module, name, activation, X_dtype
+):
+    model = make_module(torch.float32, n_features=13, activation=activation)
     X = np.random.default_rng(0).normal(size=(1000, 13)).astype(X_dtype)
     assert_rows_are_independent(ANSWERS[name], model, X)
 
 
 @pytest.mark.parametrize("name", ["expected", "reconstruct"])
-def test_answers_of_a_large_model_do_not_depend_on_the_other_rows(make_model, name):
+def test_answers_of_a_large_model_do_not_depend_on_the_other_rows(make_module, name):
     architecture = {"n_features": 784, "latent_dim": 10, "n_clusters": 10}
     sizes = {"hidden_layer_sizes": (500, 500, 2000), "activation": "relu"}
-    model = make_model(torch.float32, likelihood="bernoulli", **architecture, **sizes)
+    model = make_module(torch.float32, likelihood="bernoulli", **architecture, **sizes)
     X = np.random.default_rng(0).random((1000, 784), dtype=np.float32)
     assert_rows_are_independent(ANSWERS[name], model, X)
 
@@ -198,16 +200,16 @@ def test_elbo_agrees_with_many_draws(placed, rows, data, with_many_draws):
     torch.testing.assert_close(actual[:, 2], terms.entropy)
 
 
-def test_float32_networks_lose_little(make_model, normal):
-    model, X = make_model(), normal(300, 6).numpy()
+def test_float32_networks_lose_little(make_module, normal):
+    model, X = make_module(), normal(300, 6).numpy()
     exact = ANSWERS["elbo"](model, rows_of(X))
     rounded = ANSWERS["elbo"](model.float(), rows_of(X, torch.float32))
     np.testing.assert_allclose(rounded, exact, rtol=1e-4, atol=1e-4)
 
 
-def test_elbo_is_exact_for_a_linear_decoder(make_model, normal):
+def test_elbo_is_exact_for_a_linear_decoder(make_module, normal):
     """The mean of a quadratic needs draws of covariance one, not only of variances."""
-    model, x = make_model(activation="identity"), normal(200, 6)
+    model, x = make_module(activation="identity"), normal(200, 6)
     model.encoder.reset_variance(torch.tensor(0.3))
     at_mean = model.likelihood.log_density(x, model.decoder(model.encoder.embed(x)))
     origin, axes = torch.zeros(3).double(), torch.eye(3).double()
@@ -220,8 +222,8 @@ def test_elbo_is_exact_for_a_linear_decoder(make_model, normal):
 @pytest.mark.parametrize(
     "latent_dim, n_draws", [(1, 8), (2, 9), (3, 8), (10, 11), (500, 64)]
 )
-def test_draws_are_centered_and_as_wide_as_a_normal(make_model, latent_dim, n_draws):
-    draws = _inference._fixed_noise(make_model(latent_dim=latent_dim))
+def test_draws_are_centered_and_as_wide_as_a_normal(make_module, latent_dim, n_draws):
+    draws = _inference._fixed_noise(make_module(latent_dim=latent_dim))
     assert draws.shape == (n_draws, 1, latent_dim)
     torch.testing.assert_close(draws.sum(0), torch.zeros(1, latent_dim).double())
     norms = draws.square().sum(-1)
@@ -232,12 +234,12 @@ def test_draws_are_centered_and_as_wide_as_a_normal(make_model, latent_dim, n_dr
 
 
 @pytest.fixture
-def linear(make_model):
+def linear(make_module):
     """A model whose log p(x) is known, since its decoder is linear.
 
     Its encoder says the same of every row, much wider than the prior.
     """
-    model = make_model(activation="identity").requires_grad_(False)
+    model = make_module(activation="identity").requires_grad_(False)
     model.likelihood.log_excess_noise.fill_(1.0)
     model.encoder.mean.weight.zero_()
     model.encoder.mean.bias.zero_()
@@ -285,8 +287,8 @@ def test_any_draw_from_the_exact_posterior_tells_the_likelihood(linear, normal):
 
 
 @pytest.mark.parametrize("n_draws", [1, 2, 5, 64, 100])
-def test_table_of_normal_draws(make_model, n_draws):
-    table = _inference._normal_table(make_model(), n_draws)
+def test_table_of_normal_draws(make_module, n_draws):
+    table = _inference._normal_table(make_module(), n_draws)
     assert table.shape == (n_draws, 1, 3)
     assert table.isfinite().all()
     if n_draws >= 64:

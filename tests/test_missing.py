@@ -32,11 +32,11 @@ METHODS = ["predict_log_proba", "transform", "reconstruct", "score_samples"]
 
 
 @pytest.fixture(scope="module", params=["gaussian", "bernoulli"])
-def model_and_rows(request, tiny, X_unit):
+def model_and_rows(request, make_estimator, X_unit):
     """A model in float64 that was fitted to incomplete rows, and these."""
-    holed = with_holes(X_unit)
+    X_missing = with_holes(X_unit)
     parameters = {"likelihood": request.param, "precision": "float64"}
-    return tiny(**parameters).fit(holed), holed
+    return make_estimator(**parameters).fit(X_missing), X_missing
 
 
 # --- Mathematics --------------------------------------------------------------------
@@ -100,14 +100,14 @@ def test_incomplete_constant_data_have_scale_one():
 
 
 @pytest.mark.parametrize("center", [True, False])
-def test_the_average_stands_for_what_is_missing(holed, center):
-    standard = Standardization.of(holed, center)
-    rows = Rows.of(holed, standard, place("cpu", "float64"))
-    filled = np.where(np.isnan(holed), np.nanmean(holed, axis=0), holed)
+def test_the_average_stands_for_what_is_missing(X_missing, center):
+    standard = Standardization.of(X_missing, center)
+    rows = Rows.of(X_missing, standard, place("cpu", "float64"))
+    filled = np.where(np.isnan(X_missing), np.nanmean(X_missing, axis=0), X_missing)
     for batch in rows.batches(40, make_generator(0)):
         expected = (filled[batch.positions] - standard.location) / standard.scale
         assert_allclose(batch.x, expected, atol=1e-12)
-        assert_array_equal(batch.observed, ~np.isnan(holed[batch.positions]))
+        assert_array_equal(batch.observed, ~np.isnan(X_missing[batch.positions]))
         assert batch.observed.dtype == torch.float64
 
 
@@ -122,15 +122,15 @@ def test_complete_rows_have_no_mask(X):
 
 def test_the_encoder_sees_what_the_model_expects(model_and_rows):
     """That is what it reconstructs from an average in the place of what is missing."""
-    model, holed = model_and_rows
-    expected = model.reconstruct(averaged(holed))
-    filled = np.where(np.isnan(holed), expected, holed)
+    model, X_missing = model_and_rows
+    expected = model.reconstruct(averaged(X_missing))
+    filled = np.where(np.isnan(X_missing), expected, X_missing)
     for method in METHODS[:3]:
-        answer = getattr(model, method)(holed)
+        answer = getattr(model, method)(X_missing)
         assert_allclose(answer, getattr(model, method)(filled), atol=1e-9)
-        of_average = getattr(model, method)(averaged(holed))
+        of_average = getattr(model, method)(averaged(X_missing))
         assert abs(answer - of_average).max() > 1e-3
-    assert (model.score_samples(holed) != model.score_samples(filled)).sum() > 100
+    assert (model.score_samples(X_missing) != model.score_samples(filled)).sum() > 100
 
 
 def log_density_of(x, decoded, model):
@@ -142,8 +142,8 @@ def log_density_of(x, decoded, model):
 
 def test_a_missing_entry_takes_its_density_out_of_the_bound(model_and_rows):
     """What is expected in its place leaves the posterior as it is: the rest cancels."""
-    model, holed = model_and_rows
-    x = np.nanmean(holed, axis=0)[None]
+    model, X_missing = model_and_rows
+    x = np.nanmean(X_missing, axis=0)[None]
     missing = x.copy()
     missing[0, 2] = np.nan
     x[0, 2] = model.reconstruct(x)[0, 2]
@@ -159,8 +159,8 @@ def test_a_missing_entry_takes_its_density_out_of_the_bound(model_and_rows):
 
 
 def test_the_weighted_bound_is_that_of_the_observed_entries(model_and_rows):
-    model, holed = model_and_rows
-    row, n_draws = holed[np.isnan(holed).any(1)][:1], 16
+    model, X_missing = model_and_rows
+    row, n_draws = X_missing[np.isnan(X_missing).any(1)][:1], 16
     observed = ~np.isnan(row[0])
     module = model.to_torch()
     with torch.no_grad():
@@ -181,10 +181,10 @@ def test_the_weighted_bound_is_that_of_the_observed_entries(model_and_rows):
 
 
 def test_the_effective_clusters_are_those_of_what_is_predicted(model_and_rows):
-    model, holed = model_and_rows
+    model, X_missing = model_and_rows
     predicted, of_average = (
         np.exp(entropy(model.predict_proba(rows).mean(0)))
-        for rows in (holed, averaged(holed))
+        for rows in (X_missing, averaged(X_missing))
     )
     assert model.n_effective_clusters_ == pytest.approx(predicted, rel=1e-9)
     assert abs(of_average - predicted) > 1e-4
@@ -195,35 +195,35 @@ def test_a_row_beyond_all_bounds(fitted):
     assert fitted.score_samples(row) == -np.inf
 
 
-def test_what_is_expected_far_from_the_origin(tiny, holed):
+def test_what_is_expected_far_from_the_origin(make_estimator, X_missing):
     """In float32 the model may not know the distance, or it would round there."""
-    near, far = tiny().fit(holed), tiny().fit(holed + 1e6)
-    expected = near.transform(holed)
-    assert_allclose(far.transform(holed + 1e6), expected, rtol=0, atol=1e-3)
+    near, far = make_estimator().fit(X_missing), make_estimator().fit(X_missing + 1e6)
+    expected = near.transform(X_missing)
+    assert_allclose(far.transform(X_missing + 1e6), expected, rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_answers_do_not_depend_on_the_rows_beside(model_and_rows, method):
-    model, holed = model_and_rows
-    complete = np.where(np.isnan(holed), 0.5, holed)
-    X = np.where(np.arange(len(holed))[:, None] % 2, holed, complete)
+    model, X_missing = model_and_rows
+    complete = np.where(np.isnan(X_missing), 0.5, X_missing)
+    X = np.where(np.arange(len(X_missing))[:, None] % 2, X_missing, complete)
     together = getattr(model, method)(X)
     for i in (0, 1, 6, 7):
         assert_array_equal(getattr(model, method)(X[i : i + 1]), together[i : i + 1])
 
 
 def test_the_module_takes_nan_too(model_and_rows):
-    model, holed = model_and_rows
+    model, X_missing = model_and_rows
     with torch.no_grad():
-        found = model.to_torch()(torch.from_numpy(holed))
-    assert_allclose(found, model.predict_log_proba(holed), atol=1e-6)
+        found = model.to_torch()(torch.from_numpy(X_missing))
+    assert_allclose(found, model.predict_log_proba(X_missing), atol=1e-6)
 
 
 def test_the_module_learns_nothing_from_what_it_expects(model_and_rows):
-    model, holed = model_and_rows
+    model, X_missing = model_and_rows
     slopes = []
     for step in ("seen", "filled"):
-        module, x = model.to_torch(), torch.from_numpy(holed)
+        module, x = model.to_torch(), torch.from_numpy(X_missing)
         if step == "filled":
             x = module.likelihood.restore(module.seen(x).detach())
         module(x)[:, 0].sum().backward()
@@ -233,8 +233,8 @@ def test_the_module_learns_nothing_from_what_it_expects(model_and_rows):
 
 def test_the_module_can_be_mapped_and_exported(model_and_rows):
     """No branch hangs on the rows."""
-    model, holed = model_and_rows
-    module, x = model.to_torch(), torch.from_numpy(holed)
+    model, X_missing = model_and_rows
+    module, x = model.to_torch(), torch.from_numpy(X_missing)
     mapped = torch.vmap(lambda row: module(row[None])[0])(x)
     torch.testing.assert_close(mapped, module(x))
     exported = torch.export.export(module, (x,)).module()
@@ -258,19 +258,21 @@ def test_the_module_can_be_mapped_and_exported(model_and_rows):
         {"embedding": PCA(2), "pretrain_max_iter": 0},
     ],
 )
-def test_incomplete_rows_are_clustered(tiny, blobs, X_unit, change):
-    holed, y = with_holes(X_unit, 0.2), blobs[1]
-    model = tiny(**{"pretrain_max_iter": 40, **change}).fit(holed)
+def test_incomplete_rows_are_clustered(make_estimator, blobs, X_unit, change):
+    X_missing, y = with_holes(X_unit, 0.2), blobs[1]
+    model = make_estimator(**{"pretrain_max_iter": 40, **change}).fit(X_missing)
     assert adjusted_rand_score(y, model.labels_) > 0.7
-    assert_array_equal(model.predict(holed), model.labels_)
-    assert model.score(holed) == pytest.approx(model.lower_bound_, rel=1e-12)
+    assert_array_equal(model.predict(X_missing), model.labels_)
+    assert model.score(X_missing) == pytest.approx(model.lower_bound_, rel=1e-12)
     assert np.isfinite(model.cluster_centers_).all()
     assert np.isfinite(model.lower_bounds_).all()
 
 
 @pytest.mark.parametrize("pretraining", ["autoencoder", "stacked", "vae"])
-def test_pretraining_learns_the_observed_entries(tiny, holed, pretraining):
-    model = tiny(pretraining=pretraining, pretrain_max_iter=30).fit(holed)
+def test_pretraining_learns_the_observed_entries(
+    make_estimator, X_missing, pretraining
+):
+    model = make_estimator(pretraining=pretraining, pretrain_max_iter=30).fit(X_missing)
     curve = model.pretrain_loss_curve_
     assert curve[-1] < 0.97 * curve[0]
 
@@ -289,10 +291,12 @@ class Watched(nn.Linear):
     "change",
     [{}, {"pretraining": "vae"}, {"embedding": PCA(2), "pretrain_max_iter": 0}],
 )
-def test_what_a_step_expects_is_a_prediction(tiny, X, holed, change):
+def test_what_a_step_expects_is_a_prediction(make_estimator, X, X_missing, change):
     """In every stage, without the dropout that is for what is learned from."""
-    model = tiny(encoder=lambda n_features_in, _: Watched(n_features_in, 9), **change)
-    for rows, passes_before in ((holed, {False}), (X, {False, True})):
+    model = make_estimator(
+        encoder=lambda n_features_in, _: Watched(n_features_in, 9), **change
+    )
+    for rows, passes_before in ((X_missing, {False}), (X, {False, True})):
         Watched.modes.clear()
         model.fit(rows)
         steps = [i for i, learns in enumerate(Watched.modes) if learns]
@@ -309,7 +313,9 @@ def test_what_a_step_expects_is_a_prediction(tiny, X, holed, change):
         {"embedding": PCA(2), "embedding_input": "autoencoder"},
     ],
 )
-def test_when_the_decoder_speaks_the_likelihood(tiny, X_unit, monkeypatch, change):
+def test_when_the_decoder_speaks_the_likelihood(
+    make_estimator, X_unit, monkeypatch, change
+):
     """Not in pretraining, nor when the mixture starts: first the embedding, then it."""
     pretrained, complete = [], VaDE.complete
 
@@ -318,16 +324,16 @@ def test_when_the_decoder_speaks_the_likelihood(tiny, X_unit, monkeypatch, chang
         return complete(model, x, observed, pretrains)
 
     monkeypatch.setattr(VaDE, "complete", spy)
-    tiny(likelihood="bernoulli", **change).fit(with_holes(X_unit))
+    make_estimator(likelihood="bernoulli", **change).fit(with_holes(X_unit))
     n_before = sum(pretrained)
     assert pretrained == [True] * n_before + [False] * (len(pretrained) - n_before)
     assert n_before == 2 if change == {"pretrain_max_iter": 0} else n_before > 2
 
 
-def test_incomplete_rows_in_a_stream_and_a_warm_start(tiny, X, holed):
-    model = tiny(warm_start=True).partial_fit(holed).partial_fit(X)
-    model.partial_fit(with_holes(X, 0.5)).fit(holed)
-    assert np.isfinite(model.score(holed))
+def test_incomplete_rows_in_a_stream_and_a_warm_start(make_estimator, X, X_missing):
+    model = make_estimator(warm_start=True).partial_fit(X_missing).partial_fit(X)
+    model.partial_fit(with_holes(X, 0.5)).fit(X_missing)
+    assert np.isfinite(model.score(X_missing))
     assert model.n_iter_ == 3
 
 
@@ -342,34 +348,36 @@ def test_incomplete_rows_in_a_stream_and_a_warm_start(tiny, X, holed):
     ],
     ids=["float32", "frame", "None", "pandas.NA", "list"],
 )
-def test_ways_to_say_that_an_entry_is_missing(tiny, holed, contain):
-    model = tiny().fit(contain(holed))
-    assert_array_equal(model.labels_, tiny().fit(holed).labels_)
-    assert not np.isnan(model.impute(contain(holed))).any()
+def test_ways_to_say_that_an_entry_is_missing(make_estimator, X_missing, contain):
+    model = make_estimator().fit(contain(X_missing))
+    assert_array_equal(model.labels_, make_estimator().fit(X_missing).labels_)
+    assert not np.isnan(model.impute(contain(X_missing))).any()
 
 
-def test_a_memory_map_with_holes(tiny, holed, tmp_path):
-    np.save(tmp_path / "X.npy", holed)
+def test_a_memory_map_with_holes(make_estimator, X_missing, tmp_path):
+    np.save(tmp_path / "X.npy", X_missing)
     mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
-    assert_array_equal(tiny().fit(mapped).means_, tiny().fit(holed).means_)
+    assert_array_equal(
+        make_estimator().fit(mapped).means_, make_estimator().fit(X_missing).means_
+    )
 
 
 # --- Filling ------------------------------------------------------------------------
 
 
 def test_impute_fills_the_holes_and_nothing_else(model_and_rows):
-    model, holed = model_and_rows
-    before = holed.copy()
-    filled = model.impute(holed)
-    missing = np.isnan(holed)
-    assert_array_equal(filled[~missing], holed[~missing])
-    assert_array_equal(filled[missing], model.reconstruct(holed)[missing])
-    assert_array_equal(holed, before)
+    model, X_missing = model_and_rows
+    before = X_missing.copy()
+    filled = model.impute(X_missing)
+    missing = np.isnan(X_missing)
+    assert_array_equal(filled[~missing], X_missing[~missing])
+    assert_array_equal(filled[missing], model.reconstruct(X_missing)[missing])
+    assert_array_equal(X_missing, before)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_impute_keeps_the_type_of_the_numbers(fitted, holed, dtype):
-    assert fitted.impute(holed.astype(dtype)).dtype == dtype
+def test_impute_keeps_the_type_of_the_numbers(fitted, X_missing, dtype):
+    assert fitted.impute(X_missing.astype(dtype)).dtype == dtype
 
 
 def test_imputing_complete_rows_gives_a_copy(fitted, X):
@@ -380,24 +388,26 @@ def test_imputing_complete_rows_gives_a_copy(fitted, X):
         assert abs(filled - rows).max() == 0
 
 
-def test_impute_knows_the_names_of_the_features(tiny, holed):
-    frame = pd.DataFrame(holed, columns=list("abcde"))
-    model = tiny().fit(frame)
+def test_impute_knows_the_names_of_the_features(make_estimator, X_missing):
+    frame = pd.DataFrame(X_missing, columns=list("abcde"))
+    model = make_estimator().fit(frame)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert_array_equal(model.impute(frame), tiny().fit(holed).impute(holed))
+        assert_array_equal(
+            model.impute(frame), make_estimator().fit(X_missing).impute(X_missing)
+        )
 
 
-def test_impute_beats_the_average(tiny, X, holed):
-    missing = np.isnan(holed)
-    model = tiny(pretrain_max_iter=40, max_iter=60).fit(holed)
-    error = np.square(model.impute(holed) - X)[missing].mean()
-    of_average = np.square(np.nanmean(holed, axis=0) - X)[missing].mean()
+def test_impute_beats_the_average(make_estimator, X, X_missing):
+    missing = np.isnan(X_missing)
+    model = make_estimator(pretrain_max_iter=40, max_iter=60).fit(X_missing)
+    error = np.square(model.impute(X_missing) - X)[missing].mean()
+    of_average = np.square(np.nanmean(X_missing, axis=0) - X)[missing].mean()
     assert error < 0.5 * of_average
 
 
-def test_imputing_first_is_another_model(tiny, holed):
+def test_imputing_first_is_another_model(make_estimator, X_missing):
     """Filled entries would count as if they had been seen."""
-    imputed = make_pipeline(SimpleImputer(), tiny()).fit(holed)
-    model = tiny().fit(holed)
+    imputed = make_pipeline(SimpleImputer(), make_estimator()).fit(X_missing)
+    model = make_estimator().fit(X_missing)
     assert model.noise_variance_ != pytest.approx(imputed[-1].noise_variance_, rel=0.02)

@@ -30,16 +30,16 @@ def linear_layers(model):
 # --- Layers -------------------------------------------------------------------------
 
 
-def test_decoder_mirrors_the_encoder(make_model):
-    model = make_model()
+def test_decoder_mirrors_the_encoder(make_module):
+    model = make_module()
     heads = [(5, 3), (5, 3)]
     assert linear_shapes(model.encoder) == [(6, 8), (8, 5), *heads]
     assert linear_shapes(model.decoder) == [(3, 5), (5, 8), (8, 6)]
 
 
 @pytest.mark.parametrize("shape", [(6,), (7, 6), (2, 7, 6)])
-def test_shapes(make_model, normal, shape):
-    model = make_model()
+def test_shapes(make_module, normal, shape):
+    model = make_module()
     posterior = model.encoder(normal(*shape))
     assert posterior.mean.shape == posterior.log_variance.shape == (*shape[:-1], 3)
     assert model.decoder(posterior.mean).shape == shape
@@ -53,8 +53,8 @@ def test_activations_are_the_named_ones(normal):
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
-def test_every_hidden_layer_is_activated_and_no_head_is(make_model, normal, name):
-    model, z, act = make_model(activation=name), normal(7, 3), FUNCTIONS[name]
+def test_every_hidden_layer_is_activated_and_no_head_is(make_module, normal, name):
+    model, z, act = make_module(activation=name), normal(7, 3), FUNCTIONS[name]
     first, second, output = linear_layers(model.decoder)
     expected = output(act(second(act(first(z)))))
     torch.testing.assert_close(model.decoder(z), expected)
@@ -79,8 +79,8 @@ def test_initial_weights_fill_the_range_of_their_fan_in(generator):
         assert layer.bias.abs().max() <= bound
 
 
-def test_initial_weights_follow_the_generator(make_model):
-    models = [make_model() for _ in range(3)]
+def test_initial_weights_follow_the_generator(make_module):
+    models = [make_module() for _ in range(3)]
     for model, seed in zip(models, (0, 0, 1), strict=True):
         initialize(model, torch.Generator().manual_seed(seed))
     first, again, other = (model.encoder.mean.weight for model in models)
@@ -88,14 +88,14 @@ def test_initial_weights_follow_the_generator(make_model):
     assert not torch.equal(first, other)
 
 
-def test_building_a_model_leaves_the_global_generator_alone(make_model, generator):
+def test_building_a_model_leaves_the_global_generator_alone(make_module, generator):
     before = torch.get_rng_state()
-    initialize(make_model(), generator)
+    initialize(make_module(), generator)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_reset_variance_makes_every_posterior_variance_equal(make_model, normal):
-    model, x = make_model(), 10 * normal(7, 6)
+def test_reset_variance_makes_every_posterior_variance_equal(make_module, normal):
+    model, x = make_module(), 10 * normal(7, 6)
     mean = model.encoder.embed(x)
     model.encoder.reset_variance(torch.tensor(0.03))
     posterior = model.encoder(x)
@@ -108,8 +108,8 @@ def test_reset_variance_makes_every_posterior_variance_equal(make_model, normal)
 # --- Precision ----------------------------------------------------------------------
 
 
-def test_bfloat16_stays_inside_the_hidden_layers(make_model, normal):
-    model = make_model(torch.float32, bfloat16=True)
+def test_bfloat16_stays_inside_the_hidden_layers(make_module, normal):
+    model = make_module(torch.float32, bfloat16=True)
     x, seen = normal(7, 6).float(), []
     hidden = model.encoder.hidden[0]
     hidden.register_forward_hook(lambda *arguments: seen.append(arguments[-1].dtype))
@@ -133,9 +133,9 @@ def test_bfloat16_rounds_to_three_digits(generator, normal):
 
 
 @pytest.fixture(params=LIKELIHOODS)
-def placed(request, make_model):
+def placed(request, make_module):
     """A model of data that lie around 5 with a scale of 2.5."""
-    model = make_model(likelihood=request.param)
+    model = make_module(likelihood=request.param)
     model.likelihood.location.fill_(5)
     model.likelihood.scale.fill_(2.5)
     return model
@@ -178,8 +178,8 @@ def test_every_part_gets_a_gradient(placed, normal):
     assert not [n for n, p in placed.named_parameters() if not p.grad.any()]
 
 
-def test_model_needs_a_known_likelihood_and_activation(make_model):
+def test_model_needs_a_known_likelihood_and_activation(make_module):
     with pytest.raises(KeyError, match="poisson"):
-        make_model(likelihood="poisson")
+        make_module(likelihood="poisson")
     with pytest.raises(KeyError, match="sine"):
-        make_model(activation="sine")
+        make_module(activation="sine")

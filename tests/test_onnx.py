@@ -42,13 +42,13 @@ def rows():
 
 
 @pytest.fixture(scope="module", params=CASES)
-def exported(request, tiny, X_unit, tmp_path_factory):
+def exported(request, make_estimator, X_unit, tmp_path_factory):
     """A fitted estimator, the name of a method, and the same by onnxruntime."""
     for package in ("onnx", "onnxscript"):
         pytest.importorskip(package)
     onnxruntime = pytest.importorskip("onnxruntime")
     parameters, method = CASES[request.param]
-    model = tiny(**parameters).fit(X_unit)
+    model = make_estimator(**parameters).fit(X_unit)
     folder = tmp_path_factory.mktemp("onnx")
     with torch.inference_mode():
         model.to_onnx(folder / "model.onnx", method)

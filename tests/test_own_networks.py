@@ -62,7 +62,7 @@ def test_a_network_may_name_the_arguments_of_its_products(own, X):
 
 @pytest.mark.parametrize("responsibilities", ["expected", "sampled"])
 def test_the_networks_of_the_house_give_the_results_of_the_house(
-    tiny, own, X, responsibilities
+    make_estimator, own, X, responsibilities
 ):
     """But for rounding: gradients are torch's in one, written out in the other."""
     parameters = {
@@ -70,7 +70,7 @@ def test_the_networks_of_the_house_give_the_results_of_the_house(
         "n_draws": 2,
         "precision": "float64",
     }
-    default = tiny(**parameters).fit(X)
+    default = make_estimator(**parameters).fit(X)
     model = own(encoder=house_encoder, decoder=house_decoder, **parameters).fit(X)
     for one, other in (
         (model.predict_proba(X), default.predict_proba(X)),
@@ -81,9 +81,9 @@ def test_the_networks_of_the_house_give_the_results_of_the_house(
 
 
 @pytest.mark.parametrize("name", ["encoder", "decoder"])
-def test_one_of_the_two_may_be_the_default(tiny, X, name):
+def test_one_of_the_two_may_be_the_default(make_estimator, X, name):
     factory = {"encoder": house_encoder, "decoder": house_decoder}[name]
-    default = tiny(activation="tanh", **{name: factory}).fit(X)
+    default = make_estimator(activation="tanh", **{name: factory}).fit(X)
     assert default.predict_proba(X).shape == (150, 3)
     other = {"encoder": "decoder", "decoder": "encoder"}[name]
     body = getattr(default.to_torch(), other).hidden

@@ -54,8 +54,8 @@ def assert_same_answers(model, other, X):
 
 
 @pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
-def test_fitted_state_is_plain_python_and_numpy(tiny, X_unit, likelihood):
-    model = tiny(likelihood=likelihood, early_stopping=True).fit(X_unit)
+def test_fitted_state_is_plain_python_and_numpy(make_estimator, X_unit, likelihood):
+    model = make_estimator(likelihood=likelihood, early_stopping=True).fit(X_unit)
     assert types_within(vars(model)) <= PLAIN | {np.ndarray}
     arrays = [v for v in vars(model).values() if isinstance(v, np.ndarray)]
     assert all(array.dtype.kind in "if" for array in arrays)
@@ -63,8 +63,8 @@ def test_fitted_state_is_plain_python_and_numpy(tiny, X_unit, likelihood):
 
 @pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
 @pytest.mark.parametrize("way", WAYS)
-def test_a_copy_gives_the_same_answers(tiny, X_unit, likelihood, way):
-    model = tiny(likelihood=likelihood).fit(X_unit)
+def test_a_copy_gives_the_same_answers(make_estimator, X_unit, likelihood, way):
+    model = make_estimator(likelihood=likelihood).fit(X_unit)
     restored = WAYS[way](model)
     assert_same_answers(model, restored, X_unit)
     assert restored.get_params() == model.get_params()
@@ -79,10 +79,10 @@ def test_a_copy_can_be_fitted_on(fitted, X, way):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_an_unfitted_estimator_can_be_copied(tiny, way):
-    restored = WAYS[way](tiny())
-    assert restored.get_params() == tiny().get_params()
-    assert vars(restored).keys() == vars(tiny()).keys()
+def test_an_unfitted_estimator_can_be_copied(make_estimator, way):
+    restored = WAYS[way](make_estimator())
+    assert restored.get_params() == make_estimator().get_params()
+    assert vars(restored).keys() == vars(make_estimator()).keys()
 
 
 def test_memory_mapped_model(fitted, X, tmp_path):
@@ -218,9 +218,9 @@ def test_a_clone_has_no_version(of_the_past, fitted):
 
 
 @pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
-def test_skops_asks_to_trust_nothing_but_the_class(tiny, X_unit, likelihood):
+def test_skops_asks_to_trust_nothing_but_the_class(make_estimator, X_unit, likelihood):
     skops_io = pytest.importorskip("skops.io")
-    model = tiny(likelihood=likelihood, early_stopping=True).fit(X_unit)
+    model = make_estimator(likelihood=likelihood, early_stopping=True).fit(X_unit)
     dumped = skops_io.dumps(model)
     trusted = ["skvade._vade.VaDEClusterer"]
     assert skops_io.get_untrusted_types(data=dumped) == trusted

@@ -33,17 +33,17 @@ def unexplained(run):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_learns_to_reconstruct(tiny, X, kind):
+def test_it_learns_to_reconstruct(make_estimator, X, kind):
     settings = {"pretrain_max_iter": 60, "learning_rate_init": 1e-2}
-    run = pretrained(tiny(pretraining=kind, **settings), X)
+    run = pretrained(make_estimator(pretraining=kind, **settings), X)
     linear = 1 - PCA(2).fit(X).explained_variance_ratio_.sum()
     assert unexplained(run) < 2 * linear
     assert len(run.record.pretrain_loss_curve) == 60
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_curve_ends_where_the_network_is(tiny, X, kind):
-    run = pretrained(tiny(pretraining=kind, pretrain_max_iter=30), X)
+def test_the_curve_ends_where_the_network_is(make_estimator, X, kind):
+    run = pretrained(make_estimator(pretraining=kind, pretrain_max_iter=30), X)
     # The variational one is measured at draws of z.
     assert run.record.pretrain_loss_curve[-1] == pytest.approx(
         unexplained(run), rel=0.3 if kind == "vae" else 0.1
@@ -168,8 +168,8 @@ def test_a_raised_rate_is_told_where_epochs_are(capsys):
     assert line == "Pretraining goes on at a learning rate of 10"
 
 
-def test_an_automatic_rate_that_diverges_gets_a_number_to_try(tiny, X):
-    model = tiny(pretrain_learning_rate_init="auto")
+def test_an_automatic_rate_that_diverges_gets_a_number_to_try(make_estimator, X):
+    model = make_estimator(pretrain_learning_rate_init="auto")
     run = fresh_run(model, X, np.ones(len(X)))
     with torch.no_grad():
         run.model.decoder.output.bias.fill_(torch.inf)
@@ -194,32 +194,38 @@ def test_the_default_rate_suits_any_width(n_features, likelihood):
 
 
 @pytest.mark.parametrize("scale, offset", [(1e3, 5), (1e-6, 0), (1, -100)])
-def test_the_unit_of_the_data_changes_nothing(tiny, X, scale, offset):
+def test_the_unit_of_the_data_changes_nothing(make_estimator, X, scale, offset):
     expected, found = (
-        pretrained(tiny(precision="float64"), rows).record.pretrain_loss_curve
+        pretrained(make_estimator(precision="float64"), rows).record.pretrain_loss_curve
         for rows in (X, scale * X + offset)
     )
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_whole_fit(tiny, X, kind):
-    models = (tiny(pretraining=kind, learning_rate_init=1e-2) for _ in range(2))
+def test_a_whole_fit(make_estimator, X, kind):
+    models = (
+        make_estimator(pretraining=kind, learning_rate_init=1e-2) for _ in range(2)
+    )
     first, second = (model.fit(X) for model in models)
     np.testing.assert_array_equal(first.means_, second.means_)
     assert np.isfinite(first.lower_bound_)
 
 
-def test_the_kinds_differ(tiny, X):
-    models = [tiny(pretraining=kind, learning_rate_init=1e-2) for kind in KINDS]
+def test_the_kinds_differ(make_estimator, X):
+    models = [
+        make_estimator(pretraining=kind, learning_rate_init=1e-2) for kind in KINDS
+    ]
     ends = {model.fit(X).pretrain_loss_curve_[-1] for model in models}
     assert len(ends) == len(KINDS)
 
 
-def test_stacked_learns_one_pair_of_layers_at_a_time(tiny, X, monkeypatch):
+def test_stacked_learns_one_pair_of_layers_at_a_time(make_estimator, X, monkeypatch):
     """Before the fine-tuning, a pair leaves every other layer as it was."""
     run = fresh_run(
-        tiny(pretraining="stacked", hidden_layer_sizes=(8, 6)), X, np.ones(len(X))
+        make_estimator(pretraining="stacked", hidden_layer_sizes=(8, 6)),
+        X,
+        np.ones(len(X)),
     )
     before = {k: v.clone() for k, v in run.model.state_dict().items()}
     changed = []
@@ -257,13 +263,13 @@ def test_stacked_learns_one_pair_of_layers_at_a_time(tiny, X, monkeypatch):
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*clusters")
-def test_stacked_takes_batches_that_do_not_vary(tiny, rows, change):
-    model = tiny(pretraining="stacked", **change).fit(rows)
+def test_stacked_takes_batches_that_do_not_vary(make_estimator, rows, change):
+    model = make_estimator(pretraining="stacked", **change).fit(rows)
     assert np.isfinite(model.lower_bound_)
 
 
-def test_stacked_masks_a_fifth_of_what_a_layer_sees(tiny, X):
-    run = fresh_run(tiny(pretraining="stacked"), X, np.ones(len(X)))
+def test_stacked_masks_a_fifth_of_what_a_layer_sees(make_estimator, X):
+    run = fresh_run(make_estimator(pretraining="stacked"), X, np.ones(len(X)))
     pair = nn.Sequential(nn.Linear(5, 5))
     seen = []
     pair.register_forward_pre_hook(lambda module, arguments: seen.extend(arguments))
@@ -276,7 +282,7 @@ def test_stacked_masks_a_fifth_of_what_a_layer_sees(tiny, X):
     assert torch.equal(masked[kept], batch.x[kept])
 
 
-def test_the_variational_loss_is_a_bound(tiny, X, monkeypatch):
+def test_the_variational_loss_is_a_bound(make_estimator, X, monkeypatch):
     """Up to constants, D/2 log error + KL(q(z|x) | N(0, I)) by torch's own."""
     losses = []
 
@@ -286,7 +292,9 @@ def test_the_variational_loss_is_a_bound(tiny, X, monkeypatch):
 
     monkeypatch.setattr(_pretraining, "Adam", lambda *args: Descent())
     run = fresh_run(
-        tiny(pretraining="vae", batch_size=150, precision="float64"), X, np.ones(len(X))
+        make_estimator(pretraining="vae", batch_size=150, precision="float64"),
+        X,
+        np.ones(len(X)),
     )
     run.model.encoder.reset_variance(torch.tensor(0.3))
     pretrain(run)
@@ -303,22 +311,22 @@ def test_the_variational_loss_is_a_bound(tiny, X, monkeypatch):
     assert np.exp(logs).mean() == pytest.approx(errors[0], rel=1e-6)
 
 
-def test_an_unknown_kind_is_rejected(tiny, X):
+def test_an_unknown_kind_is_rejected(make_estimator, X):
     with pytest.raises(ValueError, match=r"The 'pretraining' parameter .* 'greedy'"):
-        tiny(pretraining="greedy").fit(X)
+        make_estimator(pretraining="greedy").fit(X)
 
 
-def test_rounded_weights_do_not_outlive_their_step(tiny, X):
+def test_rounded_weights_do_not_outlive_their_step(make_estimator, X):
     """In bfloat16 the autoencoder learns as in float32, but for the rounding."""
     exact, rounded = (
-        tiny(precision=precision).fit(X).pretrain_loss_curve_
+        make_estimator(precision=precision).fit(X).pretrain_loss_curve_
         for precision in ("float32", "bfloat16")
     )
     np.testing.assert_allclose(rounded, exact, rtol=0.05)
 
 
 @pytest.mark.parametrize("own, rate", [("auto", 0.02), (0.005, 0.005)])
-def test_the_rate_of_the_variational_one(tiny, X, monkeypatch, own, rate):
+def test_the_rate_of_the_variational_one(make_estimator, X, monkeypatch, own, rate):
     """That of the last stage, unless pretraining has one of its own."""
     rates = []
 
@@ -329,5 +337,5 @@ def test_the_rate_of_the_variational_one(tiny, X, monkeypatch, own, rate):
 
     monkeypatch.setattr(_pretraining, "Adam", Watched)
     settings = {"pretrain_learning_rate_init": own, "learning_rate_init": 0.02}
-    pretrained(tiny(pretraining="vae", pretrain_max_iter=1, **settings), X)
+    pretrained(make_estimator(pretraining="vae", pretrain_max_iter=1, **settings), X)
     assert rates == [rate]

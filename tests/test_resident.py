@@ -20,15 +20,15 @@ def move_rows(monkeypatch):
     return lambda: monkeypatch.setattr(Placement, "has_room", lambda self, n: True)
 
 
-def test_moved_rows_are_the_same_rows(holed, monkeypatch, move_rows):
+def test_moved_rows_are_the_same_rows(X_missing, monkeypatch, move_rows):
     monkeypatch.setattr("skvade._batching.MOVED_AT_ONCE", 7)
-    weight = np.random.default_rng(0).random(len(holed))
+    weight = np.random.default_rng(0).random(len(X_missing))
     weight[::3] = 0
-    standard = Standardization.of(holed, center=True)
-    rows = Rows.of(holed, standard, place("cpu", "float32"), weight).weighty()
+    standard = Standardization.of(X_missing, center=True)
+    rows = Rows.of(X_missing, standard, place("cpu", "float32"), weight).weighty()
     move_rows()
     moved = rows.moved()
-    assert rows.resident is None and moved.resident.x.shape == holed.shape
+    assert rows.resident is None and moved.resident.x.shape == X_missing.shape
     positions = np.array([5, 0, 5, 11])
     for some, others in [(rows, moved), (rows.whole(), moved.whole())]:
         for part, other in zip(
@@ -46,22 +46,24 @@ def test_what_is_done_to_a_batch_leaves_moved_rows_as_they_are(X, move_rows):
 
 
 KINDS = {
-    "dense": lambda X, holed: X,
-    "float64 by columns": lambda X, holed: np.asfortranarray(X, np.float64),
-    "sparse": lambda X, holed: csr_array(np.where(X > 0, X, 0)),
-    "incomplete": lambda X, holed: holed,
+    "dense": lambda X, X_missing: X,
+    "float64 by columns": lambda X, X_missing: np.asfortranarray(X, np.float64),
+    "sparse": lambda X, X_missing: csr_array(np.where(X > 0, X, 0)),
+    "incomplete": lambda X, X_missing: X_missing,
 }
 
 
 @pytest.mark.parametrize("weighted", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_fit_is_the_same_to_the_last_bit(tiny, X, holed, kind, weighted, move_rows):
+def test_a_fit_is_the_same_to_the_last_bit(
+    make_estimator, X, X_missing, kind, weighted, move_rows
+):
     """Through all stages, with rows held out, rows of no weight, and then rows more."""
-    data = KINDS[kind](X, holed)
+    data = KINDS[kind](X, X_missing)
     weight = np.arange(len(X)) % 4 if weighted else None
     models = []
     for _ in range(2):
-        model = tiny(early_stopping=True).fit(data, sample_weight=weight)
+        model = make_estimator(early_stopping=True).fit(data, sample_weight=weight)
         models.append(model.set_params(early_stopping=False).partial_fit(data))
         move_rows()
     one, other = models
@@ -85,10 +87,10 @@ def test_rows_stay_with_the_host_where_there_is_no_room(monkeypatch):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.filterwarnings("ignore")
-def test_fit_on_a_gpu(tiny, X, holed, kind, precision):
-    data = KINDS[kind](X, holed)
-    model = tiny(device="cuda", precision=precision).fit(data)
-    again = tiny(device="cuda", precision=precision).fit(data)
+def test_fit_on_a_gpu(make_estimator, X, X_missing, kind, precision):
+    data = KINDS[kind](X, X_missing)
+    model = make_estimator(device="cuda", precision=precision).fit(data)
+    again = make_estimator(device="cuda", precision=precision).fit(data)
     assert_array_equal(model.labels_, again.labels_)
     assert_array_equal(model.predict(data), model.labels_)
     assert_array_equal(model.predict_proba(data)[:7], model.predict_proba(data[:7]))

@@ -50,8 +50,11 @@ def of_python_objects(X):
         of_python_objects,
     ],
 )
-def test_the_container_does_not_matter(tiny, counts, contain):
-    model, expected = tiny().fit(contain(counts)), tiny().fit(counts)
+def test_the_container_does_not_matter(make_estimator, counts, contain):
+    model, expected = (
+        make_estimator().fit(contain(counts)),
+        make_estimator().fit(counts),
+    )
     assert_same_state(model, expected)
     for method in METHODS:
         answer = getattr(model, method)(contain(counts))
@@ -70,19 +73,19 @@ def test_the_container_does_not_matter(tiny, counts, contain):
     ],
 )
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_sparse_rows_are_fitted_as_dense_ones(tiny, counts, dtype, change):
+def test_sparse_rows_are_fitted_as_dense_ones(make_estimator, counts, dtype, change):
     X, weight = (counts / counts.max()).astype(dtype), np.ones(len(counts))
-    model = tiny(**change).fit(sparse.csr_array(X), sample_weight=weight)
-    assert_same_state(model, tiny(**change).fit(X))
+    model = make_estimator(**change).fit(sparse.csr_array(X), sample_weight=weight)
+    assert_same_state(model, make_estimator(**change).fit(X))
     assert model.transform(sparse.csr_array(X)).dtype == dtype
 
 
-def test_a_warm_start_takes_sparse_rows(tiny, counts):
-    model = tiny(warm_start=True).fit(counts).fit(sparse.csr_array(counts))
-    assert_same_state(model, tiny(warm_start=True).fit(counts).fit(counts))
+def test_a_warm_start_takes_sparse_rows(make_estimator, counts):
+    model = make_estimator(warm_start=True).fit(counts).fit(sparse.csr_array(counts))
+    assert_same_state(model, make_estimator(warm_start=True).fit(counts).fit(counts))
 
 
-def test_values_in_pieces_are_summed_and_stay_as_they_are(tiny, counts):
+def test_values_in_pieces_are_summed_and_stay_as_they_are(make_estimator, counts):
     """A place may be stored twice: its value is the sum of both."""
     X = counts / counts.max()
     i, j = np.nonzero(X)
@@ -92,17 +95,17 @@ def test_values_in_pieces_are_summed_and_stay_as_they_are(tiny, counts):
     twice = sparse.csr_array((pieces[order], columns, ends), shape=X.shape)
     before = twice.data.copy()
 
-    model = tiny(likelihood="bernoulli").fit(twice)
-    expected = tiny(likelihood="bernoulli").fit(X)
+    model = make_estimator(likelihood="bernoulli").fit(twice)
+    expected = make_estimator(likelihood="bernoulli").fit(X)
     assert_allclose(model.means_, expected.means_, atol=1e-4)
     assert_allclose(model.score(twice), expected.lower_bound_, atol=1e-4)
     assert_array_equal(twice.data, before)
     assert_array_equal(twice.indices, columns)
 
 
-def test_rows_are_never_dense_as_a_whole(tiny):
+def test_rows_are_never_dense_as_a_whole(make_estimator):
     X = sparse.random_array((6000, 2000), density=2e-3, format="csr", rng=0)
-    model = tiny(pretrain_max_iter=1, max_iter=1, n_init=1)
+    model = make_estimator(pretrain_max_iter=1, max_iter=1, n_init=1)
     tracemalloc.start()
     model.fit(X)
     for method in METHODS[:3] + METHODS[4:]:
@@ -127,8 +130,8 @@ def test_rows_are_never_dense_as_a_whole(tiny):
         ({"index": 12}, "Sparse X has column indices from 0 to 12"),
     ],
 )
-def test_malformed_rows(tiny, counts, method, spoil, message, fitted_before):
-    model = tiny().fit(counts) if fitted_before else tiny()
+def test_malformed_rows(make_estimator, counts, method, spoil, message, fitted_before):
+    model = make_estimator().fit(counts) if fitted_before else make_estimator()
     before = dict(vars(model))
     X = sparse.csr_array(counts)
     X.data[3] = spoil.get("value", X.data[3])
@@ -140,20 +143,20 @@ def test_malformed_rows(tiny, counts, method, spoil, message, fitted_before):
 
 
 @pytest.mark.parametrize("value, low, high", [(-0.5, "-0.5", "1"), (7, "0", "7")])
-def test_values_that_no_probability_fits(tiny, counts, value, low, high):
+def test_values_that_no_probability_fits(make_estimator, counts, value, low, high):
     X = sparse.csr_array(counts / counts.max())
     X.data[3] = value
     message = f"needs X in .0, 1.. Got values from {low} to {high} instead"
     with pytest.raises(ValueError, match=message):
-        tiny(likelihood="bernoulli").fit(X)
+        make_estimator(likelihood="bernoulli").fit(X)
 
 
-def test_sparse_rows_of_another_width(tiny, counts):
-    model = tiny().fit(sparse.csr_array(counts))
+def test_sparse_rows_of_another_width(make_estimator, counts):
+    model = make_estimator().fit(sparse.csr_array(counts))
     with pytest.raises(ValueError, match="X has 11 features, but VaDEClusterer is exp"):
         model.predict(sparse.csr_array(counts)[:, :11])
 
 
-def test_no_rows(tiny):
+def test_no_rows(make_estimator):
     with pytest.raises(ValueError, match=r"0 sample\(s\) \(shape=\(0, 5\)\)"):
-        tiny().fit(sparse.csr_array((0, 5)))
+        make_estimator().fit(sparse.csr_array((0, 5)))

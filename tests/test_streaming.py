@@ -50,9 +50,9 @@ def assert_same(found, expected, name="state"):
 # --- A stream -----------------------------------------------------------------------
 
 
-def test_a_stream_finds_the_clusters_and_gets_better(tiny, blobs, X_new):
+def test_a_stream_finds_the_clusters_and_gets_better(make_estimator, blobs, X_new):
     X, y = blobs
-    model = tiny(pretrain_max_iter=20).partial_fit(X)
+    model = make_estimator(pretrain_max_iter=20).partial_fit(X)
     assert adjusted_rand_score(y, model.labels_) > 0.95
     bounds = [model.score(X)]
     for chunk in [*np.array_split(X_new, 7), *np.array_split(X_new, 7)]:
@@ -62,8 +62,8 @@ def test_a_stream_finds_the_clusters_and_gets_better(tiny, blobs, X_new):
     assert adjusted_rand_score(y, model.predict(X)) > 0.95
 
 
-def test_what_a_stream_leaves_behind(tiny, chunks):
-    model = after(tiny(), chunks)
+def test_what_a_stream_leaves_behind(make_estimator, chunks):
+    model = after(make_estimator(), chunks)
     assert model.n_samples_seen_ == 700
     assert model.n_iter_ == len(model.lower_bounds_) == len(model.loss_curve_) == 7
     assert len(model.pretrain_loss_curve_) == 10
@@ -73,35 +73,35 @@ def test_what_a_stream_leaves_behind(tiny, chunks):
     assert model.lower_bound_ == model.score(chunks[-1])
 
 
-def test_a_stream_begins_with_all_stages_of_fit(tiny, chunks):
-    model = tiny(embedding=PCA(2), embedding_max_iter=4, pretrain_max_iter=0)
+def test_a_stream_begins_with_all_stages_of_fit(make_estimator, chunks):
+    model = make_estimator(embedding=PCA(2), embedding_max_iter=4, pretrain_max_iter=0)
     after(model, chunks[:2])
     assert len(model.embedding_loss_curve_) == 4
     assert len(model.pretrain_loss_curve_) == 4
 
 
-def test_the_seed_decides(tiny, chunks):
-    model = after(tiny(), chunks)
-    assert_same(after(tiny(), chunks)._parameters, model._parameters)
-    other = after(tiny(random_state=1), chunks)
+def test_the_seed_decides(make_estimator, chunks):
+    model = after(make_estimator(), chunks)
+    assert_same(after(make_estimator(), chunks)._parameters, model._parameters)
+    other = after(make_estimator(random_state=1), chunks)
     assert not np.array_equal(other.means_, model.means_)
 
 
-def test_every_chunk_meets_draws_of_its_own(tiny, X):
-    model = tiny(learning_rate_init=1e-12).partial_fit(X)
+def test_every_chunk_meets_draws_of_its_own(make_estimator, X):
+    model = make_estimator(learning_rate_init=1e-12).partial_fit(X)
     model.partial_fit(X).partial_fit(X)
     assert len(set(model.loss_curve_)) == 3
 
 
-def test_a_stream_is_the_same_across_a_break(tiny, chunks):
-    expected = after(tiny(), chunks)
-    model = pickle.loads(pickle.dumps(after(tiny(), chunks[:3])))
+def test_a_stream_is_the_same_across_a_break(make_estimator, chunks):
+    expected = after(make_estimator(), chunks)
+    model = pickle.loads(pickle.dumps(after(make_estimator(), chunks[:3])))
     assert_same(vars(after(model, chunks[3:])), vars(expected))
 
 
-def test_components_keep_their_numbers(tiny, blobs):
+def test_components_keep_their_numbers(make_estimator, blobs):
     X, y = blobs
-    model = tiny(init=y).partial_fit(X)
+    model = make_estimator(init=y).partial_fit(X)
     labels = model.labels_
     for _ in range(3):
         smallest = np.flatnonzero(labels == 2)
@@ -109,29 +109,29 @@ def test_components_keep_their_numbers(tiny, blobs):
     assert_array_equal(model.predict(X), labels)
 
 
-def test_one_row_is_a_chunk(tiny, X):
-    model = tiny().partial_fit(X).partial_fit(X[:1])
+def test_one_row_is_a_chunk(make_estimator, X):
+    model = make_estimator().partial_fit(X).partial_fit(X[:1])
     assert len(model.labels_) == 1
     assert model.n_samples_seen_ == 151
     assert np.isfinite(model.score(X))
 
 
-def test_the_unit_is_that_of_the_first_chunk(tiny, X, fitted):
-    model = tiny().partial_fit(X).partial_fit(100 + 7 * X)
+def test_the_unit_is_that_of_the_first_chunk(make_estimator, X, fitted):
+    model = make_estimator().partial_fit(X).partial_fit(100 + 7 * X)
     for name in ("likelihood.location", "likelihood.scale"):
         assert_array_equal(model._parameters[name], fitted._parameters[name])
 
 
-def test_sparse_chunks_are_as_good_as_dense_ones(tiny, chunks):
-    model = after(tiny(), map(sparse.csr_array, chunks))
-    assert_same(model._parameters, after(tiny(), chunks)._parameters)
+def test_sparse_chunks_are_as_good_as_dense_ones(make_estimator, chunks):
+    model = after(make_estimator(), map(sparse.csr_array, chunks))
+    assert_same(model._parameters, after(make_estimator(), chunks)._parameters)
 
 
 # --- Beside fit ---------------------------------------------------------------------
 
 
-def test_a_stream_goes_on_from_a_fit(tiny, X, chunks):
-    model = tiny().fit(X)
+def test_a_stream_goes_on_from_a_fit(make_estimator, X, chunks):
+    model = make_estimator().fit(X)
     bound = model.lower_bounds_[-1]
     after(model, chunks)
     assert model.n_samples_seen_ == 850
@@ -140,13 +140,13 @@ def test_a_stream_goes_on_from_a_fit(tiny, X, chunks):
     assert len(model.pretrain_loss_curve_) == 10
 
 
-def test_a_fit_forgets_the_stream(tiny, X, chunks, fitted):
-    model = after(tiny(), chunks).fit(X)
+def test_a_fit_forgets_the_stream(make_estimator, X, chunks, fitted):
+    model = after(make_estimator(), chunks).fit(X)
     assert_same(vars(model), vars(fitted))
 
 
-def test_a_warm_start_goes_on_from_a_stream(tiny, X, chunks):
-    model = after(tiny(warm_start=True, learning_rate_init=1e-12), chunks)
+def test_a_warm_start_goes_on_from_a_stream(make_estimator, X, chunks):
+    model = after(make_estimator(warm_start=True, learning_rate_init=1e-12), chunks)
     means = model.means_
     model.fit(X)
     assert_allclose(model.means_, means, atol=1e-6)
@@ -157,21 +157,21 @@ def test_a_warm_start_goes_on_from_a_stream(tiny, X, chunks):
 # --- What is remembered -------------------------------------------------------------
 
 
-def test_state_is_plain_python_and_numpy(tiny, chunks):
+def test_state_is_plain_python_and_numpy(make_estimator, chunks):
     def types_within(value):
         if isinstance(value, dict | list | tuple):
             items = value.items() if isinstance(value, dict) else value
             return set().union(*(types_within(item) for item in items))
         return {type(value)}
 
-    model = after(tiny(), chunks)
+    model = after(make_estimator(), chunks)
     plain = {type(None), bool, int, float, str, np.ndarray}
     assert types_within(vars(model)) <= plain
 
 
-def test_the_optimizer_remembers_across_calls(tiny, chunks):
+def test_the_optimizer_remembers_across_calls(make_estimator, chunks):
     """Without its memory, Adam's first step has the full length again."""
-    model = after(tiny(), chunks[:6])
+    model = after(make_estimator(), chunks[:6])
     amnesic = copy.deepcopy(model)
     amnesic._memory = {**amnesic._memory, "moments": {}}
     before = model.means_
@@ -186,8 +186,8 @@ def test_the_optimizer_remembers_across_calls(tiny, chunks):
     assert steps == {6 * 7 + 1}
 
 
-def test_the_optimizer_is_put_where_the_model_is(tiny, chunks):
-    model = after(tiny(), chunks[:2]).set_params(precision="float64")
+def test_the_optimizer_is_put_where_the_model_is(make_estimator, chunks):
+    model = after(make_estimator(), chunks[:2]).set_params(precision="float64")
     model.partial_fit(chunks[2])
     for moments in model._memory["moments"].values():
         assert moments["mean"].dtype == np.float64
@@ -206,14 +206,14 @@ def test_tally_is_the_mean_of_all_weights(factor):
     assert_allclose(tally.mean_weight, (counting / factor).mean() * factor, rtol=1e-12)
 
 
-def test_weights_count_beside_those_of_earlier_chunks(tiny, chunks):
+def test_weights_count_beside_those_of_earlier_chunks(make_estimator, chunks):
     def streamed(*factors):
-        model = tiny(batch_size=100)
+        model = make_estimator(batch_size=100)
         for chunk, factor in zip(chunks, factors, strict=False):
             model.partial_fit(chunk, sample_weight=np.full(len(chunk), factor))
         return model
 
-    expected = after(tiny(batch_size=100), chunks[:3])
+    expected = after(make_estimator(batch_size=100), chunks[:3])
     assert_same(streamed(1.0, 1.0, 1.0)._parameters, expected._parameters)
     assert_same(streamed(8.0, 8.0, 8.0)._parameters, expected._parameters)
     # The loss of the last chunk is multiplied by its weight over the mean so far.
@@ -227,8 +227,8 @@ def test_weights_count_beside_those_of_earlier_chunks(tiny, chunks):
     assert_allclose(of_heavy_chunk, 7 / 3 * of_chunk, rtol=1e-3, atol=1e-6)
 
 
-def test_rows_of_weight_zero_are_not_learned_from(tiny, X, chunks):
-    model, expected = tiny().partial_fit(X), tiny().partial_fit(X)
+def test_rows_of_weight_zero_are_not_learned_from(make_estimator, X, chunks):
+    model, expected = make_estimator().partial_fit(X), make_estimator().partial_fit(X)
     chunk, absent = chunks[0], np.arange(100) % 4 == 0
     model.partial_fit(chunk, sample_weight=~absent)
     expected.partial_fit(chunk[~absent])
@@ -267,9 +267,11 @@ WRONG = {
 
 @pytest.mark.parametrize("wrong", WRONG)
 @pytest.mark.parametrize("n_calls", [0, 2])
-def test_a_failed_call_leaves_everything_as_it_was(tiny, X_unit, n_calls, wrong):
+def test_a_failed_call_leaves_everything_as_it_was(
+    make_estimator, X_unit, n_calls, wrong
+):
     call, message = WRONG[wrong]
-    model = tiny(likelihood="bernoulli", n_clusters=2)
+    model = make_estimator(likelihood="bernoulli", n_clusters=2)
     for _ in range(n_calls):
         model.partial_fit(X_unit)
     before = copy.deepcopy(vars(model))
@@ -278,8 +280,8 @@ def test_a_failed_call_leaves_everything_as_it_was(tiny, X_unit, n_calls, wrong)
     assert_same(vars(model), before)
 
 
-def test_a_chunk_of_another_width_leaves_everything_as_it_was(tiny, X):
-    model = tiny().partial_fit(X)
+def test_a_chunk_of_another_width_leaves_everything_as_it_was(make_estimator, X):
+    model = make_estimator().partial_fit(X)
     before = copy.deepcopy(vars(model))
     for chunk in (X[:, :4], sparse.csr_array(X[:, :4])):
         with pytest.raises(ValueError, match="X has 4 features, but VaDEClusterer is"):
@@ -288,8 +290,8 @@ def test_a_chunk_of_another_width_leaves_everything_as_it_was(tiny, X):
 
 
 @pytest.mark.parametrize("change", [{"early_stopping": True}, {"n_clusters": 4}])
-def test_parameters_that_a_stream_cannot_serve(tiny, X, change):
-    model = tiny().partial_fit(X)
+def test_parameters_that_a_stream_cannot_serve(make_estimator, X, change):
+    model = make_estimator().partial_fit(X)
     before = copy.deepcopy(vars(model))
     message = "holds none out. Got early_stopping|continues a model with n_clusters=3"
     with pytest.raises(ValueError, match=f"partial_fit .*({message})"):
@@ -297,19 +299,19 @@ def test_parameters_that_a_stream_cannot_serve(tiny, X, change):
     assert_same(vars(model), {**before, **change})
 
 
-def test_a_loss_that_is_not_finite_leaves_everything_as_it_was(tiny, X):
-    model = tiny().partial_fit(X)
+def test_a_loss_that_is_not_finite_leaves_everything_as_it_was(make_estimator, X):
+    model = make_estimator().partial_fit(X)
     before = copy.deepcopy(vars(model))
     with pytest.raises(ValueError, match="not finite"):
         model.set_params(learning_rate_init=1e200).partial_fit(X)
     assert_same(vars(model), {**before, "learning_rate_init": 1e200})
 
 
-def test_the_first_chunk_needs_a_row_for_each_cluster(tiny, X):
+def test_the_first_chunk_needs_a_row_for_each_cluster(make_estimator, X):
     with pytest.raises(ValueError, match="n_samples=2 should be >= n_clusters=3"):
-        tiny().partial_fit(X[:2])
+        make_estimator().partial_fit(X[:2])
     with pytest.raises(ValueError, match="is not fitted"):
-        tiny().predict(X)
+        make_estimator().predict(X)
 
 
 # --- Larger than memory -------------------------------------------------------------
@@ -321,7 +323,7 @@ from skvade import VaDEClusterer
 
 model = VaDEClusterer(
     2, latent_dim=2, hidden_layer_sizes=(8,), pretrain_max_iter=1, n_init=1,
-    catch_up_max_iter=1, max_iter=1, tol=0, random_state=0,
+    warmup_max_iter=1, max_iter=1, tol=0, random_state=0,
     batch_size=256,
 )
 X = np.load(sys.argv[1], mmap_mode="r")
@@ -364,11 +366,11 @@ def test_a_file_is_fitted_without_copying_it(tmp_path):
     assert peak - before < 0.1 * X.nbytes
 
 
-def test_a_fit_keeps_little_of_each_row(tiny, monkeypatch):
+def test_a_fit_keeps_little_of_each_row(make_estimator, monkeypatch):
     """Ten latent coordinates or ten responsibilities would take 80 bytes each."""
     monkeypatch.setattr(_training, "MOST_ROWS", 500)
     settings = {"latent_dim": 10, "n_clusters": 10, "batch_size": 1000, "max_iter": 1}
-    model = tiny(**settings, pretrain_max_iter=1)
+    model = make_estimator(**settings, pretrain_max_iter=1)
 
     def peak(n_rows):
         X = np.random.default_rng(0).normal(size=(n_rows, 4))

@@ -46,7 +46,7 @@ PLAN = Plan(
     embedding_input="autoencoder",
     embedding_max_samples=20_000,
     embedding_max_iter=40,
-    catch_up_max_iter=2,
+    warmup_max_iter=2,
     max_iter=3,
     learning_rate_init=1e-3,
     mixture_learning_rate_init=None,
@@ -246,7 +246,7 @@ def test_an_interrupted_catch_up_thaws_too(X, monkeypatch):
 @pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
 def test_catch_up_raises_the_bound(X_unit, likelihood):
     def bound(n_epochs):
-        run = run_of(X_unit, likelihood=likelihood, catch_up_max_iter=n_epochs)
+        run = run_of(X_unit, likelihood=likelihood, warmup_max_iter=n_epochs)
         after(run, pretrain, start_mixture, catch_up)
         return elbo_per_row(run.model, run.rows, "expected").mean()
 

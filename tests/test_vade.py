@@ -29,9 +29,11 @@ def fitted_state(model):
 @pytest.mark.parametrize("responsibilities", ["expected", "sampled"])
 @pytest.mark.parametrize("early_stopping", [False, True])
 def test_fit_predict_is_fit_then_predict_is_labels(
-    tiny, X, responsibilities, early_stopping
+    make_estimator, X, responsibilities, early_stopping
 ):
-    model = tiny(responsibilities=responsibilities, early_stopping=early_stopping)
+    model = make_estimator(
+        responsibilities=responsibilities, early_stopping=early_stopping
+    )
     labels = model.fit_predict(X)
     assert labels.dtype == np.int64
     assert_array_equal(labels, model.labels_)
@@ -39,8 +41,8 @@ def test_fit_predict_is_fit_then_predict_is_labels(
     assert_array_equal(labels, model.fit(X).predict(X))
 
 
-def test_fit_transform_is_fit_then_transform(tiny, X, fitted):
-    assert_array_equal(tiny().fit_transform(X), fitted.transform(X))
+def test_fit_transform_is_fit_then_transform(make_estimator, X, fitted):
+    assert_array_equal(make_estimator().fit_transform(X), fitted.transform(X))
 
 
 @pytest.mark.filterwarnings("ignore:Clusters share a mode")
@@ -56,9 +58,9 @@ def test_fit_transform_is_fit_then_transform(tiny, X, fitted):
         {"random_state": np.random.RandomState},
     ],
 )
-def test_same_seed_same_result_to_the_last_bit(tiny, X, parameters):
+def test_same_seed_same_result_to_the_last_bit(make_estimator, X, parameters):
     def fit():
-        model = tiny(**parameters)
+        model = make_estimator(**parameters)
         if callable(model.random_state):
             model.set_params(random_state=model.random_state(0))
         return fitted_state(model.fit(X))
@@ -69,24 +71,24 @@ def test_same_seed_same_result_to_the_last_bit(tiny, X, parameters):
         assert_array_equal(first[name], second[name], err_msg=name)
 
 
-def test_other_seed_other_result(tiny, X, fitted):
-    other = tiny(random_state=1).fit(X)
+def test_other_seed_other_result(make_estimator, X, fitted):
+    other = make_estimator(random_state=1).fit(X)
     assert not np.array_equal(other.means_, fitted.means_)
     assert not np.array_equal(other.transform(X), fitted.transform(X))
 
 
-def test_no_seed_other_result_every_time(tiny, X):
-    first, second = (tiny(random_state=None).fit(X) for _ in range(2))
+def test_no_seed_other_result_every_time(make_estimator, X):
+    first, second = (make_estimator(random_state=None).fit(X) for _ in range(2))
     assert not np.array_equal(first.means_, second.means_)
 
 
-def test_y_is_not_looked_at(tiny, X, fitted):
-    model = tiny().fit(X, y=object())
+def test_y_is_not_looked_at(make_estimator, X, fitted):
+    model = make_estimator().fit(X, y=object())
     assert_array_equal(model.means_, fitted.means_)
 
 
-def test_refit_starts_afresh(tiny, X, X_new, fitted):
-    model = tiny().fit(X_new)
+def test_refit_starts_afresh(make_estimator, X, X_new, fitted):
+    model = make_estimator().fit(X_new)
     expected = fitted_state(fitted)
     for name, values in fitted_state(model.fit(X)).items():
         assert_array_equal(values, expected[name], err_msg=name)
@@ -114,9 +116,9 @@ def test_documented_defaults_are_the_defaults():
 
 
 @pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
-def test_documented_attributes_are_the_attributes(tiny, X_unit, likelihood):
+def test_documented_attributes_are_the_attributes(make_estimator, X_unit, likelihood):
     names = [f"pixel{i}" for i in range(X_unit.shape[1])]
-    model = tiny(likelihood=likelihood).fit(X_unit)
+    model = make_estimator(likelihood=likelihood).fit(X_unit)
     model.feature_names_in_ = np.array(names, dtype=object)
     documented = {name for name, _, _ in ClassDoc(VaDEClusterer)["Attributes"]}
     if likelihood == "bernoulli":
@@ -182,17 +184,17 @@ def test_weights_sum_to_one_and_variances_are_positive(fitted):
     assert fitted.noise_variance_ > 0
 
 
-def test_reg_covar_is_the_least_variance(tiny, X, fitted):
+def test_reg_covar_is_the_least_variance(make_estimator, X, fitted):
     least = 2 * fitted.covariances_.min()
-    assert (tiny(reg_covar=least).fit(X).covariances_ >= least).all()
+    assert (make_estimator(reg_covar=least).fit(X).covariances_ >= least).all()
 
 
 def test_lower_bound_is_the_score(fitted, X):
     assert fitted.lower_bound_ == fitted.score(X)
 
 
-def test_noise_variance_goes_with_the_gaussian_likelihood(tiny, X_unit):
-    model = tiny().fit(X_unit)
+def test_noise_variance_goes_with_the_gaussian_likelihood(make_estimator, X_unit):
+    model = make_estimator().fit(X_unit)
     model.set_params(likelihood="bernoulli").fit(X_unit)
     assert not hasattr(model, "noise_variance_")
 
@@ -201,64 +203,64 @@ def test_noise_variance_goes_with_the_gaussian_likelihood(tiny, X_unit):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_components_are_numbered_by_the_rows_they_hold(tiny, seed):
+def test_components_are_numbered_by_the_rows_they_hold(make_estimator, seed):
     X, _ = make_blobs([20, 90, 40], 5, random_state=seed)
-    labels = tiny(random_state=seed).fit_predict(X)
+    labels = make_estimator(random_state=seed).fit_predict(X)
     counts = np.bincount(labels)
     assert (np.diff(counts) <= 0).all()
     assert_array_equal(np.unique(labels), np.arange(len(counts)))
 
 
 @pytest.mark.parametrize("early_stopping", [False, True])
-def test_init_labels_are_numbered_as_the_labels(tiny, early_stopping):
+def test_init_labels_are_numbered_as_the_labels(make_estimator, early_stopping):
     X, _ = make_blobs([20, 90, 40], 5, random_state=0)
-    model = tiny(early_stopping=early_stopping).fit(X)
+    model = make_estimator(early_stopping=early_stopping).fit(X)
     assert np.mean(model.init_labels_ == model.labels_) > 0.95
 
 
 # --- The start ----------------------------------------------------------------------
 
 
-def test_start_from_labels(tiny, blobs):
+def test_start_from_labels(make_estimator, blobs):
     X, y = blobs
-    model = tiny(init=y.tolist(), learning_rate_init=1e-9).fit(X)
+    model = make_estimator(init=y.tolist(), learning_rate_init=1e-9).fit(X)
     assert adjusted_rand_score(y, model.init_labels_) > 0.95
 
 
-def test_start_from_labels_with_noise(tiny, blobs):
+def test_start_from_labels_with_noise(make_estimator, blobs):
     X, y = blobs
-    model = tiny(init=np.where(np.arange(len(y)) % 4, y, -1)).fit(X)
+    model = make_estimator(init=np.where(np.arange(len(y)) % 4, y, -1)).fit(X)
     assert adjusted_rand_score(y, model.init_labels_) > 0.95
 
 
-def test_start_from_labels_with_rows_held_out(tiny, blobs):
+def test_start_from_labels_with_rows_held_out(make_estimator, blobs):
     X, y = blobs
     init = pd.Series(y, index=np.arange(len(y))[::-1])
-    model = tiny(init=init, early_stopping=True).fit(X)
+    model = make_estimator(init=init, early_stopping=True).fit(X)
     assert adjusted_rand_score(y, model.init_labels_) > 0.95
 
 
-def test_start_from_a_clusterer_that_stays_unfitted(tiny, blobs):
+def test_start_from_a_clusterer_that_stays_unfitted(make_estimator, blobs):
     X, y = blobs
     clusterer = AgglomerativeClustering(3)
-    model = tiny(init=clusterer).fit(X)
+    model = make_estimator(init=clusterer).fit(X)
     assert adjusted_rand_score(y, model.init_labels_) > 0.95
     assert model.init is clusterer
     assert not hasattr(clusterer, "labels_")
 
 
 @pytest.mark.parametrize("init", ["kmeans", "gmm", "random"])
-def test_start_by_a_method(tiny, X, init):
+def test_start_by_a_method(make_estimator, X, init):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        model = tiny(init=init).fit(X)
+        model = make_estimator(init=init).fit(X)
     assert set(model.init_labels_) <= {0, 1, 2}
     assert np.isfinite(model.lower_bound_)
 
 
 @pytest.mark.filterwarnings("ignore:Clusters share a mode")
-def test_pretraining_can_be_skipped(tiny, X):
-    model = tiny(pretrain_max_iter=0).fit(X)
+def test_pretraining_can_be_skipped(make_estimator, X):
+    model = make_estimator(pretrain_max_iter=0).fit(X)
     assert model.pretrain_loss_curve_ == []
     assert model.n_iter_ == 3
 
@@ -266,56 +268,56 @@ def test_pretraining_can_be_skipped(tiny, X):
 # --- The end ------------------------------------------------------------------------
 
 
-def test_budget_that_ends_first_warns(tiny, X):
+def test_budget_that_ends_first_warns(make_estimator, X):
     with pytest.warns(
         ConvergenceWarning, match="after max_iter=3 epochs, before the ELBO"
     ):
-        model = tiny(tol=1e-3).fit(X)
+        model = make_estimator(tol=1e-3).fit(X)
     assert not model.converged_
 
 
-def test_budget_that_ends_first_with_rows_held_out_warns(tiny, X):
+def test_budget_that_ends_first_with_rows_held_out_warns(make_estimator, X):
     with pytest.warns(ConvergenceWarning, match="before the held-out ELBO was level"):
-        tiny(tol=1e-3, early_stopping=True).fit(X)
+        make_estimator(tol=1e-3, early_stopping=True).fit(X)
 
 
-def test_without_tolerance_the_budget_is_used_in_silence(tiny, X):
+def test_without_tolerance_the_budget_is_used_in_silence(make_estimator, X):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        model = tiny(tol=0, max_iter=4, n_iter_no_change=1).fit(X)
+        model = make_estimator(tol=0, max_iter=4, n_iter_no_change=1).fit(X)
     assert model.n_iter_ == 4
     assert not model.converged_
 
 
-def test_training_converges_when_the_bound_stops_rising(tiny, X):
-    model = tiny(tol=1e9, n_iter_no_change=2, max_iter=50).fit(X)
+def test_training_converges_when_the_bound_stops_rising(make_estimator, X):
+    model = make_estimator(tol=1e9, n_iter_no_change=2, max_iter=50).fit(X)
     assert model.converged_ is True
     assert model.n_iter_ == len(model.lower_bounds_) == 3
 
 
-def test_convergence_in_the_last_epoch_does_not_warn(tiny, X):
-    assert tiny(tol=1e9, n_iter_no_change=2, max_iter=3).fit(X).converged_
+def test_convergence_in_the_last_epoch_does_not_warn(make_estimator, X):
+    assert make_estimator(tol=1e9, n_iter_no_change=2, max_iter=3).fit(X).converged_
 
 
-def test_empty_clusters_warn(tiny, X):
+def test_empty_clusters_warn(make_estimator, X):
     X = np.tile(X[:1], (150, 1))
     with (
         pytest.warns(ConvergenceWarning, match="2 of 3 clusters hold no row"),
         pytest.warns(UserWarning, match="The initial partition holds 1 of 3 clusters"),
     ):
-        model = tiny(init=np.zeros(150, int)).fit(X)
+        model = make_estimator(init=np.zeros(150, int)).fit(X)
     assert set(model.labels_) == {0}
 
 
-def test_early_stopping_records_scores_of_rows_held_out(tiny, X):
-    model = tiny(early_stopping=True, validation_fraction=0.3).fit(X)
+def test_early_stopping_records_scores_of_rows_held_out(make_estimator, X):
+    model = make_estimator(early_stopping=True, validation_fraction=0.3).fit(X)
     assert len(model.validation_scores_) == model.n_iter_ == 3
     assert len(model.labels_) == len(model.init_labels_) == 150
     assert model.lower_bound_ == model.score(X)
 
 
-def test_early_stopping_decides_about_convergence(tiny, X):
-    model = tiny(early_stopping=True, tol=1e9, n_iter_no_change=2).fit(X)
+def test_early_stopping_decides_about_convergence(make_estimator, X):
+    model = make_estimator(early_stopping=True, tol=1e9, n_iter_no_change=2).fit(X)
     assert model.converged_
     assert model.n_iter_ == 2
 
@@ -324,8 +326,8 @@ def test_early_stopping_decides_about_convergence(tiny, X):
 
 
 @pytest.mark.parametrize("device", available_devices())
-def test_a_model_of_any_device_answers_on_the_cpu(tiny, X, device):
-    model = tiny(device=device).fit(X)
+def test_a_model_of_any_device_answers_on_the_cpu(make_estimator, X, device):
+    model = make_estimator(device=device).fit(X)
     there, labels = model.transform(X), model.labels_
     assert_array_equal(model.predict(X), labels)
     model.set_params(device="cpu")
@@ -351,30 +353,30 @@ def test_automatic_batch_size_gives_small_data_enough_steps(n_samples, expected)
         {"learning_rate_init": 1e-2},
         {"mixture_learning_rate_init": 1e-5},
         {"pretrain_learning_rate_init": 0.05},
-        {"catch_up_max_iter": 0},
+        {"warmup_max_iter": 0},
         {"activation": "tanh"},
         {"hidden_layer_sizes": [20]},
         {"precision": "float64"},
         {"precision": "bfloat16"},
     ],
 )
-def test_every_parameter_of_training_counts(tiny, X, fitted, change):
-    model = tiny(**change).fit(X)
+def test_every_parameter_of_training_counts(make_estimator, X, fitted, change):
+    model = make_estimator(**change).fit(X)
     assert np.isfinite(model.lower_bound_)
     assert model.lower_bounds_ != fitted.lower_bounds_
 
 
-def test_responsibilities_count_where_clusters_overlap(tiny):
+def test_responsibilities_count_where_clusters_overlap(make_estimator):
     X = np.random.default_rng(0).normal(size=(150, 5))
     expected, sampled = (
-        tiny(responsibilities=responsibilities).fit(X)
+        make_estimator(responsibilities=responsibilities).fit(X)
         for responsibilities in ("expected", "sampled")
     )
     assert expected.lower_bounds_ != sampled.lower_bounds_
 
 
 @pytest.mark.parametrize("sizes", [[16], np.array([16])])
-def test_sizes_of_the_layers_in_any_sequence(tiny, X, fitted, sizes):
-    model = tiny(hidden_layer_sizes=sizes).fit(X)
+def test_sizes_of_the_layers_in_any_sequence(make_estimator, X, fitted, sizes):
+    model = make_estimator(hidden_layer_sizes=sizes).fit(X)
     assert_array_equal(model.means_, fitted.means_)
     assert model.hidden_layer_sizes is sizes

@@ -51,75 +51,87 @@ def assert_same_model(model, expected):
         {"responsibilities": "sampled"},
     ],
 )
-def test_ones_are_no_weights_to_the_last_bit(tiny, X, change):
-    model = tiny(**change).fit(X, sample_weight=np.ones(len(X)))
-    expected = tiny(**change).fit(X)
+def test_ones_are_no_weights_to_the_last_bit(make_estimator, X, change):
+    model = make_estimator(**change).fit(X, sample_weight=np.ones(len(X)))
+    expected = make_estimator(**change).fit(X)
     assert_same_model(model, expected)
     assert model.lower_bound_ == expected.lower_bound_
     assert model.score(X, sample_weight=np.ones(len(X))) == model.score(X)
 
 
 @pytest.mark.parametrize("factor", [1 / 8, 3.7, 1e-305, 1e305])
-def test_only_the_ratios_matter(tiny, X, weight, factor):
-    model = tiny().fit(X, sample_weight=weight)
-    scaled = tiny().fit(X, sample_weight=factor * weight)
+def test_only_the_ratios_matter(make_estimator, X, weight, factor):
+    model = make_estimator().fit(X, sample_weight=weight)
+    scaled = make_estimator().fit(X, sample_weight=factor * weight)
     assert_array_equal(scaled.labels_, model.labels_)
     assert_allclose(scaled.means_, model.means_, atol=1e-4)
     assert_allclose(scaled.lower_bound_, model.lower_bound_, rtol=1e-5)
 
 
 @pytest.mark.parametrize("change", [{}, {"early_stopping": True}, {"init": "random"}])
-def test_rows_of_weight_zero_are_as_if_they_were_not_there(tiny, X, weight, change):
+def test_rows_of_weight_zero_are_as_if_they_were_not_there(
+    make_estimator, X, weight, change
+):
     absent = np.arange(len(X)) % 3 == 0
     kept = np.where(absent, 0, weight)
     far = np.where(absent[:, None], 1e3 + X, X)
-    model = tiny(**change).fit(far, sample_weight=kept)
-    expected = tiny(**change).fit(X[~absent], sample_weight=weight[~absent])
+    model = make_estimator(**change).fit(far, sample_weight=kept)
+    expected = make_estimator(**change).fit(X[~absent], sample_weight=weight[~absent])
     assert_same_model(model, expected)
     assert_array_equal(model.labels_[~absent], expected.labels_)
     assert_array_equal(model.labels_, model.predict(far))
 
 
-def test_rows_of_weight_zero_may_be_beyond_any_likelihood(tiny, X, weight):
+def test_rows_of_weight_zero_may_be_beyond_any_likelihood(make_estimator, X, weight):
     """Their bound is minus infinity, of which zero times would be NaN."""
     unit = Standardization.of(X, center=True, weight=weight).scale
     wild = np.vstack([np.full((1, 5), 1.5e19 * unit), X])
     weight = np.r_[0, weight]
-    model = tiny().fit(wild, sample_weight=weight)
+    model = make_estimator().fit(wild, sample_weight=weight)
     assert model.score_samples(wild)[0] == -np.inf
-    assert model.lower_bound_ == tiny().fit(X, sample_weight=weight[1:]).lower_bound_
+    assert (
+        model.lower_bound_
+        == make_estimator().fit(X, sample_weight=weight[1:]).lower_bound_
+    )
     assert model.score(wild, sample_weight=weight) == model.lower_bound_
 
 
-def test_a_warm_start_passes_rows_of_weight_zero_by(tiny, X, weight):
-    model, expected = tiny(warm_start=True).fit(X), tiny(warm_start=True).fit(X)
+def test_a_warm_start_passes_rows_of_weight_zero_by(make_estimator, X, weight):
+    model, expected = (
+        make_estimator(warm_start=True).fit(X),
+        make_estimator(warm_start=True).fit(X),
+    )
     absent = np.arange(len(X)) % 3 == 0
     model.fit(X, sample_weight=np.where(absent, 0, weight))
     assert_same_model(model, expected.fit(X[~absent], sample_weight=weight[~absent]))
     assert len(model.init_labels_) == len(X)
 
 
-def test_a_group_of_weight_zero_gets_no_component(tiny, blobs):
+def test_a_group_of_weight_zero_gets_no_component(make_estimator, blobs):
     X, y = blobs
-    model = tiny(n_clusters=2, pretrain_max_iter=20).fit(X, sample_weight=y != 0)
+    model = make_estimator(n_clusters=2, pretrain_max_iter=20).fit(
+        X, sample_weight=y != 0
+    )
     assert adjusted_rand_score(y[y != 0], model.labels_[y != 0]) == 1
-    unweighted = tiny(n_clusters=2, pretrain_max_iter=20).fit(X)
+    unweighted = make_estimator(n_clusters=2, pretrain_max_iter=20).fit(X)
     assert adjusted_rand_score(y[y != 0], unweighted.labels_[y != 0]) < 1
 
 
-def test_a_component_of_rows_that_weigh_nothing_comes_before_empty_ones(tiny, blobs):
+def test_a_component_of_rows_that_weigh_nothing_comes_before_empty_ones(
+    make_estimator, blobs
+):
     X, y = blobs
-    model = tiny(n_clusters=3, init=y, max_iter=1).fit(X)
+    model = make_estimator(n_clusters=3, init=y, max_iter=1).fit(X)
     model.set_params(warm_start=True, learning_rate_init=1e-9)
     model.fit(X, sample_weight=model.labels_ != 0)
     assert np.unique(model.labels_).tolist() == [0, 1, 2]
     assert (model.labels_[model.init_labels_ == 2] == 2).all()
 
 
-def test_components_are_numbered_by_the_weight_of_their_rows(tiny, blobs):
+def test_components_are_numbered_by_the_weight_of_their_rows(make_estimator, blobs):
     X, y = blobs
     weight = np.array([1, 9, 4])[y]
-    labels = tiny(init=y).fit(X, sample_weight=weight).labels_
+    labels = make_estimator(init=y).fit(X, sample_weight=weight).labels_
     assert (np.diff(np.bincount(labels, weight)) < 0).all()
 
 
@@ -166,10 +178,12 @@ def test_a_clusterer_gets_the_weights_if_it_takes_any(blobs):
     assert_allclose(np.sort(weights), [5e-7, 0.5, 0.5], rtol=1e-3)
 
 
-def test_a_pretraining_step_on_weighted_rows_is_one_on_repeated_rows(tiny, X, weight):
+def test_a_pretraining_step_on_weighted_rows_is_one_on_repeated_rows(
+    make_estimator, X, weight
+):
     def pretrained(X, weight):
         parameters = {"init": "random", "precision": "float64", "batch_size": 1000}
-        model = tiny(**parameters).fit(X, sample_weight=weight)
+        model = make_estimator(**parameters).fit(X, sample_weight=weight)
         return model.pretrain_loss_curve_
 
     repeated = pretrained(np.repeat(X, weight, axis=0), None)
@@ -177,10 +191,10 @@ def test_a_pretraining_step_on_weighted_rows_is_one_on_repeated_rows(tiny, X, we
     assert abs(pretrained(X, None)[-1] / repeated[-1] - 1) > 1e-3
 
 
-def test_recorded_bounds_are_weighted_means(tiny, X, weight):
+def test_recorded_bounds_are_weighted_means(make_estimator, X, weight):
     parameters = {"max_iter": 1, "learning_rate_init": 1e-9, "n_draws": 200}
     for change in ({}, {"early_stopping": True}):
-        model = tiny(**parameters, **change).fit(X, sample_weight=weight)
+        model = make_estimator(**parameters, **change).fit(X, sample_weight=weight)
         assert_allclose(model.lower_bounds_, model.lower_bound_, atol=0.3)
         assert_allclose(model.loss_curve_, np.negative(model.lower_bounds_), rtol=0.05)
     expected = np.average(model.score_samples(X), weights=weight)
@@ -225,36 +239,36 @@ def test_score_is_the_weighted_mean(fitted, X, weight):
     assert fitted.score(X) != pytest.approx(expected, rel=1e-6)
 
 
-def test_fit_predict_takes_weights(tiny, X, weight):
-    labels = tiny().fit_predict(X, sample_weight=weight)
-    assert_array_equal(labels, tiny().fit(X, sample_weight=weight).labels_)
+def test_fit_predict_takes_weights(make_estimator, X, weight):
+    labels = make_estimator().fit_predict(X, sample_weight=weight)
+    assert_array_equal(labels, make_estimator().fit(X, sample_weight=weight).labels_)
 
 
-def test_a_pipeline_passes_weights_on(tiny, X, weight):
+def test_a_pipeline_passes_weights_on(make_estimator, X, weight):
     with config_context(enable_metadata_routing=True):
-        model = tiny().set_fit_request(sample_weight=True)
+        model = make_estimator().set_fit_request(sample_weight=True)
         model.set_score_request(sample_weight=True)
         scaler = MinMaxScaler()
         pipeline = make_pipeline(scaler, model).fit(X, sample_weight=weight)
         score = pipeline.score(X, sample_weight=weight)
         labels = make_pipeline(scaler, model).fit_predict(X, sample_weight=weight)
-    expected = tiny().fit(scaler.fit_transform(X), sample_weight=weight)
+    expected = make_estimator().fit(scaler.fit_transform(X), sample_weight=weight)
     assert_same_model(pipeline[-1], expected)
     assert score == pytest.approx(expected.lower_bound_, rel=1e-12)
     assert_array_equal(labels, expected.labels_)
 
 
-def test_a_search_splits_the_weights_with_the_rows(tiny, X, weight):
+def test_a_search_splits_the_weights_with_the_rows(make_estimator, X, weight):
     grid = {"n_clusters": [2, 3]}
     with config_context(enable_metadata_routing=True):
-        model = tiny().set_fit_request(sample_weight=True)
+        model = make_estimator().set_fit_request(sample_weight=True)
         model.set_score_request(sample_weight=True)
         search = GridSearchCV(model, grid, cv=2).fit(X, sample_weight=weight)
     assert_same_model(
         search.best_estimator_,
-        tiny(**search.best_params_).fit(X, sample_weight=weight),
+        make_estimator(**search.best_params_).fit(X, sample_weight=weight),
     )
-    half = tiny(n_clusters=3).fit(X[75:], sample_weight=weight[75:])
+    half = make_estimator(n_clusters=3).fit(X[75:], sample_weight=weight[75:])
     score = half.score(X[:75], sample_weight=weight[:75])
     assert search.cv_results_["split0_test_score"][1] == pytest.approx(score, rel=1e-12)
 
@@ -285,25 +299,25 @@ def test_batches_carry_the_weights_of_their_rows():
         (np.full(150, np.inf), "Input sample_weight contains infinity"),
     ],
 )
-def test_weights_that_are_none(tiny, fitted, X, method, weight, message):
-    model = fitted if method == "score" else tiny()
+def test_weights_that_are_none(make_estimator, fitted, X, method, weight, message):
+    model = fitted if method == "score" else make_estimator()
     before = dict(vars(model))
     with pytest.raises(ValueError, match=message):
         getattr(model, method)(X, sample_weight=weight)
     assert vars(model) == before
 
 
-def test_fewer_rows_that_count_than_clusters(tiny, X):
+def test_fewer_rows_that_count_than_clusters(make_estimator, X):
     message = r"n_samples=2 should be >= n_clusters=3"
     with pytest.raises(ValueError, match=message):
-        tiny().fit(X, sample_weight=np.arange(150) < 2)
+        make_estimator().fit(X, sample_weight=np.arange(150) < 2)
 
 
-def test_expectation_maximization_takes_no_weights(tiny, X, weight):
+def test_expectation_maximization_takes_no_weights(make_estimator, X, weight):
     message = r"init='gmm' can not heed sample_weight.*Use init='kmeans'"
     with pytest.raises(ValueError, match=message):
-        tiny(init="gmm").fit(X, sample_weight=weight)
-    tiny(init="gmm").fit(X, sample_weight=np.arange(150) % 2)
-    tiny(init=GaussianMixture(3)).fit(X, sample_weight=weight)
-    model = tiny(init="gmm", warm_start=True).fit(X)
+        make_estimator(init="gmm").fit(X, sample_weight=weight)
+    make_estimator(init="gmm").fit(X, sample_weight=np.arange(150) % 2)
+    make_estimator(init=GaussianMixture(3)).fit(X, sample_weight=weight)
+    model = make_estimator(init="gmm", warm_start=True).fit(X)
     model.fit(X, sample_weight=weight)

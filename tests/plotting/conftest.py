@@ -16,20 +16,20 @@ def plt():
 
 
 @pytest.fixture(scope="module")
-def fitted_3d(tiny, X):
-    return tiny(latent_dim=3, early_stopping=True).fit(X)
+def fitted_3d(make_estimator, X):
+    return make_estimator(latent_dim=3, early_stopping=True).fit(X)
 
 
 @pytest.fixture(scope="module")
-def fitted_dataframe(tiny, X):
+def fitted_dataframe(make_estimator, X):
     X_df = pd.DataFrame(X, columns=[f"feature {letter}" for letter in "abcde"])
-    return tiny().fit(X_df), X_df
+    return make_estimator().fit(X_df), X_df
 
 
 @pytest.fixture(scope="module")
-def fitted_images(tiny):
+def fitted_images(make_estimator):
     X = np.random.default_rng(0).uniform(size=(60, 24))
-    return tiny(n_clusters=4, pretrain_learning_rate_init=1.0).fit(X), X
+    return make_estimator(n_clusters=4, pretrain_learning_rate_init=1.0).fit(X), X
 
 
 @pytest.fixture(scope="session")

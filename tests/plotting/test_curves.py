@@ -30,8 +30,8 @@ def test_plots_the_curves_of_the_estimator(fitted_3d, plt):
 
 
 @pytest.mark.filterwarnings("ignore:Clusters share a mode")
-def test_curves_without_epochs_have_no_axes(tiny, X):
-    model = tiny(pretrain_max_iter=0, early_stopping=False).fit(X)
+def test_curves_without_epochs_have_no_axes(make_estimator, X):
+    model = make_estimator(pretrain_max_iter=0, early_stopping=False).fit(X)
     elbo_ax, *term_axes = TrainingCurveDisplay.from_estimator(model).ax_
     assert len(term_axes) == 2
     assert_array_equal(elbo_ax.lines[0].get_ydata(), model.lower_bounds_)
@@ -39,8 +39,8 @@ def test_curves_without_epochs_have_no_axes(tiny, X):
 
 
 @pytest.mark.filterwarnings("ignore:The encoder does not reproduce")
-def test_embedding_loss_is_plotted_over_the_last_pretraining_epochs(tiny, X):
-    model = tiny(
+def test_embedding_loss_is_plotted_over_the_last_pretraining_epochs(make_estimator, X):
+    model = make_estimator(
         embedding=PCA(2), embedding_input="autoencoder", embedding_max_iter=4
     ).fit(X)
     pretraining_ax, *_ = TrainingCurveDisplay.from_estimator(model).ax_

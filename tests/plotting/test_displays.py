@@ -140,9 +140,9 @@ def test_invalid_image_shape(display_class, fitted, X, image_shape, message):
 
 @pytest.mark.parametrize("display_class", DISPLAYS_OF_SAMPLES)
 @pytest.mark.parametrize("to_sparse", [csr_array, coo_matrix])
-def test_sparse_X_is_plotted_like_dense_X(display_class, tiny, to_sparse):
+def test_sparse_X_is_plotted_like_dense_X(display_class, make_estimator, to_sparse):
     X = np.random.default_rng(0).poisson(0.5, size=(60, 5)).astype(float)
-    model = tiny().fit(X)
+    model = make_estimator().fit(X)
     display = display_class.from_estimator(model, to_sparse(X), n_samples=4)
     expected = display_class.from_estimator(model, X, n_samples=4)
     for ax, expected_ax in zip(display.ax_, expected.ax_, strict=True):

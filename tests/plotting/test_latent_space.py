@@ -125,8 +125,8 @@ def test_invalid_shape_of_projection(fitted_3d, X, projection, shape):
         LatentSpaceDisplay.from_estimator(fitted_3d, X, projection=projection)
 
 
-def test_single_latent_dimension(tiny, X):
-    model = tiny(latent_dim=1).fit(X)
+def test_single_latent_dimension(make_estimator, X):
+    model = make_estimator(latent_dim=1).fit(X)
     message = r"projection=None .* shape \(150, 1\) instead. Pass .* histogram"
     with pytest.raises(ValueError, match=message):
         LatentSpaceDisplay.from_estimator(model, X)

@@ -1,4 +1,4 @@
-"""The door: VaDEClusterer, what its parameters and attributes mean, and fit."""
+"""The estimator: its parameters, its attributes, and how it is fitted."""
 
 from __future__ import annotations
 
@@ -9,24 +9,33 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClusterMixin, _fit_context
 from sklearn.utils import Tags
 
-from skvade._callbacks import WatchedVaDE, watch
-from skvade._checks import (
-    PARAMETER_CONSTRAINTS,
-    check_rows,
-    checked_weight,
-    warn_of_version,
+from skvade._callbacks import CallbackMixin, attach_callbacks
+from skvade._data.device import grad_enabled
+from skvade._diagnostics import warn_fit_quality
+from skvade._model.custom_networks import ModuleFactory
+from skvade._prediction import PredictionMixin
+from skvade._state import (
+    init_training,
+    restore_on_error,
+    resume_fit,
+    resume_partial_fit,
+    set_fitted_attributes,
 )
-from skvade._diagnosis import warn_of_result
-from skvade._fitting import adopt, fresh_run, unchanged_on_error, warm_run
-from skvade._own_networks import Factory
-from skvade._run import gradients
-from skvade._streaming import StreamingVaDE
-from skvade._training import continue_training, n_stages, train
+from skvade._training.joint import partial_fit_epoch
+from skvade._training.stages import first_partial_fit, n_stages, resume, train
+from skvade._validation import (
+    PARAMETER_CONSTRAINTS,
+    check_fit_params,
+    check_partial_fit_params,
+    check_sample_weight,
+    validate_X,
+    warn_version_mismatch,
+)
 
 __all__ = ["VaDEClusterer"]
 
 
-class VaDEClusterer(WatchedVaDE, StreamingVaDE, ClusterMixin, BaseEstimator):
+class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator):
     """Variational deep embedding: deep clustering with a generative model [1]_.
 
     A variational autoencoder whose latent prior is a mixture of Gaussians, one per
@@ -123,7 +132,7 @@ class VaDEClusterer(WatchedVaDE, StreamingVaDE, ClusterMixin, BaseEstimator):
     n_init : int, default=10
         Restarts of "kmeans" and "gmm". A single one can hide a good embedding.
 
-    catch_up_max_iter : int, default=3
+    warmup_max_iter : int, default=3
         Epochs in which only the decoder and the variances of the posterior learn, so
         that their first gradients cannot pull at the pretrained embedding.
 
@@ -294,8 +303,8 @@ class VaDEClusterer(WatchedVaDE, StreamingVaDE, ClusterMixin, BaseEstimator):
         latent_dim: int = 10,
         hidden_layer_sizes: ArrayLike = (128, 64),
         activation: str = "relu",
-        encoder: Factory | None = None,
-        decoder: Factory | None = None,
+        encoder: ModuleFactory | None = None,
+        decoder: ModuleFactory | None = None,
         likelihood: str = "gaussian",
         pretraining: str = "autoencoder",
         pretrain_max_iter: int = 10,
@@ -306,7 +315,7 @@ class VaDEClusterer(WatchedVaDE, StreamingVaDE, ClusterMixin, BaseEstimator):
         embedding_max_iter: int = 50,
         init: Any = "kmeans",
         n_init: int = 10,
-        catch_up_max_iter: int = 3,
+        warmup_max_iter: int = 3,
         responsibilities: str = "expected",
         n_draws: int = 1,
         beta: float = 1.0,
@@ -341,7 +350,7 @@ class VaDEClusterer(WatchedVaDE, StreamingVaDE, ClusterMixin, BaseEstimator):
         self.embedding_max_iter = embedding_max_iter
         self.init = init
         self.n_init = n_init
-        self.catch_up_max_iter = catch_up_max_iter
+        self.warmup_max_iter = warmup_max_iter
         self.responsibilities = responsibilities
         self.n_draws = n_draws
         self.beta = beta
@@ -398,19 +407,27 @@ class VaDEClusterer(WatchedVaDE, StreamingVaDE, ClusterMixin, BaseEstimator):
             Bernoulli likelihood, an `init` or a fitted state that does not match; or if
             training meets a loss that is not finite.
         """
-        warm = self.warm_start and hasattr(self, "_parameters")
-        # Part of the state to go back to: callbacks are told of the end of a failure.
-        context = self._init_callback_context(max_subtasks=n_stages(self, warm))
-        with unchanged_on_error(self), gradients():
-            rows = self._validated(X, reset=not warm)
-            weight = checked_weight(sample_weight, rows)
-            check_rows(self, rows, weight, warm)
-            run = (warm_run if warm else fresh_run)(self, rows, weight)
-            watch(self, run, context, X, y, sample_weight)
-            (continue_training if warm else train)(run)
-            adopt(self, run)
-            run.task.end()
-            warn_of_result(self, run.record, warm)
+        resumes = self.warm_start and hasattr(self, "_network_state")
+        # Before the state to go back to: callbacks are told of the end of a failure.
+        context = self._init_callback_context(max_subtasks=n_stages(self, resumes))
+        with restore_on_error(self), grad_enabled():
+            samples = validate_X(self, X, reset=not resumes)
+            weights = check_sample_weight(sample_weight, samples)
+            check_fit_params(self, weights, resumes=resumes)
+            if resumes:
+                state = resume_fit(self, samples, weights)
+            else:
+                state = init_training(self, samples, weights)
+            attach_callbacks(self, state, context, X, y, sample_weight)
+            if resumes:
+                resume(state)
+            else:
+                train(state)
+            summary = set_fitted_attributes(self, state)
+            state.task.end()
+            warn_fit_quality(
+                self, state.module.prior, state.history, summary, resumed=resumes
+            )
         return self
 
     def fit_predict(
@@ -434,12 +451,61 @@ class VaDEClusterer(WatchedVaDE, StreamingVaDE, ClusterMixin, BaseEstimator):
         """
         return self.fit(X, y, sample_weight).labels_
 
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(
+        self, X: ArrayLike, y: object = None, sample_weight: ArrayLike | None = None
+    ) -> Self:
+        """Learn from the next samples of a stream, in one pass over them.
+
+        The first call runs all stages of `fit` before the last one, on the samples it
+        gets: give it enough to find the clusters in. It also decides about the scaling
+        of X and the order of the components. Later calls go on from there, or from
+        `fit`, with the optimizer's state of the last call. `labels_`, `init_labels_`
+        and `lower_bound_` are of the latest samples. If a call fails, the estimator
+        stays as it was. Callbacks are not called: the loop over the chunks is the
+        caller's.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            The next samples.
+        y : object, default=None
+            Ignored, present for the interface.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the samples, as in `fit`, beside those of earlier calls.
+
+        Returns
+        -------
+        self : VaDEClusterer
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            As in `fit`; if X has another number of features than before; or with
+            `early_stopping`.
+        """
+        with restore_on_error(self), grad_enabled():
+            check_partial_fit_params(self)
+            is_first = not hasattr(self, "_network_state")
+            samples = validate_X(self, X, reset=is_first)
+            weights = check_sample_weight(sample_weight, samples)
+            if is_first:
+                check_fit_params(self, weights, resumes=False)
+                state = init_training(self, samples, weights)
+                first_partial_fit(state)
+            else:
+                state = resume_partial_fit(self, samples, weights)
+                partial_fit_epoch(state)
+            set_fitted_attributes(self, state)
+        return self
+
     @property
     def _n_features_out(self) -> int:
-        return self._architecture["latent_dim"]
+        return self._module_params["latent_dim"]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        warn_of_version(self, state)
+        warn_version_mismatch(self, state)
         super().__setstate__(state)
 
     def __sklearn_tags__(self) -> Tags:

@@ -1,4 +1,4 @@
-"""The probability of a batch: the ELBO as named terms, in nats per row.
+"""The evidence lower bound (ELBO) as named terms, in nats per sample.
 
 Tensors and a prior come in, tensors go out: no network is known here.
 """
@@ -8,19 +8,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from skvade._mixture import LOG_2PI, MixturePrior, average_log_responsibilities
+from skvade._model.prior import LOG_2PI, MixturePrior, average_log_responsibilities
 
 __all__ = [
     "Elbo",
     "Posterior",
     "elbo",
-    "latent_entropy",
     "log_importance_weights",
     "log_responsibilities",
     "mixture_term",
+    "posterior_entropy",
     "reparameterize",
     "squared_error",
-    "squared_error_slope",
 ]
 
 
@@ -32,7 +31,7 @@ class Posterior(NamedTuple):
 
 
 class Elbo(NamedTuple):
-    """The evidence lower bound of each row, (B,), by its terms (Jiang et al., eq. 9).
+    """The evidence lower bound of each sample, (B,), by its terms (Jiang et al., 9).
 
     reconstruction : E[log p(x|z)]
     mixture : E[log p(z|c)] + E[log p(c)] - E[log q(c|x)]
@@ -53,37 +52,27 @@ class Elbo(NamedTuple):
         return self.reconstruction + self.latent
 
 
-def squared_error(x: Tensor, output: Tensor, observed: Tensor | None = None) -> Tensor:
-    """Squared error of each row per feature, (B,).
+def squared_error(x: Tensor, output: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Compute the squared error of each sample per feature, (B,).
 
-    With `observed`, (B, D), the entries that are observed count alike, whatever row
-    they are in, and the mean over the rows is the mean over them.
+    With a `mask` all observed entries count alike, whatever sample they belong to, and
+    the mean over the samples is the mean over these entries.
     """
     squares = (output - x).square()
-    if observed is None:
+    if mask is None:
         return squares.mean(-1)
-    return (squares * observed).sum(-1) / observed.sum(-1).mean()
-
-
-def squared_error_slope(
-    x: Tensor, output: Tensor, observed: Tensor | None = None
-) -> Tensor:
-    """Derivative of each row's `squared_error` by the output, (B, D)."""
-    difference = output - x
-    if observed is None:
-        return difference * (2 / x.shape[-1])
-    return difference * observed * (2 / observed.sum(-1).mean())
+    return (squares * mask).sum(-1) / mask.sum(-1).mean()
 
 
 def reparameterize(posterior: Posterior, noise: Tensor) -> Tensor:
-    """Draws of z: standard normal `noise` (S, B, L) or (S, 1, L) to (S, B, L)."""
+    """Turn standard normal noise, (S, B, L) or (S, 1, L), into draws of z."""
     return posterior.mean + torch.exp(0.5 * posterior.log_variance) * noise
 
 
 def log_responsibilities(
     prior: MixturePrior, posterior: Posterior, draws: Tensor | None = None
 ) -> Tensor:
-    """log q(c|x), (B, K).
+    """Compute log q(c|x), (B, K).
 
     Without draws, the exact maximizer of the ELBO ("expected"); with `draws` of z,
     (S, B, L), the average of p(c|z) over them ("sampled", Jiang et al., eq. 16).
@@ -97,7 +86,7 @@ def log_responsibilities(
 def mixture_term(
     prior: MixturePrior, posterior: Posterior, draws: Tensor | None = None
 ) -> Tensor:
-    """sum_c r_c (log p(c) + E[log p(z|c)] - log r_c), (B,).
+    """Compute sum_c r_c (log p(c) + E[log p(z|c)] - log r_c), (B,).
 
     At the optimal responsibilities the sum collapses into one log-sum-exp.
     """
@@ -109,9 +98,10 @@ def mixture_term(
     return (log_r.exp() * (log_joint - log_r)).sum(-1)
 
 
-def latent_entropy(posterior: Posterior) -> Tensor:
-    """Entropy of q(z|x), (B,)."""
-    return 0.5 * (posterior.log_variance + LOG_2PI + 1).sum(-1)
+def posterior_entropy(posterior: Posterior) -> Tensor:
+    """Compute the entropy of q(z|x), (B,)."""
+    latent_dim = posterior.log_variance.shape[-1]
+    return 0.5 * (posterior.log_variance.sum(-1) + latent_dim * (LOG_2PI + 1))
 
 
 def elbo(
@@ -120,7 +110,7 @@ def elbo(
     prior: MixturePrior,
     draws: Tensor | None = None,
 ) -> Elbo:
-    """The ELBO of a batch from log p(x|z) at each draw of z, (S, B).
+    """Compute the ELBO of a batch from log p(x|z) at each draw of z, (S, B).
 
     `draws`, (S, B, L), are given for "sampled" responsibilities and are the ones at
     which `log_likelihood` was taken: z is drawn once for both halves of the bound.
@@ -128,19 +118,20 @@ def elbo(
     return Elbo(
         reconstruction=log_likelihood.mean(0),
         mixture=mixture_term(prior, posterior, draws),
-        entropy=latent_entropy(posterior),
+        entropy=posterior_entropy(posterior),
     )
 
 
 def log_importance_weights(
     log_likelihood: Tensor, noise: Tensor, posterior: Posterior, prior: MixturePrior
 ) -> Tensor:
-    """log p(x, z) - log q(z|x) at each draw of z, (S, B): the mean of exp is p(x).
+    """Compute log p(x, z) - log q(z|x) at each draw of z, (S, B).
 
     `noise` is what the draws, at which `log_likelihood` was taken, were made of.
 
-    The log of the mean over S draws is a bound that rises with S from what a single
-    draw says of the ELBO, without q(c|x), to log p(x) (Burda et al., 2016, eq. 8).
+    The mean of the weights' exp estimates p(x). The log of this mean over S draws is a
+    bound that rises with S from what a single draw says of the ELBO, without q(c|x),
+    to log p(x) (Burda et al., 2016, eq. 8).
     """
     draws = reparameterize(posterior, noise)
     # (z - m)^2 / v, also where v is too small for z to differ from m.

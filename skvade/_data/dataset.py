@@ -1,0 +1,222 @@
+"""Samples of X as batches of standardized tensors."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Self
+
+import numpy as np
+import torch
+from numpy.random import RandomState
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+from torch import Generator, Tensor
+
+from skvade._data.device import DeviceConfig
+from skvade._data.scaling import Scaling, dense_samples, take_weights
+
+__all__ = ["Batch", "Dataset"]
+
+TRANSFER_CHUNK_SIZE = 4096  # samples, on their way to a GPU that holds all of them
+
+
+class Batch(NamedTuple):
+    """Samples of one step.
+
+    Attributes
+    ----------
+    x : Tensor of shape (B, D)
+        Standardized samples. A missing entry holds the mean of its feature, or what the
+        model imputes.
+    sample_weight : Tensor of shape (B,)
+        Weights of the samples, one on average over the whole of X.
+    indices : Tensor of shape (B,)
+        Positions of the samples in the dataset.
+    mask : Tensor of shape (B, D) or None
+        One where an entry is observed, zero where it is missing; None if X has no
+        missing entries.
+    """
+
+    x: Tensor
+    sample_weight: Tensor
+    indices: Tensor
+    mask: Tensor | None
+
+
+def _arange(n: int) -> NDArray[np.integer]:
+    """Count from 0 to n - 1, in half the memory where that is enough."""
+    return np.arange(n, dtype=np.int32 if n <= 2**31 else np.int64)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Samples of a matrix, their weights, and how they become tensors.
+
+    Samples are gathered with NumPy, made dense and centered in the dtype of X, before
+    they are cast: X may be read-only, memory-mapped, sparse or far from the origin.
+    Where the device has room for all of them, it gathers them itself.
+
+    Attributes
+    ----------
+    X : {ndarray, csr_array} of shape (n_samples, n_features)
+        All samples, as the user gave them.
+    scaling : Scaling
+        Offset and scale that standardize them.
+    device_config : DeviceConfig
+        Device and dtype of the tensors.
+    sample_weight : ndarray of shape (n_samples,)
+        Weights of all samples of X, one on average.
+    has_missing : bool
+        Whether X may hold missing entries.
+    indices : ndarray
+        The samples of X that belong to the dataset.
+    device_cache : Batch or None
+        All samples of X, on the device.
+    """
+
+    X: NDArray | csr_array
+    scaling: Scaling
+    device_config: DeviceConfig
+    sample_weight: NDArray[np.float64]
+    has_missing: bool
+    indices: NDArray[np.integer]
+    device_cache: Batch | None = None
+
+    @classmethod
+    def from_array(
+        cls,
+        X: NDArray | csr_array,
+        scaling: Scaling,
+        device_config: DeviceConfig,
+        sample_weight: NDArray[np.float64],
+        has_missing: bool,
+    ) -> Self:
+        """Make a dataset of all samples of X."""
+        indices = _arange(X.shape[0])
+        return cls(X, scaling, device_config, sample_weight, has_missing, indices)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def n_features(self) -> int:
+        return self.X.shape[1]
+
+    @property
+    def weights(self) -> NDArray[np.float64]:
+        """Weights of the samples of the dataset, (len(self),)."""
+        return take_weights(self.sample_weight, self.indices)
+
+    # --- Subsets --------------------------------------------------------------------
+
+    def full(self) -> "Dataset":
+        """Give all samples of X, also those that do not belong to the dataset."""
+        return replace(self, indices=_arange(self.X.shape[0]))
+
+    def drop_zero_weight(self) -> "Dataset":
+        """Give the samples of positive weight."""
+        weights = self.weights
+        return self if weights.all() else self.subset(np.flatnonzero(weights))
+
+    def subset(self, positions: NDArray) -> "Dataset":
+        """Give the samples at some positions of the dataset."""
+        return replace(self, indices=self.indices[positions])
+
+    def subsample(self, max_samples: int, random_state: RandomState) -> "Dataset":
+        """Give random samples, in order; all of them if there are no more."""
+        positions = random_state.permutation(len(self))[:max_samples]
+        return self.subset(np.sort(positions))
+
+    def split(
+        self, n_validation_samples: int, generator: Generator
+    ) -> "tuple[Dataset, Dataset | None]":
+        """Split random samples off, for validation; None if there are to be none."""
+        if not n_validation_samples:
+            return self, None
+        order = torch.randperm(len(self), generator=generator).numpy()
+        training = self.subset(np.sort(order[n_validation_samples:]))
+        return training, self.subset(order[:n_validation_samples])
+
+    # --- Tensors --------------------------------------------------------------------
+
+    def cache_on_device(self) -> Self:
+        """Standardize all samples of X once, if the device has room for them.
+
+        A step then gathers tensors. Samples that are visited once need no cache.
+        """
+        n_samples, n_features = self.X.shape
+        n_values = n_samples * n_features * (2 if self.has_missing else 1)
+        if not self.device_config.fits_on_device(n_values):
+            return self
+        device, dtype = self.device_config.device, self.device_config.dtype
+        x = torch.empty(n_samples, n_features, dtype=dtype, device=device)
+        sample_weight = torch.empty(n_samples, dtype=dtype, device=device)
+        mask = torch.empty_like(x) if self.has_missing else None
+        full = self.full()
+        for start in range(0, n_samples, TRANSFER_CHUNK_SIZE):
+            stop = min(start + TRANSFER_CHUNK_SIZE, n_samples)
+            batch = full.get_batch(np.arange(start, stop))
+            x[start:stop], sample_weight[start:stop] = batch.x, batch.sample_weight
+            if mask is not None and batch.mask is not None:
+                mask[start:stop] = batch.mask
+        cache = Batch(x, sample_weight, torch.arange(n_samples), mask)
+        return replace(self, device_cache=cache)
+
+    def get_batch(self, positions: NDArray) -> Batch:
+        """Give the samples at some positions of the dataset as standardized tensors."""
+        indices = self.indices[positions]
+        if self.device_cache is not None:
+            return _gather_on_device(self.device_cache, indices, positions)
+        samples = dense_samples(self.X, indices)
+        location, scale, feature_mean = self.scaling
+        mask = None
+        if self.has_missing:
+            missing = np.isnan(samples)
+            np.copyto(samples, feature_mean, "same_kind", where=missing)
+            mask = self.device_config.to_tensor(~missing)
+        samples -= location.astype(samples.dtype)
+        samples /= samples.dtype.type(scale)
+        return Batch(
+            self.device_config.to_tensor(samples),
+            self.device_config.to_tensor(self.sample_weight[indices]),
+            torch.from_numpy(positions),
+            mask,
+        )
+
+    def iter_batches(
+        self, batch_size: int, generator: Generator, min_batches: int = 1
+    ) -> Iterator[Batch]:
+        """Iterate over one epoch: every sample, shuffled, in batches of equal size.
+
+        Sizes differ by one sample at most. The samples are visited repeatedly where one
+        visit makes fewer than `min_batches`.
+        """
+        n_batches = math.ceil(len(self) / batch_size)
+        for _ in range(math.ceil(min_batches / n_batches)):
+            order = torch.randperm(len(self), generator=generator).numpy()
+            for positions in np.array_split(order, n_batches):
+                yield self.get_batch(positions)
+
+    def iter_padded_batches(self, batch_size: int) -> Iterator[tuple[Batch, int]]:
+        """Iterate over the samples in order, with the number that is not padding.
+
+        Matrix products choose their kernel by shape: one shape of all batches makes the
+        result for a sample independent of the other samples, to the last bit.
+        """
+        for start in range(0, len(self), batch_size):
+            positions = np.arange(start, min(start + batch_size, len(self)))
+            yield self.get_batch(np.resize(positions, batch_size)), len(positions)
+
+
+def _gather_on_device(cache: Batch, indices: NDArray, positions: NDArray) -> Batch:
+    """Select samples from those that a device holds."""
+    on_device = torch.from_numpy(indices).to(cache.x.device)
+    mask = cache.mask
+    if mask is not None:
+        mask = mask.index_select(0, on_device)
+    return Batch(
+        cache.x.index_select(0, on_device),
+        cache.sample_weight.index_select(0, on_device),
+        torch.from_numpy(positions),
+        mask,
+    )

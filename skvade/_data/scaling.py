@@ -1,0 +1,255 @@
+"""Statistics of X, from one pass over its samples, and the scaling they lead to."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array, issparse
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils import assert_all_finite
+
+__all__ = [
+    "MAX_STANDARDIZED_VALUE",
+    "SUPPORTED_DTYPES",
+    "TARGET_STD",
+    "DataSummary",
+    "Scaling",
+    "WeightStatistics",
+    "dense_samples",
+    "normalize_weights",
+    "take_weights",
+    "uniform_weights",
+]
+
+# Dtypes that X keeps; anything else is converted to the first.
+SUPPORTED_DTYPES = (np.float64, np.float32)
+
+# Standard deviation of the average feature after scaling. Grey images in [0, 1] have
+# about this one, and the pretraining recipe was found on them.
+TARGET_STD = 0.25
+
+# After scaling: sums of products of larger values overflow in float32.
+MAX_STANDARDIZED_VALUE = 1e28
+
+# Values that are summarized at a time: few enough for the processor's cache.
+CHUNK_SIZE = 2**17
+
+
+# --- Sample weights -----------------------------------------------------------------
+
+
+def uniform_weights(n_samples: int) -> NDArray[np.float64]:
+    """Make a weight of one for each sample, in the memory of a single number."""
+    return np.broadcast_to(np.float64(1), n_samples)
+
+
+def take_weights(sample_weight: NDArray, indices: NDArray) -> NDArray:
+    """Take the weights of some samples; uniform ones still share their memory."""
+    if sample_weight.strides == (0,):
+        return np.broadcast_to(sample_weight[0], len(indices))
+    return sample_weight[indices]
+
+
+def normalize_weights(sample_weight: NDArray, mean: float) -> NDArray:
+    """Divide by the mean weight; uniform weights still share their memory."""
+    if sample_weight.strides == (0,):
+        return np.broadcast_to(sample_weight[0] / mean, len(sample_weight))
+    return sample_weight / mean
+
+
+class WeightStatistics(NamedTuple):
+    """Number and mean weight of all samples seen so far; zero weights do not count."""
+
+    n_samples: int = 0
+    mean: float = 0.0
+
+    def update(self, sample_weight: NDArray) -> Self:
+        """Include the weights of further samples."""
+        largest = sample_weight.max()  # a sum of the weights could overflow
+        positive = (sample_weight / largest)[sample_weight > 0]
+        n_samples = self.n_samples + len(positive)
+        fraction = len(positive) / n_samples
+        mean = (1 - fraction) * self.mean + fraction * largest * positive.mean()
+        return type(self)(n_samples, float(mean))
+
+
+# --- Samples ------------------------------------------------------------------------
+
+
+def dense_samples(X: NDArray | csr_array, indices: Sequence[int] | NDArray) -> NDArray:
+    """Copy some samples into a dense array, whatever X is."""
+    if not issparse(X):
+        # np.take would first copy all of an X that is not contiguous.
+        return np.ascontiguousarray(X[indices])
+    samples: Any = X[indices]
+    return samples.toarray()
+
+
+def _iter_chunks(X: NDArray | csr_array) -> Iterator[tuple[slice, NDArray]]:
+    """Iterate over consecutive samples as dense arrays of about `CHUNK_SIZE` values."""
+    n_samples, n_features = X.shape
+    chunk_length = max(1, CHUNK_SIZE // n_features)
+    for start in range(0, n_samples, chunk_length):
+        rows = slice(start, min(start + chunk_length, n_samples))
+        chunk: Any = X[rows]
+        yield rows, chunk.toarray() if issparse(X) else chunk
+
+
+def _weights_of(sample_weight: NDArray | None, rows: slice) -> NDArray | None:
+    """Take the weights of consecutive samples, None for uniform ones."""
+    if sample_weight is None or sample_weight.strides == (0,):
+        return None
+    return sample_weight[rows]
+
+
+class Scaling(NamedTuple):
+    """Offset of each feature and one scale for all, so relative scales remain.
+
+    Attributes
+    ----------
+    location : ndarray of shape (n_features,)
+        Subtracted from X; zero where the likelihood does not center.
+    scale : float
+        X - location is divided by it; the average feature then has a standard deviation
+        of `TARGET_STD`.
+    feature_mean : ndarray of shape (n_features,)
+        Mean of each feature, the first guess at a missing entry.
+    """
+
+    location: NDArray[np.float64]
+    scale: float
+    feature_mean: NDArray[np.float64]
+
+
+class DataSummary(NamedTuple):
+    """What `fit` and the predictions must know of X before they start.
+
+    Attributes
+    ----------
+    min, max : float
+        Extreme values; missing entries do not count.
+    has_missing : bool
+        Whether an entry is NaN.
+    feature_mean : ndarray of shape (n_features,) or None
+        Weighted mean of each feature, NaN if all its entries are missing. None unless
+        weights were given.
+    variance : float
+        Weighted variance around these means, the average over all observed entries.
+    """
+
+    min: float
+    max: float
+    has_missing: bool
+    feature_mean: NDArray[np.float64] | None = None
+    variance: float = 0.0
+
+    @classmethod
+    def from_array(
+        cls, X: NDArray | csr_array, sample_weight: NDArray | None = None
+    ) -> Self:
+        """Summarize X in one pass over its samples, in chunks.
+
+        Parameters
+        ----------
+        X : {ndarray, csr_array} of shape (n_samples, n_features)
+            It may be a memory map, and is never copied as a whole.
+        sample_weight : ndarray of shape (n_samples,), default=None
+            If given, moments are estimated with these weights, one in the mean.
+
+        Raises
+        ------
+        ValueError
+            If X holds infinity, a sample without any observed entry, or NaN where it
+            is sparse.
+        """
+        low, high, has_missing = np.inf, -np.inf, False
+        empty: list[NDArray] = []
+        moments = None if sample_weight is None else _Moments(X.shape[1])
+        for rows, chunk in _iter_chunks(X):
+            assert_all_finite(chunk, allow_nan=True, input_name="X")
+            low = min(low, np.fmin.reduce(chunk, axis=None))
+            high = max(high, np.fmax.reduce(chunk, axis=None))
+            missing = np.isnan(chunk)
+            if missing.any():
+                has_missing = True
+                empty.append(rows.start + np.flatnonzero(missing.all(1)))
+            if moments is not None:
+                moments.update(chunk, _weights_of(sample_weight, rows))
+        if empty:
+            _check_no_empty_samples(np.concatenate(empty))
+        if moments is None:
+            return cls(float(low), float(high), has_missing)
+        return cls(float(low), float(high), has_missing, *moments.finish())
+
+    def scaling(self, center: bool) -> Scaling:
+        """Derive the scaling of X.
+
+        Without `center` the samples keep their origin: in an image or a table of
+        [0, 1] zero is a value of its own, and pretraining separates such data better.
+
+        Raises
+        ------
+        ValueError
+            If all entries of a feature are missing.
+        """
+        assert self.feature_mean is not None
+        missing = np.flatnonzero(np.isnan(self.feature_mean))
+        if len(missing):
+            raise ValueError(
+                f"All entries of X are missing in column {_enumerate(missing)}. A "
+                "feature of which nothing is known can not be learned. Drop it."
+            )
+        std = float(np.sqrt(self.variance))
+        location = self.feature_mean if center else np.zeros_like(self.feature_mean)
+        scale = std / TARGET_STD if std > 0 else 1.0
+        return Scaling(location, scale, self.feature_mean)
+
+
+class _Moments:
+    """Mean and variance of each feature over all chunks, by StandardScaler.
+
+    The chunks are first moved to a value in X, so that digits far from the origin are
+    kept and constant features vary by exactly zero.
+    """
+
+    def __init__(self, n_features: int) -> None:
+        self._scaler = StandardScaler()
+        self._origin: NDArray | None = None
+        self._n_features = n_features
+
+    def update(self, chunk: NDArray, sample_weight: NDArray | None) -> None:
+        if sample_weight is not None:
+            counted = sample_weight > 0
+            chunk, sample_weight = chunk[counted], sample_weight[counted]
+        if not len(chunk):
+            return
+        if self._origin is None:
+            origin = np.fmin.reduce(chunk).astype(np.float64)
+            self._origin = np.nan_to_num(origin, nan=0.0)
+        with np.errstate(all="ignore"):  # overflow is detected in the result
+            self._scaler.partial_fit(chunk - self._origin, sample_weight=sample_weight)
+
+    def finish(self) -> tuple[NDArray[np.float64], float]:
+        """Give the mean of each feature and the average variance of all entries."""
+        counts = np.broadcast_to(self._scaler.n_samples_seen_, self._n_features)
+        observed = counts > 0
+        mean = np.where(observed, self._origin + self._scaler.mean_, np.nan)
+        if not observed.any():
+            return mean, 0.0
+        variances = self._scaler.var_[observed]
+        return mean, float(np.average(variances, weights=counts[observed]))
+
+
+def _check_no_empty_samples(indices: NDArray) -> None:
+    if len(indices):
+        raise ValueError(
+            f"All entries of X are missing in row {_enumerate(indices)}. Drop such "
+            "rows: nothing tells their cluster."
+        )
+
+
+def _enumerate(indices: NDArray) -> str:
+    """List the first few of them, for a message."""
+    listed = ", ".join(str(index) for index in indices[:5])
+    return f"{listed} and {len(indices) - 5} more" if len(indices) > 5 else listed

@@ -1,0 +1,272 @@
+"""Warnings about a fitted model that should not be trusted as it is."""
+
+import warnings
+from typing import NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit
+from sklearn.base import BaseEstimator
+from sklearn.exceptions import ConvergenceWarning
+
+from skvade._inference import INVERSE_OUTLIER_PROBABILITY, AssignmentSummary
+from skvade._model.prior import MixturePrior
+from skvade._training.state import History
+
+__all__ = ["warn_fit_quality"]
+
+# Of the responsibilities, in the largest possible entropy: above it they tell nothing.
+MAX_NORMALIZED_ENTROPY = 0.9
+
+# Of the variance of the target embedding: above it the encoder has not learned it. In
+# seven fits of six sets of the benchmarks it left 0.013 at most.
+MAX_EMBEDDING_ERROR = 0.1
+
+# Positions along the ridgeline between two components, see `is_bimodal`. Where every
+# `COARSE_STRIDE`-th of them shows a valley, the others cannot take it away.
+RIDGELINE_GRID = np.linspace(-30, 30, 241)
+COARSE_STRIDE = 20
+
+# Any data have a few outliers: a warning needs more than this fraction, and number.
+OUTLIER_FRACTION, MIN_OUTLIERS = 1e-3, 10
+
+MAX_LISTED_PAIRS = 3  # in a warning
+
+# Width of a cluster in that of the median one. Three blobs in one cluster have four.
+MAX_WIDTH_RATIO = 2.5
+
+# Of the variance in one direction: above it, a few samples may be far from all others.
+DOMINANT_VARIANCE_RATIO = 0.9
+
+
+def warn_fit_quality(
+    estimator: BaseEstimator,
+    prior: MixturePrior,
+    history: History,
+    summary: AssignmentSummary,
+    *,
+    resumed: bool,
+) -> None:
+    """Warn of what one should know before trusting a fitted model.
+
+    Parameters
+    ----------
+    estimator : VaDEClusterer
+        The fitted estimator.
+    prior : MixturePrior
+        Its mixture.
+    history : History
+        What happened in training.
+    summary : AssignmentSummary
+        Of the training samples of positive weight.
+    resumed : bool
+        Whether the fit went on from an earlier one.
+    """
+    _warn_pretraining(estimator, history.unlearned_components)
+    _warn_embedding(estimator, history.embedding_error)
+    _warn_empty_clusters(estimator)
+    if summary.normalized_entropy > MAX_NORMALIZED_ENTROPY:
+        _warn_uniform_responsibilities(summary.normalized_entropy)
+    else:
+        components, mixture = _Mixture.non_empty(estimator, prior)
+        _warn_split_clusters(estimator.n_clusters, components, mixture)
+        _warn_wide_clusters(estimator.n_clusters, components, mixture)
+        _warn_outliers(estimator, summary.is_outlier)
+    if not resumed:
+        _warn_no_improvement(estimator, history.validation_improved)
+    if not history.stopped:
+        _warn_not_converged(estimator)
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, ConvergenceWarning, stacklevel=3)
+
+
+# --- Modes of the mixture -----------------------------------------------------------
+
+
+class _Mixture(NamedTuple):
+    """Some components of a mixture, their covariances taken as diagonal."""
+
+    weights: NDArray  # (K,)
+    means: NDArray  # (K, L)
+    variances: NDArray  # (K, L)
+
+    @classmethod
+    def non_empty(
+        cls, estimator: BaseEstimator, prior: MixturePrior
+    ) -> tuple[NDArray, Self]:
+        """Give the components that hold samples: their indices and parameters."""
+        counts = np.bincount(estimator.labels_, minlength=estimator.n_clusters)
+        components = np.flatnonzero((counts > 0) & (estimator.weights_ > 0))
+        variances = prior.variances.double().numpy(force=True)
+        full = cls(estimator.weights_, estimator.means_, variances)
+        return components, full.take(components)
+
+    def take(self, components: NDArray) -> Self:
+        return type(self)(*(values[components] for values in self))
+
+
+def is_bimodal(mixture: _Mixture, grid: NDArray) -> NDArray:
+    """Tell whether the first of K components and each other form two modes, (K - 1,).
+
+    All stationary points of the density of two diagonal Gaussians lie on one curve from
+    mean to mean, the ridgeline, on which the precisions count as 1 to e^s, and are
+    where s equals the log-odds of the second (Ray and Lindsay, "The topography of
+    multivariate normal mixtures", Annals of Statistics 33, 2005). The log-odds exceed s
+    up to the first mode and fall short of it after the last; beyond a valley between
+    two modes they exceed it again.
+    """
+    log_weights, precisions = np.log(mixture.weights), 1 / mixture.variances
+    log_ratios = np.log(precisions[1:] / precisions[0])
+    squared_distances = np.square(mixture.means[1:] - mixture.means[0])
+    position = expit(grid[:, None, None] + log_ratios)  # 0 to 1, (S, K - 1, L)
+    from_first = np.einsum(
+        "skl,kl->sk", np.square(position), squared_distances * precisions[0]
+    )
+    from_other = np.einsum(
+        "skl,kl->sk", np.square(1 - position), squared_distances * precisions[1:]
+    )
+    offset = log_weights[1:] - log_weights[0] + 0.5 * log_ratios.sum(1)
+    excess = offset + 0.5 * (from_first - from_other) - grid[:, None]
+    return np.any(np.logical_or.accumulate(excess < 0) & (excess > 0), axis=0)
+
+
+def unimodal_pairs(mixture: _Mixture) -> list[tuple[int, int]]:
+    """List the pairs of components whose density has a single mode."""
+    pairs = []
+    for first in range(len(mixture.weights) - 1):
+        candidates = np.arange(first, len(mixture.weights))
+        for grid in (RIDGELINE_GRID[::COARSE_STRIDE], RIDGELINE_GRID):
+            bimodal = is_bimodal(mixture.take(candidates), grid)
+            candidates = np.r_[first, candidates[1:][~bimodal]]
+        pairs += [(first, int(other)) for other in candidates[1:]]
+    return pairs
+
+
+# --- Warnings -----------------------------------------------------------------------
+
+
+def _warn_pretraining(estimator: BaseEstimator, ratios: NDArray) -> None:
+    """Warn of principal components that pretraining has missed."""
+    if not len(ratios):
+        return
+    name = "pretrain_learning_rate_init"
+    rate = estimator.pretrain_learning_rate_init
+    if estimator.pretraining == "vae" and rate == "auto":
+        name, rate = "learning_rate_init", estimator.learning_rate_init
+    raised = f"pretrain_max_iter={estimator.pretrain_max_iter}"
+    if rate != "auto":
+        raised = f"{name}={rate!r} and {raised}"
+    components = "principal component does"
+    if len(ratios) > 1:
+        components = f"{len(ratios)} principal components do"
+    advice = "Raise"
+    if ratios[0] > DOMINANT_VARIANCE_RATIO:
+        advice = "Look for extreme values in X, or raise"
+    _warn(
+        "Pretraining learned next to nothing: it explains less than a quarter of "
+        f"what the first {components}, {ratios.sum():.1%} of the variance. {advice} "
+        f"{raised}, threefold to begin with."
+    )
+
+
+def _warn_embedding(estimator: BaseEstimator, error: float) -> None:
+    if error > MAX_EMBEDDING_ERROR:
+        _warn(
+            f"The encoder does not reproduce the embedding: it leaves {error:.0%} of "
+            "the variance of the coordinates unexplained. The encoder gets X itself, "
+            "so scale the features, and look for extreme values, before fit and not "
+            "within the transformer. If that is done, raise "
+            f"embedding_max_iter={estimator.embedding_max_iter}."
+        )
+
+
+def _warn_empty_clusters(estimator: BaseEstimator) -> None:
+    n_empty = estimator.n_clusters - np.count_nonzero(np.bincount(estimator.labels_))
+    if n_empty:
+        _warn(
+            f"{n_empty} of {estimator.n_clusters} clusters hold no sample. If there "
+            "are as many groups, try another random_state or init, or lower "
+            f"beta={estimator.beta!r}; if there may be fewer, lower n_clusters."
+        )
+
+
+def _warn_uniform_responsibilities(normalized_entropy: float) -> None:
+    _warn(
+        "The responsibilities are close to uniform: on average they have "
+        f"{normalized_entropy:.0%} of the entropy of equal ones, so the model does "
+        "not tell clusters apart. Lower beta or n_clusters, or raise "
+        "pretrain_max_iter."
+    )
+
+
+def _warn_no_improvement(estimator: BaseEstimator, improved: bool) -> None:
+    if estimator.early_stopping and not improved:
+        _warn(
+            "No epoch of training raised the held-out ELBO above what it was at the "
+            "start, so the model is the one that training started from. Lower "
+            f"learning_rate_init={estimator.learning_rate_init!r}."
+        )
+
+
+def _warn_not_converged(estimator: BaseEstimator) -> None:
+    is_spent = estimator.n_iter_ == estimator.max_iter and estimator.tol > 0
+    if is_spent and not estimator.converged_:
+        score = "held-out ELBO" if estimator.early_stopping else "ELBO"
+        _warn(
+            f"Training ended after max_iter={estimator.max_iter} epochs, before the "
+            f"{score} was level for n_iter_no_change={estimator.n_iter_no_change} of "
+            "them. Raise max_iter or tol, or set tol=0 to train for just as long."
+        )
+
+
+def _warn_split_clusters(
+    n_clusters: int, components: NDArray, mixture: _Mixture
+) -> None:
+    """Warn of clusters that share a mode: a small group may then go without any."""
+    pairs = unimodal_pairs(mixture)
+    if not pairs:
+        return
+    listed = [f"{components[a]} and {components[b]}" for a, b in pairs]
+    if len(pairs) > MAX_LISTED_PAIRS:
+        listed[MAX_LISTED_PAIRS:] = [f"{len(pairs) - MAX_LISTED_PAIRS} more pairs"]
+    _warn(
+        f"Clusters share a mode in the latent space: {'; '.join(listed)}. The density "
+        "of such a pair alone has a single peak, so the two may be pieces of one "
+        "group, and a small group may have no cluster of its own. If there may be "
+        f"fewer groups than n_clusters={n_clusters}, lower it; else try "
+        "another random_state or init."
+    )
+
+
+def _warn_wide_clusters(
+    n_clusters: int, components: NDArray, mixture: _Mixture
+) -> None:
+    """Warn of a cluster that may hold several groups, or what fits no other cluster."""
+    log_widths = 0.5 * np.log(mixture.variances).mean(1)
+    ratios = np.exp(log_widths - np.median(log_widths))
+    if len(ratios) > 2 and ratios.max() > MAX_WIDTH_RATIO:
+        _warn(
+            f"Cluster {components[ratios.argmax()]} is {ratios.max():.1f} times as "
+            "wide as the median one, in the latent space: it may hold several groups, "
+            "small ones among them, or outliers. If so, raise "
+            f"n_clusters={n_clusters}."
+        )
+
+
+def _warn_outliers(estimator: BaseEstimator, is_outlier: NDArray) -> None:
+    """Warn of samples that are far from every cluster: a small group may be among them.
+
+    If most samples are, the clusters are at fault, as those of a single sample each.
+    """
+    n_outliers, n_samples = np.count_nonzero(is_outlier), len(is_outlier)
+    limit = max(OUTLIER_FRACTION * n_samples, MIN_OUTLIERS)
+    if limit <= n_outliers < 0.5 * n_samples:
+        _warn(
+            f"{n_outliers} samples ({n_outliers / n_samples:.1%}) lie farther from the "
+            "mean of their cluster, in the latent space, than one in "
+            f"{INVERSE_OUTLIER_PROBABILITY:,} would by chance: outliers, or small "
+            "groups without a cluster of their own. Raise "
+            f"n_clusters={estimator.n_clusters} to give these one."
+        )

@@ -1,0 +1,1 @@
+"""The generative model: networks, prior, likelihood and the bound that ties them."""

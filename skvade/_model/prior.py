@@ -1,0 +1,312 @@
+"""The prior p(c) p(z|c): a mixture of K Gaussians in the latent space, in log space.
+
+`MixturePrior` owns what all covariance structures share. A structure is one subclass,
+registered in `PRIORS`: its covariances, their start from a partition, the expected
+log-density, sampling, and its fitted attributes.
+"""
+
+import math
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.random import RandomState
+from numpy.typing import NDArray
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+__all__ = [
+    "LOG_2PI",
+    "PRIORS",
+    "DiagonalMixturePrior",
+    "MixturePrior",
+    "average_log_responsibilities",
+    "expected_log_joint",
+    "logaddexp_floor",
+]
+
+LOG_2PI = math.log(2 * math.pi)
+MIN_VARIANCE = 1e-10  # of a component at the start, should reg_covar be zero
+
+
+def logaddexp_floor(log_excess: Tensor, log_floor: float) -> Tensor:
+    """Compute log(exp(log_excess) + floor), the log of a variance with a floor."""
+    return torch.logaddexp(log_excess, torch.full_like(log_excess, log_floor))
+
+
+def expected_log_joint(
+    mean: Tensor,
+    variance: Tensor | float,
+    log_weights: Tensor,
+    means: Tensor,
+    log_variances: Tensor,
+) -> Tensor:
+    r"""Compute log weights plus expected log-densities under a diagonal Gaussian.
+
+    .. math:: \log \pi_c + E_{N(z | m, v)} \log N(z | \mu_c, s^2_c) = \log \pi_c
+        - \frac12 \sum_j \left[ \log 2 \pi s^2_{cj}
+        + \frac{v_j + (m_j - \mu_{cj})^2}{s^2_{cj}} \right]
+
+    Shapes (..., L) and (K, L) give (..., K), in nats. The square is expanded: what is
+    left is linear in m^2 + v and m, two matrix products, and no (..., K, L) tensor
+    exists. Both sides are first moved to the center of the components: far from the
+    origin the expansion would cancel badly.
+    """
+    center = means.detach().mean(0)
+    mean, means = mean - center, means - center
+    precisions = torch.exp(-log_variances)
+    scaled_means = means * precisions
+    squares = (log_variances + means * scaled_means).sum(1)
+    constant = log_weights - 0.5 * (squares + means.shape[1] * LOG_2PI)
+    moments = torch.cat([mean.square() + variance, mean], dim=-1)
+    weights = torch.cat([-0.5 * precisions, scaled_means], dim=1)
+    return F.linear(moments, weights, constant)
+
+
+def average_log_responsibilities(log_joint: Tensor) -> Tensor:
+    """Average responsibilities over draws and take the log: (S, ..., K) to (..., K)."""
+    log_ratios = torch.log_softmax(log_joint, dim=-1)
+    return torch.logsumexp(log_ratios, dim=0) - math.log(len(log_joint))
+
+
+def draw_samples(n: int, sample_weight: NDArray, random_state: RandomState) -> NDArray:
+    """Draw indices of samples by weight, distinct where there are enough."""
+    p = sample_weight / sample_weight.sum()
+    replace = n > len(sample_weight)
+    return random_state.choice(len(sample_weight), n, replace=replace, p=p)
+
+
+class MixturePrior(nn.Module, ABC):
+    """A mixture of Gaussians whose weights sum to one, whatever step is taken.
+
+    The free parameters are the logits of the weights and the means; a subclass adds
+    those of the covariances, also such that no gradient step can leave the domain.
+
+    Parameters
+    ----------
+    n_components : int
+        Number of components, K.
+    latent_dim : int
+        Dimension of the latent space, L.
+    reg_covar : float
+        Least variance of a component.
+    """
+
+    def __init__(self, n_components: int, latent_dim: int, reg_covar: float) -> None:
+        super().__init__()
+        self.reg_covar = reg_covar
+        self.logits = nn.Parameter(torch.zeros(n_components))
+        self.means = nn.Parameter(torch.zeros(n_components, latent_dim))
+
+    @property
+    def log_weights(self) -> Tensor:
+        return torch.log_softmax(self.logits, dim=0)
+
+    # --- What a covariance structure defines ----------------------------------------
+
+    @property
+    @abstractmethod
+    def covariances(self) -> Tensor:
+        """Covariances in the shape in which they are published as `covariances_`."""
+
+    @property
+    @abstractmethod
+    def variances(self) -> Tensor:
+        """Variance of each component along each latent dimension, (K, L)."""
+
+    @abstractmethod
+    def set_covariances(self, covariances: Tensor) -> None:
+        """Set the covariances, given in the shape of `covariances`."""
+
+    @abstractmethod
+    def estimate_covariances(
+        self, residuals: NDArray, labels: NDArray, sample_weight: NDArray
+    ) -> NDArray:
+        """Estimate the covariances from a partition.
+
+        Parameters
+        ----------
+        residuals : ndarray of shape (n_samples, latent_dim)
+            Latent points minus the mean of their component.
+        labels : ndarray of shape (n_samples,)
+            Component of each point. Components without any get the average covariance.
+        sample_weight : ndarray of shape (n_samples,)
+            Weights of the points.
+
+        Returns
+        -------
+        covariances : ndarray
+            In the shape of `covariances`.
+        """
+
+    @abstractmethod
+    def expected_log_joint(self, mean: Tensor, variance: Tensor | float) -> Tensor:
+        """Compute log p(c) + E_q[log p(z|c)], q = N(mean, diag variance): (..., K)."""
+
+    @abstractmethod
+    def squared_distance(self, z: Tensor, component: Tensor) -> Tensor:
+        """Compute the squared Mahalanobis distance of points, (B, L), from components.
+
+        `component` holds one index per point, (B,); the result is (B,).
+        """
+
+    @abstractmethod
+    def sample(self, component: Tensor, generator: Generator) -> Tensor:
+        """Draw z from p(z|c), one for each entry of `component`: (B,) to (B, L)."""
+
+    @abstractmethod
+    def permute(self, order: Tensor) -> None:
+        """Renumber the components: the new component i is the old `order[i]`."""
+
+    # --- What all share -------------------------------------------------------------
+
+    def log_joint(self, z: Tensor) -> Tensor:
+        """Compute log p(c) + log p(z|c) of points, (..., L) to (..., K)."""
+        return self.expected_log_joint(z, 0.0)
+
+    @torch.no_grad()
+    def set_parameters(
+        self, weights: Tensor, means: Tensor, covariances: Tensor
+    ) -> None:
+        """Set the parameters of a mixture that was estimated elsewhere."""
+        self.logits.copy_(weights.log())
+        self.means.copy_(means)
+        self.set_covariances(covariances)
+
+    def initialize_from_partition(
+        self,
+        Z: NDArray,
+        labels: NDArray,
+        sample_weight: NDArray,
+        random_state: RandomState,
+    ) -> None:
+        """Start from weights, means and covariances of the groups of a partition.
+
+        Components without a group start at random points, with a warning.
+
+        Parameters
+        ----------
+        Z : ndarray of shape (n_samples, latent_dim)
+            Latent points.
+        labels : ndarray of shape (n_samples,)
+            Group of each point. A negative label means noise: such points count for
+            nothing.
+        sample_weight : ndarray of shape (n_samples,)
+            Weights of the points.
+        random_state : RandomState
+            Draws the points at which components without a group start.
+        """
+        n_components = len(self.logits)
+        grouped = labels >= 0
+        group_names, groups = np.unique(labels[grouped], return_inverse=True)
+        points, point_weight = Z[grouped], sample_weight[grouped]
+        weights = np.bincount(groups, point_weight, minlength=n_components)
+        one_hot_sums = np.stack(
+            [np.bincount(groups, point_weight * z, n_components) for z in points.T], 1
+        )
+        n_groups = len(group_names)
+        means = one_hot_sums / np.where(weights > 0, weights, 1)[:, None]
+        covariances = self.estimate_covariances(
+            points - means[groups], groups, point_weight
+        )
+        if n_groups < n_components:
+            warnings.warn(
+                f"The initial partition holds {n_groups} of {n_components} clusters; "
+                "the others start at random samples and may stay empty. Lower "
+                "n_clusters if the data hold fewer clusters.",
+                stacklevel=2,
+            )
+            drawn = draw_samples(n_components - n_groups, sample_weight, random_state)
+            means[n_groups:], weights[n_groups:] = Z[drawn], 1
+        device, dtype = self.means.device, self.means.dtype
+        parameters = (weights / weights.sum(), means, covariances)
+        self.set_parameters(
+            *(torch.from_numpy(p).to(device, dtype) for p in parameters)
+        )
+
+    def fitted_attributes(self) -> dict[str, NDArray]:
+        """Give the parameters as the fitted attributes of the estimator."""
+        return {
+            "weights_": self.log_weights.exp().numpy(force=True),
+            "means_": self.means.numpy(force=True).copy(),
+            "covariances_": self.covariances.numpy(force=True),
+        }
+
+    def load_fitted_attributes(self, attributes: Mapping[str, Any]) -> None:
+        """Set the parameters from the fitted attributes of the estimator."""
+        names = ("weights_", "means_", "covariances_")
+        self.set_parameters(
+            *(torch.tensor(attributes[n], dtype=torch.float64) for n in names)
+        )
+
+
+class DiagonalMixturePrior(MixturePrior):
+    """K Gaussians with diagonal covariances, the prior of the paper.
+
+    The free parameters of the variances are the logarithms of what they exceed
+    `reg_covar` by.
+    """
+
+    def __init__(self, n_components: int, latent_dim: int, reg_covar: float) -> None:
+        super().__init__(n_components, latent_dim, reg_covar)
+        self.log_floor = math.log(reg_covar) if reg_covar > 0 else -math.inf
+        self.raw_log_variances = nn.Parameter(torch.zeros(n_components, latent_dim))
+
+    @property
+    def log_variances(self) -> Tensor:
+        return logaddexp_floor(self.raw_log_variances, self.log_floor)
+
+    @property
+    def variances(self) -> Tensor:
+        return self.log_variances.exp()
+
+    @property
+    def covariances(self) -> Tensor:
+        return self.variances
+
+    @torch.no_grad()
+    def set_covariances(self, covariances: Tensor) -> None:
+        excess = covariances - self.reg_covar
+        smallest = torch.finfo(self.raw_log_variances.dtype).tiny
+        self.raw_log_variances.copy_(excess.clamp_min(smallest).log())
+
+    def estimate_covariances(
+        self, residuals: NDArray, labels: NDArray, sample_weight: NDArray
+    ) -> NDArray:
+        """Estimate variances; every group counts one more point, of average spread.
+
+        So a group of equal points keeps a width.
+        """
+        n_components = len(self.logits)
+        counts = np.bincount(labels, sample_weight, minlength=n_components)[:, None]
+        squares = np.square(residuals)
+        sums = [np.bincount(labels, sample_weight * s, n_components) for s in squares.T]
+        totals = np.stack(sums, axis=1)
+        pooled = totals.sum(0) / counts.sum()
+        variances = (totals + pooled) / (counts + 1) + self.reg_covar
+        return np.maximum(variances, MIN_VARIANCE)
+
+    def expected_log_joint(self, mean: Tensor, variance: Tensor | float) -> Tensor:
+        return expected_log_joint(
+            mean, variance, self.log_weights, self.means, self.log_variances
+        )
+
+    def squared_distance(self, z: Tensor, component: Tensor) -> Tensor:
+        deviation = z - self.means[component]
+        return (deviation.square() / self.variances[component]).sum(1)
+
+    def sample(self, component: Tensor, generator: Generator) -> Tensor:
+        means, variances = self.means[component], self.variances[component]
+        noise = torch.empty_like(means).normal_(generator=generator)
+        return means + variances.sqrt() * noise
+
+    @torch.no_grad()
+    def permute(self, order: Tensor) -> None:
+        for parameter in (self.logits, self.means, self.raw_log_variances):
+            parameter.copy_(parameter[order])
+
+
+PRIORS: dict[str, type[MixturePrior]] = {"diag": DiagonalMixturePrior}

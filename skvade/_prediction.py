@@ -1,0 +1,457 @@
+"""Predictions of a fitted estimator: clusters, coordinates, scores and samples."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from numbers import Integral
+from os import PathLike
+
+import numpy as np
+import torch
+from numpy.random import RandomState
+from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import csr_array
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils import check_array, check_random_state, check_scalar
+from sklearn.utils.metadata_routing import UNUSED
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted
+
+from skvade import _inference
+from skvade._data.dataset import Dataset
+from skvade._data.device import (
+    DeviceConfig,
+    grad_enabled,
+    make_generator,
+    resolve_device,
+)
+from skvade._data.scaling import (
+    SUPPORTED_DTYPES,
+    DataSummary,
+    Scaling,
+    uniform_weights,
+)
+from skvade._model.arrays import load_state_dict
+from skvade._model.likelihoods import LIKELIHOODS, Likelihood
+from skvade._model.module import VaDE
+from skvade._onnx import METHODS, export_onnx
+from skvade._validation import check_magnitude, check_scale, validate_X, warn_support
+
+__all__ = ["PredictionMixin"]
+
+
+class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
+    """Methods that read the fitted state and leave it as it is.
+
+    A module is built from the state for each call, by `_make_module`, which costs less
+    than a millisecond and leaves nothing behind that could not be pickled. The mixins
+    of scikit-learn stand here because `set_output` wraps `transform` in the class that
+    defines it.
+    """
+
+    # What scikit-learn would take for metadata is the argument itself.
+    __metadata_request__inverse_transform = {"Z": UNUSED}
+
+    # --- Clusters -------------------------------------------------------------------
+
+    def predict(self, X: ArrayLike) -> NDArray[np.int64]:
+        """Predict the most probable cluster of each sample.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Samples. NaN is a missing entry, in a dense X.
+
+        Returns
+        -------
+        labels : ndarray of shape (n_samples,)
+            Integers from 0 to n_clusters - 1.
+        """
+        module, dataset = self._module_and_dataset(X)
+        return _inference.predict_labels(module, dataset, self.responsibilities)
+
+    def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
+        """Compute the responsibilities q(c|x) of the clusters for each sample.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Samples.
+
+        Returns
+        -------
+        responsibilities : ndarray of shape (n_samples, n_clusters)
+            Those of a sample sum to one.
+        """
+        return np.exp(self.predict_log_proba(X))
+
+    def predict_log_proba(self, X: ArrayLike) -> NDArray[np.float64]:
+        """Compute log responsibilities, finite where the responsibilities round to 0.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Samples.
+
+        Returns
+        -------
+        log_responsibilities : ndarray of shape (n_samples, n_clusters)
+            The values of log q(c|x).
+        """
+        module, dataset = self._module_and_dataset(X)
+        return _inference.predict_log_responsibilities(
+            module, dataset, self.responsibilities
+        )
+
+    # --- Coordinates ----------------------------------------------------------------
+
+    def transform(self, X: ArrayLike) -> NDArray:
+        """Map each sample to the latent space: the mean of q(z|x).
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Samples.
+
+        Returns
+        -------
+        Z : ndarray of shape (n_samples, latent_dim)
+            In the dtype of X where that is float32 or float64.
+        """
+        module, dataset = self._module_and_dataset(X)
+        Z = _inference.embed(module, dataset)
+        return Z.astype(dataset.X.dtype, copy=False)
+
+    def inverse_transform(self, Z: ArrayLike) -> NDArray:
+        """Compute the expected sample at each point of the latent space.
+
+        Parameters
+        ----------
+        Z : array-like of shape (n_samples, latent_dim)
+            Points of the latent space.
+
+        Returns
+        -------
+        X : ndarray of shape (n_samples, n_features)
+            E[x|z], in the units of the training data.
+
+        Raises
+        ------
+        ValueError
+            If Z does not have `latent_dim` columns.
+        """
+        check_is_fitted(self)
+        points: NDArray = check_array(Z, dtype=SUPPORTED_DTYPES, input_name="Z")
+        n_samples, n_columns = points.shape
+        if n_columns != self._module_params["latent_dim"]:
+            raise ValueError(
+                f"Z has {n_columns} features, but {type(self).__name__} is expecting "
+                f"latent_dim={self._module_params['latent_dim']} features as input."
+            )
+        device_config = self._device_config()
+        zeros = np.zeros(n_columns)
+        dataset = Dataset.from_array(
+            points,
+            Scaling(zeros, 1.0, zeros),
+            device_config,
+            uniform_weights(n_samples),
+            has_missing=False,
+        )
+        module = self._make_module(device_config)
+        decoded = _inference.decode(module, dataset, self._likelihood_float64())
+        return decoded.astype(points.dtype, copy=False)
+
+    def reconstruct(self, X: ArrayLike) -> NDArray:
+        """Compute the expected sample at the latent coordinates of each sample.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Samples.
+
+        Returns
+        -------
+        X_reconstructed : ndarray of shape (n_samples, n_features)
+            The same as ``inverse_transform(transform(X))``.
+        """
+        return self._reconstruct(*self._module_and_dataset(X))
+
+    def impute(self, X: ArrayLike) -> NDArray | csr_array:
+        """Fill missing entries with what the model expects there.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Samples, NaN where an entry is missing.
+
+        Returns
+        -------
+        X_imputed : ndarray or sparse matrix of shape (n_samples, n_features)
+            A copy of X with the entries of `reconstruct` in the place of NaN. A sparse
+            X has none.
+        """
+        module, dataset = self._module_and_dataset(X)
+        if not dataset.has_missing:
+            return dataset.X.copy()
+        reconstructed = self._reconstruct(module, dataset)
+        return np.where(np.isnan(dataset.X), reconstructed, dataset.X)
+
+    @property
+    def cluster_centers_(self) -> NDArray[np.float64]:
+        """Decoded means of the clusters, in the units of X."""
+        check_is_fitted(self)
+        try:
+            return self.inverse_transform(self.means_)
+        except ValueError as error:
+            # A property must look absent where it cannot be computed.
+            raise AttributeError(str(error)) from error
+
+    # --- Scores ---------------------------------------------------------------------
+
+    def score_samples(
+        self, X: ArrayLike, *, n_draws: int | None = None
+    ) -> NDArray[np.float64]:
+        """Compute a lower bound of the log-likelihood of each sample: the ELBO.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Samples.
+        n_draws : int, default=None
+            Draws of z for the tighter importance-weighted bound of [1]_, eq. 8, which
+            rises to the log-likelihood itself with their number, as does the time; 64
+            tell much. None gives the evidence lower bound.
+
+        Returns
+        -------
+        bounds : ndarray of shape (n_samples,)
+            In nats; higher is better. The expectation over q(z|x) is taken at one fixed
+            table of draws, so the result is deterministic.
+
+        Raises
+        ------
+        TypeError
+            If `n_draws` is not an int.
+        ValueError
+            If `n_draws` is below 1.
+
+        References
+        ----------
+        .. [1] Y. Burda, R. Grosse and R. Salakhutdinov (2016). "Importance weighted
+           autoencoders." ICLR.
+        """
+        if n_draws is not None:
+            check_scalar(n_draws, "n_draws", Integral, min_val=1)
+        module, dataset = self._module_and_dataset(X, warn_outside_support=True)
+        if n_draws is not None:
+            return _inference.importance_weighted_samples(module, dataset, n_draws)
+        return _inference.elbo_samples(module, dataset, self.responsibilities)
+
+    def score(
+        self, X: ArrayLike, y: object = None, sample_weight: ArrayLike | None = None
+    ) -> float:
+        """Compute the mean ELBO, for model selection on held-out samples.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Samples.
+        y : object, default=None
+            Ignored, present for the interface.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the samples in the mean; None for equal ones.
+
+        Returns
+        -------
+        bound : float
+            In nats per sample; higher is better.
+        """
+        module, dataset = self._module_and_dataset(X, warn_outside_support=True)
+        if sample_weight is not None:
+            weight = _check_sample_weight(
+                sample_weight, dataset.X, dtype=np.float64, ensure_non_negative=True
+            )
+            dataset = replace(dataset, sample_weight=weight)
+        return _inference.mean_elbo(module, dataset, self.responsibilities)
+
+    # --- Generation -----------------------------------------------------------------
+
+    def sample(
+        self,
+        n_samples: int = 1,
+        *,
+        label: int | None = None,
+        random_state: int | RandomState | None = None,
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Draw samples from the generative model.
+
+        A cluster is drawn by its weight, a point z from its Gaussian, a sample from
+        p(x|z). For expected samples, without the noise of the likelihood, decode points
+        of your own with `inverse_transform`.
+
+        Parameters
+        ----------
+        n_samples : int, default=1
+            Number of samples.
+        label : int, default=None
+            The cluster to draw from; None draws from all of them.
+        random_state : int, RandomState instance or None, default=None
+            Seed of the draws; None uses the estimator's own `random_state`.
+
+        Returns
+        -------
+        X : ndarray of shape (n_samples, n_features)
+            The samples, ordered by cluster.
+        c : ndarray of shape (n_samples,)
+            The cluster of each.
+
+        Raises
+        ------
+        TypeError
+            If `n_samples` or `label` is not an int.
+        ValueError
+            If `n_samples` is below 1 or `label` is not a cluster.
+        """
+        check_is_fitted(self)
+        n_clusters = len(self.weights_)
+        check_scalar(n_samples, "n_samples", Integral, min_val=1)
+        weights = self.weights_
+        if label is not None:
+            check_scalar(label, "label", Integral, min_val=0, max_val=n_clusters - 1)
+            weights = np.eye(n_clusters)[label]
+        if random_state is None:
+            random_state = self.random_state
+        rng = check_random_state(random_state)
+        c = np.repeat(np.arange(n_clusters), rng.multinomial(n_samples, weights))
+        generator = make_generator(rng.randint(np.iinfo(np.int32).max))
+        module = self._make_module(DeviceConfig(torch.device("cpu"), torch.float64))
+        with torch.inference_mode():
+            z = module.prior.sample(torch.from_numpy(c), generator)
+            X = module.likelihood.sample(module.decoder(z), generator)
+        return X.numpy(), c
+
+    # --- Export ---------------------------------------------------------------------
+
+    def to_torch(self, device: str | torch.device | None = None) -> VaDE:
+        """Build a PyTorch module with the fitted weights, to go on with in PyTorch.
+
+        Parameters
+        ----------
+        device : str or torch.device, default=None
+            Where to put it; None follows the parameter `device`.
+
+        Returns
+        -------
+        module : torch.nn.Module
+            Called on a tensor of samples, of float32 unless `precision` is "float64",
+            it gives log q(c|x) as responsibilities="expected" does, whatever the
+            parameter is. Its methods `encode` and `decode` give q(z|x) and E[x|z], its
+            submodules are `encoder`, `decoder`, `prior` and `likelihood`. Changing it
+            does not change the estimator.
+        """
+        check_is_fitted(self)
+        if device is None:
+            device_config = self._device_config()
+        else:
+            device_config = resolve_device(str(device), self.precision)
+        return self._make_module(device_config)
+
+    def to_onnx(self, path: str | PathLike, method: str = "predict_proba") -> None:
+        """Write a method as an ONNX file, to predict without PyTorch and skvade.
+
+        The packages it needs come with the extra ``onnx``.
+
+        Parameters
+        ----------
+        path : str or path-like
+            The file, with all that the method needs.
+        method : {"predict_proba", "transform"}, default="predict_proba"
+            What the file computes, and the name of its output. Its input is X, any
+            number of samples as the method takes them, of float32 unless `precision` is
+            "float64"; the output is of the same type. The arithmetic is that of float32
+            where `precision` is "bfloat16".
+
+        Raises
+        ------
+        ImportError
+            If the packages of the extra are not installed.
+        ValueError
+            If there is no such method.
+        """
+        check_is_fitted(self)
+        if method not in METHODS:
+            raise ValueError(
+                f"method must be one of {[*METHODS]}. Got {method!r} instead."
+            )
+        device_config = resolve_device("cpu", self.precision, strict=False)
+        with grad_enabled():
+            module = self._make_module(replace(device_config, bfloat16=False))
+            export_onnx(module, self.responsibilities, method, path)
+
+    # --- From the fitted state ------------------------------------------------------
+
+    def _device_config(self) -> DeviceConfig:
+        return resolve_device(self.device, self.precision, strict=False)
+
+    def _make_module(self, device_config: DeviceConfig) -> VaDE:
+        """Build the fitted module."""
+        module = VaDE(**self._module_params, bfloat16=device_config.bfloat16)
+        module.to(device_config.device, device_config.dtype)
+        try:
+            load_state_dict(module.encoder, self._network_state["encoder"])
+            load_state_dict(module.decoder, self._network_state["decoder"])
+        except KeyError as error:
+            raise ValueError(
+                "encoder and decoder no longer build the networks that were fitted, "
+                f"encoder={self._module_params['encoder']!r} and "
+                f"decoder={self._module_params['decoder']!r}. Restore what these "
+                "build, or fit again."
+            ) from error
+        module.likelihood.set_scaling(Scaling(**self._scaling))
+        module.load_fitted_attributes(vars(self))
+        return module
+
+    def _likelihood_float64(self) -> Likelihood:
+        """Build the fitted likelihood on the CPU, in float64, without the networks."""
+        params = self._module_params
+        likelihood = LIKELIHOODS[params["likelihood"]](params["n_features"]).double()
+        likelihood.set_scaling(Scaling(**self._scaling))
+        likelihood.load_fitted_attributes(vars(self))
+        return likelihood
+
+    def _make_dataset(
+        self,
+        X: NDArray | csr_array,
+        device_config: DeviceConfig,
+        sample_weight: NDArray[np.float64],
+        *,
+        warn_outside_support: bool = False,
+    ) -> Dataset:
+        """Check validated X in one pass and make a dataset of its samples."""
+        summary = DataSummary.from_array(X)
+        scaling = Scaling(**self._scaling)
+        check_scale(scaling, device_config.dtype)
+        check_magnitude(summary, scaling)
+        if warn_outside_support:
+            warn_support(self._module_params["likelihood"], summary)
+        return Dataset.from_array(
+            X, scaling, device_config, sample_weight, summary.has_missing
+        )
+
+    def _module_and_dataset(
+        self, X: ArrayLike, *, warn_outside_support: bool = False
+    ) -> tuple[VaDE, Dataset]:
+        """Validate X for a prediction; give it with the module."""
+        check_is_fitted(self)
+        samples = validate_X(self, X, reset=False)
+        device_config = self._device_config()
+        dataset = self._make_dataset(
+            samples,
+            device_config,
+            uniform_weights(samples.shape[0]),
+            warn_outside_support=warn_outside_support,
+        )
+        return self._make_module(device_config), dataset
+
+    def _reconstruct(self, module: VaDE, dataset: Dataset) -> NDArray:
+        expected = _inference.reconstruct(module, dataset, self._likelihood_float64())
+        return expected.astype(dataset.X.dtype, copy=False)

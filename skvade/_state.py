@@ -1,0 +1,250 @@
+"""Between the estimator and a training run: how one starts, and what it leaves behind.
+
+The fitted state is NumPy alone. What the mixture and the likelihood have learned are
+the public attributes (`weights_`, `means_`, `covariances_`, `noise_variance_`);
+`_network_state` holds the networks, `_scaling` how X was standardized. Every module for
+a prediction is built from these, by `PredictionMixin._make_module`.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import copy, deepcopy
+from typing import Any
+
+import numpy as np
+from numpy.random import RandomState
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+from scipy.stats import entropy
+from sklearn.utils import check_random_state
+
+from skvade._data.dataset import Dataset
+from skvade._data.device import resolve_device
+from skvade._data.scaling import (
+    DataSummary,
+    WeightStatistics,
+    normalize_weights,
+)
+from skvade._inference import (
+    AssignmentSummary,
+    mean_elbo,
+    predict_labels,
+    summarize_assignments,
+)
+from skvade._model.arrays import state_dict_to_numpy
+from skvade._model.likelihoods import LIKELIHOODS
+from skvade._model.module import VaDE
+from skvade._model.networks import reset_parameters
+from skvade._prediction import PredictionMixin
+from skvade._training.state import (
+    History,
+    RandomStreams,
+    TrainingConfig,
+    TrainingState,
+)
+from skvade._validation import (
+    check_data,
+    check_same_module_params,
+    labels_from_init,
+    module_params,
+    n_validation_samples,
+)
+from skvade._version import __version__
+
+__all__ = [
+    "init_training",
+    "make_config",
+    "reset_fitted_attributes",
+    "restore_on_error",
+    "resume_fit",
+    "resume_partial_fit",
+    "set_fitted_attributes",
+    "snapshot",
+]
+
+
+@contextmanager
+def restore_on_error(estimator: PredictionMixin) -> Iterator[None]:
+    """Give an estimator its former state back if the block fails."""
+    before = dict(vars(estimator))
+    try:
+        yield
+    except BaseException:
+        estimator.__dict__ = before
+        raise
+
+
+# --- The start of a training run ----------------------------------------------------
+
+
+def make_config(estimator: PredictionMixin, n_samples: int) -> TrainingConfig:
+    """Collect the parameters of the estimator, with what "auto" stands for."""
+    # By scikit-learn's convention: a subclass may have more parameters, or fewer.
+    params = {k: v for k, v in vars(estimator).items() if k.strip("_") == k}
+    config = TrainingConfig(**params)
+    if config.batch_size == "auto":
+        config.batch_size = min(256, max(16, n_samples // 32))
+    labels = labels_from_init(config.init)
+    if labels is not None:
+        config.init = labels
+    return config
+
+
+def init_training(
+    estimator: PredictionMixin, X: NDArray | csr_array, sample_weight: NDArray
+) -> TrainingState:
+    """Start from fresh weights."""
+    device_config = resolve_device(estimator.device, estimator.precision)
+    random_state = check_random_state(estimator.random_state)
+    random = RandomStreams.from_random_state(random_state, device_config.device)
+    statistics = WeightStatistics().update(sample_weight)
+    sample_weight = normalize_weights(sample_weight, statistics.mean)
+    summary = DataSummary.from_array(X, sample_weight)
+    scaling = summary.scaling(LIKELIHOODS[estimator.likelihood].centered)
+    check_data(estimator.likelihood, summary, scaling, device_config.dtype)
+    dataset = Dataset.from_array(
+        X, scaling, device_config, sample_weight, summary.has_missing
+    )
+    dataset = dataset.cache_on_device().drop_zero_weight()
+    params = module_params(estimator, X.shape[1])
+    # In float32, whatever the default dtype is.
+    module = VaDE(
+        **params, bfloat16=device_config.bfloat16, generator=random.shuffle
+    ).float()
+    reset_parameters(module, random.shuffle)
+    module.to(device_config.device, device_config.dtype)
+    module.likelihood.set_scaling(scaling)
+    return _training_state(estimator, module, dataset, random, History(), statistics)
+
+
+def resume_fit(
+    estimator: PredictionMixin, X: NDArray | csr_array, sample_weight: NDArray
+) -> TrainingState:
+    """Go on from the fitted model, for a warm start."""
+    check_same_module_params(estimator, estimator._module_params, "warm_start=True")
+    random_state = check_random_state(estimator.random_state)
+    return _resume(estimator, X, sample_weight, WeightStatistics(), random_state)
+
+
+def resume_partial_fit(
+    estimator: PredictionMixin, X: NDArray | csr_array, sample_weight: NDArray
+) -> TrainingState:
+    """Go on from the fitted model with the next samples of a stream."""
+    check_same_module_params(estimator, estimator._module_params, "partial_fit")
+    saved = estimator._training_state
+    statistics = WeightStatistics(estimator.n_samples_seen_, saved["mean_weight"])
+    random_state = RandomState(saved["seed"])
+    state = _resume(estimator, X, sample_weight, statistics, random_state)
+    state.optimizer_state = saved["optimizer_state"]
+    state.history.pretraining.update(deepcopy(saved["pretraining"]))
+    state.history.training.update(deepcopy(saved["training"]))
+    return state
+
+
+def _resume(
+    estimator: PredictionMixin,
+    X: NDArray | csr_array,
+    sample_weight: NDArray,
+    statistics: WeightStatistics,
+    random_state: RandomState,
+) -> TrainingState:
+    """Go on from the fitted model; `statistics` are of the samples it has seen."""
+    device_config = resolve_device(estimator.device, estimator.precision)
+    random = RandomStreams.from_random_state(random_state, device_config.device)
+    statistics = statistics.update(sample_weight)
+    sample_weight = normalize_weights(sample_weight, statistics.mean)
+    dataset = estimator._make_dataset(X, device_config, sample_weight)
+    dataset = dataset.cache_on_device()
+    module = estimator._make_module(device_config)
+    init_labels = predict_labels(module, dataset, estimator.responsibilities)
+    history = History(init_labels=init_labels)
+    dataset = dataset.drop_zero_weight()
+    return _training_state(estimator, module, dataset, random, history, statistics)
+
+
+def _training_state(
+    estimator: PredictionMixin,
+    module: VaDE,
+    dataset: Dataset,
+    random: RandomStreams,
+    history: History,
+    statistics: WeightStatistics,
+) -> TrainingState:
+    config = make_config(estimator, len(dataset))
+    n_validation = n_validation_samples(estimator, len(dataset))
+    training, validation = dataset.split(n_validation, random.shuffle)
+    return TrainingState(
+        module, training, validation, config, random, history, statistics
+    )
+
+
+# --- Its end ------------------------------------------------------------------------
+
+
+def set_fitted_attributes(
+    estimator: PredictionMixin, state: TrainingState
+) -> AssignmentSummary:
+    """Turn a finished training run into fitted attributes, all of them NumPy."""
+    _set_module_attributes(estimator, state)
+    # Predictions read the attributes: so does what is computed here.
+    state.module.load_fitted_attributes(vars(estimator))
+    dataset, responsibilities = state.dataset.full(), estimator.responsibilities
+    summary = summarize_assignments(state.module, dataset, responsibilities)
+    estimator.labels_ = summary.labels
+    effective = np.exp(entropy(summary.mean_responsibilities))
+    estimator.n_effective_clusters_ = float(effective)
+    estimator.lower_bound_ = mean_elbo(state.module, dataset, responsibilities)
+    counted = dataset.weights > 0
+    return summary._replace(is_outlier=summary.is_outlier[counted])
+
+
+def reset_fitted_attributes(estimator: PredictionMixin) -> None:
+    """Drop the results of an earlier fit, but for what is known of the input."""
+    for name in [*vars(estimator)]:
+        if name.endswith("_") and not name.endswith("_in_"):
+            delattr(estimator, name)
+    estimator.__dict__.pop("_version", None)
+
+
+def snapshot(estimator: PredictionMixin, state: TrainingState) -> dict[str, Any] | None:
+    """Give the attributes of an estimator that predicts as the module does now.
+
+    None as long as there is no mixture. What takes a pass over the samples is left out.
+    """
+    if state.history.init_labels is None:
+        return None
+    fitted = copy(estimator)
+    _set_module_attributes(fitted, state)
+    return fitted.__dict__
+
+
+def _set_module_attributes(estimator: PredictionMixin, state: TrainingState) -> None:
+    """Set the attributes that are no results for the training samples."""
+    module, history = state.module, deepcopy(state.history)
+    pretraining, training = history.pretraining, history.training
+    estimator.__dict__.update(module.fitted_attributes())
+    estimator._network_state = {
+        "encoder": state_dict_to_numpy(module.encoder),
+        "decoder": state_dict_to_numpy(module.decoder),
+    }
+    estimator._scaling = state.dataset.scaling._asdict()
+    estimator._version = __version__
+    estimator._module_params = module_params(estimator, state.dataset.n_features)
+    estimator.n_samples_seen_ = state.weight_statistics.n_samples
+    seed = deepcopy(state.random.numpy).randint(np.iinfo(np.int32).max)
+    estimator._training_state = {
+        "mean_weight": state.weight_statistics.mean,
+        "optimizer_state": state.optimizer_state,
+        "seed": int(seed),
+        "pretraining": dict(pretraining),
+        "training": dict(training),
+    }
+    estimator.pretrain_loss_curve_ = pretraining["unexplained_variance"]
+    estimator.embedding_loss_curve_ = pretraining["embedding_error"]
+    estimator.init_labels_ = history.init_labels
+    estimator.loss_curve_ = training["loss"]
+    estimator.lower_bounds_ = training["elbo"]
+    estimator.reconstruction_terms_ = training["reconstruction"]
+    estimator.validation_scores_ = history.validation_scores
+    estimator.converged_ = history.converged
+    estimator.n_iter_ = len(training["elbo"])

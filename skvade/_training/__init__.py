@@ -1,0 +1,1 @@
+"""The stages of a fit, from pretraining to the maximization of the ELBO."""

@@ -1,0 +1,298 @@
+"""Pretraining: the networks learn to reconstruct the samples."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.utils.extmath import randomized_svd
+from torch import Tensor, nn
+
+from skvade._data.dataset import Batch, Dataset
+from skvade._data.scaling import TARGET_STD
+from skvade._model.elbo import posterior_entropy, reparameterize, squared_error
+from skvade._model.likelihoods import n_observed
+from skvade._model.module import LossOutput, VaDE
+from skvade._training.optim import SGD, Adam, Optimizer, Parameters
+from skvade._training.state import TrainingState
+from skvade._training.trainer import (
+    MIN_STEPS,
+    LossFunction,
+    check_finite_loss,
+    iter_epochs,
+    log_epoch,
+    train_epoch,
+)
+
+__all__ = [
+    "PRETRAINING",
+    "autoencoder_parameters",
+    "max_pretraining_epochs",
+    "pretrain",
+    "reconstruction_loss",
+    "variational_loss",
+]
+
+MOMENTUM = 0.9
+MAX_GRADIENT_NORM = 1.0
+FULL_RATE_FEATURES = 8  # with fewer features the full learning rate is unstable
+MAX_UNEXPLAINED = 0.9  # fraction of the variance above which the result is examined
+MAX_SVD_SAMPLES = 512
+SIGNAL_NOISE_RATIO = 2  # times what the first component of white noise explains
+RATE_CHECK_EPOCH = 3  # after which an automatic learning rate is judged
+FEATURES_PER_RATE = 100  # with fewer for each unit of the rate, weights diverge
+CORRUPTION_RATE = 0.2  # of the inputs of a layer that learns to denoise them
+
+_VARIANCE = TARGET_STD**2  # of the average feature of standardized samples
+
+
+def pretrain(state: TrainingState) -> None:
+    """Train encoder and decoder to reconstruct, by the method `pretraining`.
+
+    The curve holds the squared error as a fraction of the variance of the data. If it
+    ends near one, the history gets the principal components that were not learned.
+    """
+    PRETRAINING[state.config.pretraining](state)
+    curve = state.history.pretraining["unexplained_variance"]
+    if curve and not state.task.stopped:
+        latent_dim = state.module.prior.means.shape[1]
+        state.history.unlearned_components = unlearned_components(state, latent_dim)
+
+
+def max_pretraining_epochs(state: TrainingState) -> int:
+    """Count the epochs of pretraining, those of each pair of layers among them."""
+    n_pairs = 0
+    if state.config.pretraining == "stacked":
+        n_pairs = len(_layer_blocks(state.module.encoder.backbone)) + 1
+    return (n_pairs + 1) * state.config.pretrain_max_iter
+
+
+# --- Losses -------------------------------------------------------------------------
+
+
+def reconstruction_loss(state: TrainingState, batch: Batch) -> LossOutput:
+    """Compute the squared error of the autoencoder, per feature."""
+    module = state.module
+    batch = module.impute_batch(batch, pretraining=True)
+    z = module.encoder.encode_mean(module.likelihood.encoder_input(batch.x))
+    errors = squared_error(batch.x, module.decoder(z), batch.mask)
+    return _weighted_mean(errors, batch)
+
+
+def variational_loss(state: TrainingState, batch: Batch) -> LossOutput:
+    """Compute the negative ELBO of a variational autoencoder, prior N(0, I).
+
+    Its noise variance is at the optimum for the batch, which leaves D/2 times the
+    logarithm of the squared error (Rybkin et al., 2021).
+    """
+    module = state.module
+    batch = module.impute_batch(batch, pretraining=True)
+    posterior = module.encoder(module.likelihood.encoder_input(batch.x))
+    noise = state.random.normal((1, *posterior.mean.shape), batch.x)
+    (z,) = reparameterize(posterior, noise)
+    errors = squared_error(batch.x, module.decoder(z), batch.mask)
+    error = (batch.sample_weight * errors).mean()
+    second_moment = posterior.mean.square() + posterior.log_variance.exp()
+    # The constants of entropy and prior cancel in the gradient.
+    divergence = 0.5 * second_moment.sum(1) - posterior_entropy(posterior)
+    log_likelihood = -0.5 * n_observed(batch.x, batch.mask) * error.log()
+    loss = (batch.sample_weight * divergence - log_likelihood).mean()
+    return LossOutput(loss, {"loss": error.detach() * len(batch.x)})
+
+
+class DenoisingPair(NamedTuple):
+    """Two layers that learn to restore what the layers below them give."""
+
+    below: nn.Sequential
+    pair: nn.Sequential
+
+    def loss(self, state: TrainingState, batch: Batch) -> LossOutput:
+        """Compute the squared error of restoring masked values (Vincent et al., 2010).
+
+        It is in the unit of standardized samples, whatever the layers below make of it.
+        """
+        with torch.no_grad():
+            x = self.below(batch.x)
+        kept = torch.empty_like(x).bernoulli_(
+            1 - CORRUPTION_RATE, generator=state.random.noise
+        )
+        # Entries are missing in the data only, not in what a layer gives.
+        mask = None if len(self.below) else batch.mask
+        errors = squared_error(x, self.pair(kept * x), mask)
+        variance = x.var(correction=0)
+        varies = variance > torch.finfo(x.dtype).eps * x.square().mean()
+        scale = torch.where(varies, _VARIANCE / variance, 1.0)
+        return _weighted_mean(scale * errors, batch)
+
+
+def _weighted_mean(errors: Tensor, batch: Batch) -> LossOutput:
+    loss = (batch.sample_weight * errors).mean()
+    return LossOutput(loss, {"loss": loss.detach() * len(errors)})
+
+
+# --- Methods ------------------------------------------------------------------------
+
+
+def _pretrain_autoencoder(state: TrainingState) -> None:
+    """Train all layers at once by stochastic gradient descent on the squared error.
+
+    From small weights this learns simple features first and keeps the groups of the
+    data apart; adaptive steps reach the same error with a tangled embedding.
+    """
+    optimizer = _make_sgd(state, autoencoder_parameters(state.module))
+    is_auto = state.config.pretrain_learning_rate_init == "auto"
+    remedy = _rate_remedy(state) + (", for instance to 0.3" if is_auto else "")
+    for epoch in iter_epochs(state, state.config.pretrain_max_iter):
+        _reconstruction_epoch(state, reconstruction_loss, optimizer, remedy)
+        if is_auto and epoch + 1 == RATE_CHECK_EPOCH:
+            _increase_learning_rate(state, optimizer)
+
+
+def _pretrain_stacked(state: TrainingState) -> None:
+    """Train pairs of layers as denoising autoencoders, then all layers at once.
+
+    Each pair learns for as many epochs as the whole afterwards.
+    """
+    encoder, decoder = state.module.encoder, state.module.decoder
+    down = [*_layer_blocks(encoder.backbone), nn.Sequential(encoder.mean)]
+    up = [nn.Sequential(decoder.output), *reversed(_layer_blocks(decoder.backbone))]
+    for depth, layers in enumerate(zip(down, up, strict=True)):
+        pair = DenoisingPair(nn.Sequential(*down[:depth]), nn.Sequential(*layers))
+        optimizer = _make_sgd(state, [*pair.pair.parameters()])
+        for _ in iter_epochs(state, state.config.pretrain_max_iter):
+            means = train_epoch(state, pair.loss, optimizer, MIN_STEPS)
+            check_finite_loss(means, _rate_remedy(state))
+    _pretrain_autoencoder(state)
+
+
+def _pretrain_variational(state: TrainingState) -> None:
+    """Train a plain variational autoencoder by Adam."""
+    encoder, decoder = state.module.encoder, state.module.decoder
+    parameters = [*encoder.parameters(), *decoder.parameters()]
+    lr, remedy = state.config.pretrain_learning_rate_init, _rate_remedy(state)
+    if lr == "auto":
+        lr = state.config.learning_rate_init
+        remedy = f"Lower learning_rate_init={lr!r}"
+    fused = state.dataset.device_config.has_fused_optimizers
+    optimizer = Adam([(lr, parameters)], fused)
+    for _ in iter_epochs(state, state.config.pretrain_max_iter):
+        _reconstruction_epoch(state, variational_loss, optimizer, remedy)
+
+
+PRETRAINING: dict[str, Callable[[TrainingState], None]] = {
+    "autoencoder": _pretrain_autoencoder,
+    "stacked": _pretrain_stacked,
+    "vae": _pretrain_variational,
+}
+
+
+def autoencoder_parameters(module: VaDE) -> list[nn.Parameter]:
+    """List what an autoencoder trains: neither posterior variances nor the mixture."""
+    return [
+        *module.encoder.backbone.parameters(),
+        *module.encoder.mean.parameters(),
+        *module.decoder.parameters(),
+    ]
+
+
+def _layer_blocks(layers: nn.Module) -> list[nn.Sequential]:
+    """List the linear layers, each with its activation."""
+    modules = list(layers.children())
+    return [nn.Sequential(*modules[i : i + 2]) for i in range(0, len(modules), 2)]
+
+
+def _make_sgd(state: TrainingState, parameters: Parameters) -> SGD:
+    rate = state.config.pretrain_learning_rate_init
+    rate = 1.0 if rate == "auto" else rate
+    return SGD(
+        [(rate * min(1.0, state.dataset.n_features / FULL_RATE_FEATURES), parameters)],
+        state.dataset.device_config.has_fused_optimizers,
+        momentum=MOMENTUM,
+        max_norm=MAX_GRADIENT_NORM,
+    )
+
+
+def _rate_remedy(state: TrainingState) -> str:
+    rate = state.config.pretrain_learning_rate_init
+    return f"Lower pretrain_learning_rate_init={rate!r}"
+
+
+def _reconstruction_epoch(
+    state: TrainingState, loss: LossFunction, optimizer: Optimizer, remedy: str
+) -> None:
+    """Train one epoch of a loss whose term is the squared error."""
+    means = train_epoch(state, loss, optimizer, MIN_STEPS)
+    check_finite_loss(means, remedy)
+    curve = state.history.pretraining["unexplained_variance"]
+    curve.append(means["loss"] / _VARIANCE)
+    log_epoch(state, "Pretraining", curve, "unexplained variance")
+
+
+def _increase_learning_rate(state: TrainingState, optimizer: Optimizer) -> None:
+    """Raise an automatic learning rate where the first epochs learned next to nothing.
+
+    The gradient along a direction is in proportion to the variance that it explains:
+    where variance is spread over thousands of features, steps must be larger.
+    """
+    first_component = unlearned_components(state, 1)
+    if not len(first_component):
+        return
+    limit = state.dataset.n_features / FEATURES_PER_RATE
+    (group,) = optimizer.param_groups
+    group["lr"] = max(group["lr"], min(1 / first_component.item(), limit))
+    if state.config.verbose:
+        print(f"Pretraining goes on at a learning rate of {group['lr']:.3g}")
+
+
+# --- Was anything learned? ----------------------------------------------------------
+
+
+def unlearned_components(
+    state: TrainingState, n_components: int
+) -> NDArray[np.floating]:
+    """Give the variance ratios of principal components that pretraining has missed.
+
+    Those that stand out from noise count. The result is empty if the networks explain
+    at least a quarter of what these components do.
+    """
+    unexplained = state.history.pretraining["unexplained_variance"][-1]
+    if unexplained <= MAX_UNEXPLAINED:
+        return np.zeros(0)
+    ratios = explained_variance_ratio(state.dataset, n_components)
+    ratios = ratios[ratios > SIGNAL_NOISE_RATIO * marchenko_pastur_ratio(state.dataset)]
+    return ratios if 1 - unexplained < ratios.sum() / 4 else np.zeros(0)
+
+
+def explained_variance_ratio(
+    dataset: Dataset, n_components: int
+) -> NDArray[np.floating]:
+    """Compute what fraction of the variance each principal component explains.
+
+    From evenly spaced samples where there are many.
+    """
+    positions = np.linspace(0, len(dataset) - 1, _n_svd_samples(dataset)).astype(int)
+    batch = dataset.get_batch(positions)
+    x, weight = batch.x.numpy(force=True), batch.sample_weight.numpy(force=True)
+    x -= np.average(x, axis=0, weights=weight)
+    x *= np.sqrt(weight)[:, None]
+    total = np.square(x).sum()
+    if not total:
+        return np.zeros(0)
+    n_components = min(n_components, *x.shape)
+    _, singular_values, _ = randomized_svd(x, n_components, random_state=0)
+    return np.square(singular_values) / total
+
+
+def marchenko_pastur_ratio(dataset: Dataset) -> float:
+    """Compute what the first principal component of white noise explains.
+
+    The edge of the spectrum of random matrices (Marchenko and Pastur, 1967).
+    """
+    n_features = dataset.n_features
+    return (1 + math.sqrt(n_features / _n_svd_samples(dataset))) ** 2 / n_features
+
+
+def _n_svd_samples(dataset: Dataset) -> int:
+    return min(len(dataset), MAX_SVD_SAMPLES)

@@ -1,0 +1,158 @@
+"""What a training run consists of: configuration, random streams, history, state."""
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import NamedTuple, Self
+
+import numpy as np
+import torch
+from numpy.random import RandomState
+from numpy.typing import NDArray
+from torch import Generator, Tensor
+
+from skvade._data.dataset import Dataset
+from skvade._data.device import make_generator
+from skvade._data.scaling import WeightStatistics
+from skvade._model.arrays import OptimizerState
+from skvade._model.module import VaDE
+
+__all__ = [
+    "FitTask",
+    "History",
+    "RandomStreams",
+    "TrainingConfig",
+    "TrainingState",
+]
+
+
+class TrainingConfig(SimpleNamespace):
+    """Parameters of the estimator, by name, with what "auto" stands for."""
+
+
+class RandomStreams(NamedTuple):
+    """Every source of randomness of a fit, all from one seed.
+
+    Attributes
+    ----------
+    numpy : RandomState
+        For scikit-learn's estimators and subsamples.
+    shuffle : Generator
+        On the CPU: initial weights and the order of the samples.
+    noise : Generator
+        On the device: draws of z, and what a denoising autoencoder masks.
+    dropout : Generator
+        On the device, if it is CUDA: what layers of custom networks draw.
+    """
+
+    numpy: RandomState
+    shuffle: Generator
+    noise: Generator
+    dropout: Generator
+
+    @classmethod
+    def from_random_state(cls, random_state: RandomState, device: torch.device) -> Self:
+        """Seed all streams from one generator."""
+        seeds = random_state.randint(np.iinfo(np.int32).max, size=4).tolist()
+        dropout_device = device if device.type == "cuda" else "cpu"
+        return cls(
+            RandomState(seeds[0]),
+            make_generator(seeds[1]),
+            make_generator(seeds[2], device),
+            make_generator(seeds[3], dropout_device),
+        )
+
+    def normal(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """Draw standard normal noise of the dtype and on the device of a tensor."""
+        noise = torch.empty(shape, dtype=like.dtype, device=like.device)
+        return noise.normal_(generator=self.noise)
+
+
+def _curves() -> dict[str, list[float]]:
+    return defaultdict(list)
+
+
+@dataclass
+class History:
+    """What happened during training.
+
+    Attributes
+    ----------
+    pretraining, training : dict of str to list of float
+        A curve for each term that the loss of the stage gives, one value per epoch.
+    validation_scores : list of float
+        Mean ELBO of the validation samples, one value per epoch.
+    init_labels : ndarray or None
+        Cluster of each sample under the initial mixture.
+    unlearned_components : ndarray
+        Fractions of variance of the principal components that pretraining missed.
+    embedding_error : float
+        Fraction of the variance of the target embedding that was left unexplained.
+    validation_improved : bool
+        Whether an epoch raised the ELBO of the validation samples.
+    converged : bool
+        Whether the last stage met `tol`.
+    stopped : bool
+        Whether a callback ended the last stage.
+    """
+
+    pretraining: dict[str, list[float]] = field(default_factory=_curves)
+    training: dict[str, list[float]] = field(default_factory=_curves)
+    validation_scores: list[float] = field(default_factory=list)
+    init_labels: NDArray | None = None
+    unlearned_components: NDArray = field(default_factory=lambda: np.zeros(0))
+    embedding_error: float = 0.0
+    validation_improved: bool = False
+    converged: bool = False
+    stopped: bool = False
+
+
+class FitTask:
+    """A task of scikit-learn's callback protocol; this one informs nobody."""
+
+    stopped = False  # whether a callback asked to leave the coming subtasks out
+
+    def subtask(self, name: str, max_subtasks: int = 0) -> Self:
+        """Begin a part of this task, of at most so many parts of its own."""
+        return self
+
+    def end(self) -> bool:
+        """End the task; tell whether those like it that would follow are left out."""
+        return False
+
+
+@dataclass
+class TrainingState:
+    """A module on its way through the stages of a fit, and all that goes with it.
+
+    Attributes
+    ----------
+    module : VaDE
+        The model, on its device.
+    dataset : Dataset
+        The samples to train on.
+    validation : Dataset or None
+        The samples that `early_stopping` holds out.
+    config : TrainingConfig
+        How to train.
+    random : RandomStreams
+        Sources of randomness.
+    history : History
+        What happened so far.
+    weight_statistics : WeightStatistics
+        Of all samples seen so far, earlier calls of `partial_fit` included.
+    optimizer_state : dict
+        Of the last stage, to go on from in the next call of `partial_fit`.
+    task : FitTask
+        The current task of the callback protocol.
+    """
+
+    module: VaDE
+    dataset: Dataset
+    validation: Dataset | None
+    config: TrainingConfig
+    random: RandomStreams
+    history: History = field(default_factory=History)
+    weight_statistics: WeightStatistics = field(default_factory=WeightStatistics)
+    optimizer_state: OptimizerState = field(default_factory=dict)
+    task: FitTask = field(default_factory=FitTask)

@@ -1,0 +1,120 @@
+"""The epoch loop. Nothing in this file depends on the model that is trained."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from skvade._data.dataset import Batch
+from skvade._model.custom_networks import training_mode
+from skvade._model.module import LossOutput
+from skvade._training.optim import Optimizer
+from skvade._training.state import TrainingState
+
+__all__ = [
+    "MIN_STEPS",
+    "check_finite_loss",
+    "iter_epochs",
+    "log_epoch",
+    "stage",
+    "train_epoch",
+]
+
+# Of an epoch in the stages before the last: on 30 samples two would train nothing.
+MIN_STEPS = 8
+
+LossFunction = Callable[[TrainingState, Batch], LossOutput]
+
+
+@contextmanager
+def stage(state: TrainingState, name: str, max_epochs: int = 0) -> Iterator[None]:
+    """Report a stage of at most so many epochs to the callbacks."""
+    parent = state.task
+    state.task = parent.subtask(name, max_epochs)
+    yield
+    state.task.end()
+    state.task = parent
+
+
+def iter_epochs(state: TrainingState, max_epochs: int) -> Iterator[int]:
+    """Count the epochs of a stage until it has converged or a callback stops it."""
+    for epoch in range(max_epochs):
+        if state.history.converged or state.task.stopped:
+            return
+        task = state.task.subtask("epoch")
+        yield epoch
+        state.task.stopped = task.end()
+
+
+def train_epoch(
+    state: TrainingState,
+    loss_function: LossFunction,
+    optimizer: Optimizer,
+    min_steps: int = 1,
+) -> dict[str, float]:
+    """Take a step of the optimizer for every batch of an epoch.
+
+    Parameters
+    ----------
+    state : TrainingState
+        Its module is trained on its dataset.
+    loss_function : callable
+        From the state and a batch to a `LossOutput`.
+    optimizer : Optimizer
+        Holds the parameters to train.
+    min_steps : int, default=1
+        The samples are visited repeatedly where one visit makes fewer steps.
+
+    Returns
+    -------
+    means : dict of str to float
+        Mean of each term of the loss, per sample. The sums stay on the device until the
+        epoch ends: reading one would wait for it.
+    """
+    dataset = state.dataset
+    totals: Any = 0.0
+    names: list[str] = []
+    n_visited = 0
+    batches = dataset.iter_batches(
+        state.config.batch_size, state.random.shuffle, min_steps
+    )
+    with (
+        dataset.device_config.autocast_disabled(),
+        training_mode(state.module, state.random.dropout),
+    ):
+        for batch in batches:
+            optimizer.zero_grad()
+            output = loss_function(state, batch)
+            output.loss.backward()
+            optimizer.step()
+            names = [*output.terms]
+            totals = totals + torch.stack([*output.terms.values()])
+            n_visited += len(batch.x)
+    optimizer.zero_grad()
+    # The mean weight is one over all samples, but some may be held out.
+    means = (totals / (n_visited * dataset.weights.mean())).tolist()
+    return dict(zip(names, means, strict=True))
+
+
+def check_finite_loss(means: dict[str, float], remedy: str) -> None:
+    """Reject an epoch whose loss, or another term, is not finite.
+
+    Raises
+    ------
+    ValueError
+        Names the remedy that the stage knows.
+    """
+    if not all(math.isfinite(mean) for mean in means.values()):
+        raise ValueError(
+            f"Training met a loss of {means['loss']}, which is not finite. {remedy}, "
+            "or rescale X if it holds extreme values."
+        )
+
+
+def log_epoch(state: TrainingState, stage: str, curve: list[float], name: str) -> None:
+    """Print the latest value of a curve every `verbose` epochs."""
+    interval = state.config.verbose
+    if interval and len(curve) % interval == 0:
+        print(f"{stage} epoch {len(curve)}, {name} = {curve[-1]:.6g}")

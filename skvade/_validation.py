@@ -1,0 +1,513 @@
+"""Checks of parameters and data."""
+
+import math
+import warnings
+from collections.abc import Sequence
+from functools import partial
+from inspect import signature
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse import csr_array, issparse
+from sklearn.base import BaseEstimator
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils.validation import _check_sample_weight, validate_data
+from torch import nn
+
+from skvade._data.scaling import (
+    MAX_STANDARDIZED_VALUE,
+    SUPPORTED_DTYPES,
+    TARGET_STD,
+    DataSummary,
+    Scaling,
+    uniform_weights,
+)
+from skvade._model.likelihoods import LIKELIHOODS
+from skvade._model.networks import ACTIVATIONS
+from skvade._training.initialization import INITIALIZERS, check_labels
+from skvade._training.pretraining import PRETRAINING
+from skvade._version import __version__
+
+__all__ = [
+    "PARAMETER_CONSTRAINTS",
+    "check_data",
+    "check_fit_params",
+    "check_magnitude",
+    "check_partial_fit_params",
+    "check_same_module_params",
+    "check_sample_weight",
+    "check_scale",
+    "labels_from_init",
+    "module_params",
+    "n_validation_samples",
+    "validate_X",
+    "warn_support",
+    "warn_version_mismatch",
+]
+
+# --- Parameters ---------------------------------------------------------------------
+
+
+class _Interval(Interval):
+    """An interval without True and False, which Python takes for 1 and 0."""
+
+    def is_satisfied_by(self, val: Any) -> bool:
+        return not isinstance(val, bool) and super().is_satisfied_by(val)
+
+
+class _Instance(HasMethods):
+    """An object with a method, not the class of such objects."""
+
+    def is_satisfied_by(self, val: Any) -> bool:
+        return not isinstance(val, type) and super().is_satisfied_by(val)
+
+    def __str__(self) -> str:
+        return f"{super().__str__()} (an instance, not a class)"
+
+
+_POSITIVE_INT = _Interval(Integral, 1, None, closed="left")
+_NON_NEGATIVE_INT = _Interval(Integral, 0, None, closed="left")
+_POSITIVE = _Interval(Real, 0, None, closed="neither")
+_NON_NEGATIVE = _Interval(Real, 0, None, closed="left")
+
+# The options are views of the registries: what is registered later is an option, too.
+PARAMETER_CONSTRAINTS: dict[str, list] = {
+    "n_clusters": [_POSITIVE_INT],
+    "latent_dim": [_POSITIVE_INT],
+    "hidden_layer_sizes": ["array-like"],
+    "activation": [StrOptions(ACTIVATIONS.keys())],
+    "encoder": [callable, None],
+    "decoder": [callable, None],
+    "likelihood": [StrOptions(LIKELIHOODS.keys())],
+    "pretraining": [StrOptions(PRETRAINING.keys())],
+    "pretrain_max_iter": [_NON_NEGATIVE_INT],
+    "pretrain_learning_rate_init": [StrOptions({"auto"}), _POSITIVE],
+    "embedding": [_Instance("fit_transform"), None],
+    "embedding_input": [StrOptions({"data", "autoencoder"})],
+    "embedding_max_samples": [_POSITIVE_INT],
+    "embedding_max_iter": [_POSITIVE_INT],
+    "init": [
+        StrOptions(INITIALIZERS.keys()),
+        "array-like",
+        _Instance("fit_predict"),
+    ],
+    "n_init": [_POSITIVE_INT],
+    "warmup_max_iter": [_NON_NEGATIVE_INT],
+    "responsibilities": [StrOptions({"expected", "sampled"})],
+    "n_draws": [_POSITIVE_INT],
+    "beta": [_POSITIVE],
+    "max_iter": [_POSITIVE_INT],
+    "batch_size": [StrOptions({"auto"}), _POSITIVE_INT],
+    "learning_rate_init": [_POSITIVE],
+    "mixture_learning_rate_init": [_POSITIVE, None],
+    "tol": [_NON_NEGATIVE],
+    "n_iter_no_change": [_POSITIVE_INT],
+    "early_stopping": ["boolean"],
+    "validation_fraction": [_Interval(Real, 0, 1, closed="neither")],
+    "reg_covar": [_NON_NEGATIVE],
+    "warm_start": ["boolean"],
+    "device": [str],
+    "precision": [StrOptions({"float32", "bfloat16", "float64"})],
+    "random_state": ["random_state"],
+    "verbose": ["verbose"],
+}
+
+# Parameters of a part that may be absent.
+_DEFAULT_NETWORK_PARAMS = ("hidden_layer_sizes", "activation")
+_EMBEDDING_PARAMS = ("embedding_input", "embedding_max_samples", "embedding_max_iter")
+_PRETRAINING_PARAMS = (
+    "pretraining",
+    "pretrain_max_iter",
+    "pretrain_learning_rate_init",
+)
+
+# Parameters that shape the module; a fit that goes on cannot change them.
+_MODULE_PARAMS = (
+    "latent_dim",
+    "n_clusters",
+    "activation",
+    "encoder",
+    "decoder",
+    "likelihood",
+    "reg_covar",
+)
+
+
+def module_params(estimator: BaseEstimator, n_features: int) -> dict[str, Any]:
+    """Give the arguments of the module that the parameters ask for.
+
+    Raises
+    ------
+    ValueError
+        If `hidden_layer_sizes` is not a sequence of positive ints.
+    """
+    sizes = tuple(estimator.hidden_layer_sizes)
+    if not sizes or not all(_POSITIVE_INT.is_satisfied_by(size) for size in sizes):
+        raise ValueError(
+            f"The 'hidden_layer_sizes' parameter of {type(estimator).__name__} must be "
+            "a sequence of at least one int in the range [1, inf). "
+            f"Got {estimator.hidden_layer_sizes!r} instead."
+        )
+    return {
+        "n_features": n_features,
+        "hidden_layer_sizes": tuple(int(size) for size in sizes),
+        **{name: getattr(estimator, name) for name in _MODULE_PARAMS},
+    }
+
+
+def check_same_module_params(
+    estimator: BaseEstimator, fitted: dict[str, Any], method: str
+) -> None:
+    """Reject to go on where that would need another module.
+
+    Raises
+    ------
+    ValueError
+        If a parameter that shapes the module has changed since the last fit.
+    """
+    wanted = module_params(estimator, fitted["n_features"])
+    for name, value in fitted.items():
+        if _comparable(wanted[name]) != _comparable(value):
+            raise ValueError(
+                f"{method} continues a model with {name}={value!r}. Got "
+                f"{name}={wanted[name]!r} instead. Set it back, or use fit with "
+                "warm_start=False to fit a new model."
+            )
+
+
+def _comparable(value: Any) -> Any:
+    """Give what to compare a value by; a partial function equals itself alone."""
+    if isinstance(value, partial):
+        return value.func, value.args, value.keywords
+    return value
+
+
+def labels_from_init(init: Any) -> NDArray | None:
+    """Give the labels, if that is what `init` holds."""
+    if isinstance(init, str) or hasattr(init, "fit_predict"):
+        return None
+    return np.asarray(init)
+
+
+def n_validation_samples(estimator: BaseEstimator, n_samples: int) -> int:
+    """Count the samples that `early_stopping` holds out."""
+    if not estimator.early_stopping:
+        return 0
+    return math.ceil(estimator.validation_fraction * n_samples)
+
+
+def check_partial_fit_params(estimator: BaseEstimator) -> None:
+    """Reject parameters that only data known as a whole can serve.
+
+    Raises
+    ------
+    ValueError
+        If `early_stopping` asks to hold samples out.
+    """
+    if estimator.early_stopping:
+        raise ValueError(
+            "partial_fit makes one pass over the samples it gets and holds none out. "
+            "Got early_stopping=True. Set early_stopping=False, or use fit."
+        )
+
+
+def check_fit_params(
+    estimator: BaseEstimator, sample_weight: NDArray, *, resumes: bool
+) -> None:
+    """Reject parameters that do not suit each other or the number of samples.
+
+    Nothing is built for a fit that `resumes`, and `init` has no use.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer samples than clusters, labels in `init` that do not fit,
+        weights that `init` cannot take, or a network that cannot be built.
+    """
+    _check_n_samples(estimator, int(np.count_nonzero(sample_weight)))
+    if resumes:
+        return
+    _check_networks(estimator)
+    _check_init(estimator, sample_weight)
+    _check_embedding(estimator)
+
+
+def _check_n_samples(estimator: BaseEstimator, n_samples: int) -> None:
+    n_validation = n_validation_samples(estimator, n_samples)
+    if n_samples - n_validation >= estimator.n_clusters:
+        return
+    held_out, remedy = "", "Lower n_clusters"
+    if n_validation:
+        held_out = f" with {n_validation} of them held out"
+        remedy += f" or validation_fraction={estimator.validation_fraction}"
+    raise ValueError(
+        f"n_samples={n_samples}{held_out} should be >= n_clusters="
+        f"{estimator.n_clusters}. {remedy}, or give more samples."
+    )
+
+
+def _check_networks(estimator: BaseEstimator) -> None:
+    names = [n for n in ("encoder", "decoder") if getattr(estimator, n) is not None]
+    for name in names:
+        value = getattr(estimator, name)
+        if isinstance(value, nn.Module):
+            raise ValueError(
+                f"The {name!r} parameter of {type(estimator).__name__} must be a "
+                "callable that builds a module, not a module: clones and hashes would "
+                f"depend on its weights. Got {value!r} instead. Pass its class, or a "
+                "function that returns it."
+            )
+    if names and estimator.pretraining == "stacked":
+        raise ValueError(
+            "pretraining='stacked' trains the layers of the default networks in pairs. "
+            f"Got a custom network as {' and '.join(names)}. Use pretraining="
+            "'autoencoder' or 'vae'."
+        )
+    if len(names) == 2:
+        _warn_ignored_params(
+            estimator,
+            _DEFAULT_NETWORK_PARAMS,
+            "both encoder and decoder are custom. Leave out what has no effect, or "
+            "give it to your own functions with functools.partial.",
+        )
+
+
+def _check_init(estimator: BaseEstimator, sample_weight: NDArray) -> None:
+    positive = sample_weight[sample_weight > 0]
+    is_gmm = isinstance(estimator.init, str) and estimator.init == "gmm"
+    if is_gmm and np.ptp(positive) > 0:
+        raise ValueError(
+            "init='gmm' can not use sample_weight: scikit-learn's GaussianMixture "
+            "takes no weights. Use init='kmeans', or give the mixture as a clusterer, "
+            "init=GaussianMixture(...), if the partition need not depend on them."
+        )
+    labels = labels_from_init(estimator.init)
+    if labels is not None:
+        source = "The array given as init"
+        check_labels(labels, estimator.n_clusters, len(sample_weight), source)
+
+
+def _check_embedding(estimator: BaseEstimator) -> None:
+    if estimator.embedding is None:
+        _warn_ignored_params(
+            estimator,
+            _EMBEDDING_PARAMS,
+            "embedding=None, so there is none to learn. Leave out what has no effect, "
+            "or give an embedding, such as TSNE() with latent_dim=2.",
+        )
+        return
+    if estimator.embedding_input == "data" and estimator.pretrain_max_iter:
+        _warn_ignored_params(
+            estimator,
+            _PRETRAINING_PARAMS,
+            "an embedding of the data is learned, so no autoencoder is pretrained. "
+            "Leave out what has no effect, or use embedding_input='autoencoder'.",
+        )
+    n_components = getattr(estimator.embedding, "n_components", None)
+    is_int = isinstance(n_components, Integral)
+    if is_int and n_components > estimator.latent_dim:
+        raise ValueError(
+            f"embedding={estimator.embedding!r} has n_components={n_components}, but "
+            f"latent_dim={estimator.latent_dim}. Make them equal, or latent_dim the "
+            "higher: the latent space takes the coordinates of the embedding."
+        )
+    if estimator.embedding_input == "autoencoder" and not estimator.pretrain_max_iter:
+        raise ValueError(
+            "embedding_input='autoencoder' needs a pretrained autoencoder. Got "
+            "pretrain_max_iter=0. Raise it, or use embedding_input='data'."
+        )
+
+
+def _warn_ignored_params(
+    estimator: BaseEstimator, names: Sequence[str], reason: str
+) -> None:
+    """Warn of parameters that were set of a part that is absent."""
+    ignored = _non_default_params(estimator, names)
+    if ignored:
+        verb = "has" if len(ignored) == 1 else "have"
+        warnings.warn(
+            f"{' and '.join(ignored)} {verb} no effect: {reason}", stacklevel=2
+        )
+
+
+def _non_default_params(estimator: BaseEstimator, names: Sequence[str]) -> list[str]:
+    """List those of the parameters that differ from their defaults."""
+    return [
+        name
+        for name in names
+        if not np.array_equal(getattr(estimator, name), _default(estimator, name))
+    ]
+
+
+def _default(estimator: BaseEstimator, name: str) -> Any:
+    """Find a parameter's default; a subclass may have another signature."""
+    for cls in type(estimator).__mro__:
+        if "__init__" in vars(cls):
+            parameters = signature(vars(cls)["__init__"]).parameters
+            if name in parameters:
+                return parameters[name].default
+    raise KeyError(name)
+
+
+def warn_version_mismatch(estimator: BaseEstimator, state: dict[str, Any]) -> None:
+    """Warn that a fitted state was made by another version, wherever it comes from."""
+    version = state.get("_version", __version__)
+    if version != __version__:
+        warnings.warn(
+            f"This {type(estimator).__name__} was fitted with skvade {version} and is "
+            f"loaded with skvade {__version__}: its results may differ, or fail. "
+            f"Install skvade {version}, or fit it again.",
+            stacklevel=3,
+        )
+
+
+# --- Data ---------------------------------------------------------------------------
+
+
+def validate_X(estimator: BaseEstimator, X: Any, *, reset: bool) -> NDArray | csr_array:
+    """Convert X to a float array or a CSR array, without a pass over its values.
+
+    Infinite values are found by `DataSummary.from_array`, which reads X anyway.
+
+    Raises
+    ------
+    ValueError
+        If X is not two-dimensional and numeric, has another number of features than in
+        `fit`, or is sparse and inconsistent.
+    """
+    X = validate_data(
+        estimator,
+        X,
+        reset=reset,
+        accept_sparse="csr",
+        dtype=SUPPORTED_DTYPES,
+        ensure_all_finite=False,
+    )
+    if not issparse(X):
+        return X
+    _check_csr(X)
+    if not X.has_canonical_format:
+        X = X.copy()  # the user's own stays as it is
+        X.sum_duplicates()
+    return X
+
+
+def _check_csr(X: csr_array) -> None:
+    """Reject NaN, and indices that SciPy does not check, where 32 bits overflowed."""
+    if np.isnan(X.data).any():
+        raise ValueError(
+            "Sparse X contains NaN. Missing entries are understood in dense X only: "
+            "in sparse X, what is not stored is zero."
+        )
+    columns, ends = X.indices, X.indptr
+    if len(columns) and not (columns.min() >= 0 and columns.max() < X.shape[1]):
+        raise ValueError(
+            f"Sparse X has column indices from {columns.min()} to {columns.max()}, "
+            f"which do not fit its {X.shape[1]} columns. Was an integer type too small?"
+        )
+    if (np.diff(ends) < 0).any() or ends[0] != 0 or ends[-1] > len(columns):
+        raise ValueError(
+            "Sparse X has row pointers (indptr) that do not rise from 0 to the number "
+            "of its values. Was an integer type too small?"
+        )
+
+
+def check_sample_weight(
+    sample_weight: Any, X: NDArray | csr_array
+) -> NDArray[np.float64]:
+    """Validate the sample weights; equal ones share the memory of a single number.
+
+    Raises
+    ------
+    ValueError
+        If they are not one finite, non-negative number per sample, or all zero.
+    """
+    if sample_weight is None:
+        return uniform_weights(X.shape[0])
+    return _check_sample_weight(
+        sample_weight, X, dtype=np.float64, ensure_non_negative=True
+    )
+
+
+def check_data(
+    likelihood: str, summary: DataSummary, scaling: Scaling, dtype: torch.dtype
+) -> None:
+    """Reject data that the likelihood or the arithmetic of the networks cannot take."""
+    check_support(likelihood, summary)
+    check_scale(scaling, dtype)
+    check_magnitude(summary, scaling)
+
+
+def _is_outside_support(likelihood: str, summary: DataSummary) -> bool:
+    low, high = LIKELIHOODS[likelihood].support
+    return not (low <= summary.min and summary.max <= high)
+
+
+def check_support(likelihood: str, summary: DataSummary) -> None:
+    """Reject values to which the likelihood gives no probability.
+
+    Raises
+    ------
+    ValueError
+        Names the range of the values, and that of the likelihood.
+    """
+    if _is_outside_support(likelihood, summary):
+        low, high = LIKELIHOODS[likelihood].support
+        raise ValueError(
+            f"likelihood={likelihood!r} needs X in [{low:g}, {high:g}]. Got values "
+            f"from {summary.min:.6g} to {summary.max:.6g} instead. Scale X, for "
+            "instance with MinMaxScaler, or use likelihood='gaussian'."
+        )
+
+
+def warn_support(likelihood: str, summary: DataSummary) -> None:
+    """Warn of scores that are no probabilities, where X is outside of the support."""
+    if _is_outside_support(likelihood, summary):
+        low, high = LIKELIHOODS[likelihood].support
+        warnings.warn(
+            f"X ranges from {summary.min:.6g} to {summary.max:.6g}. Outside of "
+            f"[{low:g}, {high:g}] the score of likelihood={likelihood!r} is no "
+            "probability. Clip X, for instance with MinMaxScaler(clip=True).",
+            stacklevel=2,
+        )
+
+
+def check_scale(scaling: Scaling, dtype: torch.dtype) -> None:
+    """Reject a scale, or an offset, that the dtype of the networks cannot express.
+
+    Raises
+    ------
+    ValueError
+        Names both.
+    """
+    limits = torch.finfo(dtype)
+    offset = np.abs(scaling.location).max()
+    if not (limits.tiny <= scaling.scale <= limits.max and offset <= limits.max):
+        raise ValueError(
+            f"X has averages up to {offset:.3g} and a standard deviation of "
+            f"{scaling.scale * TARGET_STD:.3g}, which is beyond what the arithmetic of "
+            "the networks can express. Look for extreme values in X, or rescale it, "
+            "for instance with MaxAbsScaler."
+        )
+
+
+def check_magnitude(summary: DataSummary, scaling: Scaling) -> None:
+    """Reject values so large that results for them would be NaN.
+
+    Raises
+    ------
+    ValueError
+        If a standardized value could exceed `MAX_STANDARDIZED_VALUE`.
+    """
+    largest = max(abs(summary.min), abs(summary.max))
+    offset = np.abs(scaling.location).max()
+    if not (largest + offset) / scaling.scale <= MAX_STANDARDIZED_VALUE:
+        raise ValueError(
+            f"X has values up to {largest:.3g}, but the data that the model is fitted "
+            f"to have a standard deviation of {scaling.scale * TARGET_STD:.3g}: the "
+            "arithmetic of the networks does not reach that far. Look for extreme "
+            "values in X."
+        )
