@@ -36,18 +36,19 @@ __all__ = ["VaDEClusterer"]
 
 
 class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator):
-    """Variational deep embedding: deep clustering with a generative model [1]_.
+    """Variational deep embedding: deep clustering with a generative model.
 
     A variational autoencoder whose latent prior is a mixture of Gaussians, one per
-    cluster. `fit` pretrains an autoencoder, starts the mixture on its embedding, lets
-    the decoder and the posterior's variances catch up, and then maximizes the evidence
-    lower bound (ELBO) over the networks and the mixture together. All bounds are in
-    nats per row: summed over the features, averaged over the rows.
+    cluster [1]_. `fit` runs four stages: it pretrains an autoencoder, starts the
+    mixture from a partition of its embedding, warms up the decoder and the variances of
+    the posterior, and then maximizes the evidence lower bound (ELBO) over the networks
+    and the mixture together. All bounds are in nats per sample: summed over the
+    features, averaged over the samples.
 
-    With the Gaussian likelihood X is centered, feature by feature, and divided by one
-    common scale before it meets a network: features keep their relative scales, so
+    With the Gaussian likelihood each feature of X is centered, and X is divided by one
+    common scale, before it enters the networks: features keep their relative scales, so
     scale them yourself where their units differ. With the Bernoulli likelihood X is
-    only divided. All that comes out, scores included, is in the units of X again.
+    only divided. All results, scores included, are in the units of X.
 
     Parameters
     ----------
@@ -59,129 +60,136 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
 
     hidden_layer_sizes : array-like of int, default=(128, 64)
         Widths of the encoder's hidden layers; the decoder mirrors them. The paper uses
-        (500, 500, 2000), which is worth its time on images and on 10,000 rows or more.
+        (500, 500, 2000), which pays on images and from 10,000 samples on.
 
     activation : {"relu", "gelu", "silu", "tanh", "logistic", "identity"}, \
             default="relu"
         Activation of the hidden layers.
 
     encoder : callable or None, default=None
-        Function or class that builds an encoder of your own. Called as
+        Function or class that builds a custom encoder. Called as
         ``encoder(n_features_in, latent_dim)``, it returns a new ``torch.nn.Module``
-        from rows to features of any width, shape (B, n_features_in) to (B, H). Two
-        linear layers on the features give mean and variance of q(z|x).
+        that maps samples of shape (B, n_features_in) to features of shape (B, H), H of
+        your choice. Two linear layers on top give mean and variance of q(z|x).
 
     decoder : callable or None, default=None
-        The same for the decoder: ``decoder(latent_dim, n_features_in)`` is from points,
-        (B, latent_dim), to rows, (B, n_features_in). See :ref:`own-networks`.
+        The same for the decoder: ``decoder(latent_dim, n_features_in)`` returns a
+        module that maps points of shape (B, latent_dim) to samples of shape
+        (B, n_features_in). See :ref:`own-networks`.
 
     likelihood : {"gaussian", "bernoulli"}, default="gaussian"
-        Distribution of a row given its latent point. "gaussian" has one learned noise
-        variance for all features; "bernoulli" wants X in [0, 1], as for the intensities
-        of images.
+        Distribution of a sample given its latent point. "gaussian" has one learned
+        noise variance for all features; "bernoulli" needs X in [0, 1], as for the
+        intensities of images.
 
     pretraining : {"autoencoder", "stacked", "vae"}, default="autoencoder"
         How encoder and decoder first learn to reconstruct X:
 
-        - "autoencoder": all layers at once, by gradient descent on the squared error;
-        - "stacked": the same, after each pair of layers has learned by itself to
-          denoise what the layers below it give, as in the paper;
+        - "autoencoder": all layers at once, by stochastic gradient descent on the
+          squared error;
+        - "stacked": the same, after each pair of layers was trained as a denoising
+          autoencoder on the output of the layers below it, as in the paper;
         - "vae": as a variational autoencoder without clusters, by Adam.
 
     pretrain_max_iter : int, default=10
         Epochs of pretraining, and with "stacked" of each pair of layers. 0 skips
         pretraining: the mixture then starts on the embedding of an untrained network.
-        More is not better on small data, where the groups get tangled as the
-        reconstruction improves; tens of thousands of rows bear 60 epochs.
+        More is not better on small data, where groups get mixed up as the
+        reconstruction improves; with tens of thousands of samples 60 epochs pay.
 
     pretrain_learning_rate_init : float or "auto", default="auto"
-        Learning rate of pretraining, in a unit of its own whatever the scale of X, and
-        cut to n_features / 8 of it with fewer than 8 features. "auto" is 1, raised to
-        at most n_features / 100 where three epochs have learned next to nothing. With
-        "vae" it is Adam's rate as it stands, and "auto" is `learning_rate_init`.
+        Learning rate of pretraining, independent of the scale of X, and multiplied by
+        n_features / 8 with fewer than 8 features. "auto" is 1, increased to at most
+        n_features / 100 where three epochs have learned next to nothing. With "vae" it
+        is the learning rate of Adam, and "auto" is `learning_rate_init`.
 
     embedding : transformer or None, default=None
-        What the encoder learns to imitate before the mixture is fitted: ``TSNE()`` with
-        `latent_dim` 2, ``umap.UMAP(n_components=10, min_dist=0.0, n_jobs=1)`` (extra
-        ``umap``), or any transformer whose `fit_transform` gives at most `latent_dim`
-        columns; other dimensions start at zero. Neighborhoods often hold the groups
-        better. The encoder sees X: scale it before `fit`, not in the transformer.
+        Embedding whose coordinates the encoder learns before the mixture is fitted:
+        ``TSNE()`` with `latent_dim` 2, ``umap.UMAP(n_components=10, min_dist=0.0,
+        n_jobs=1)`` (extra ``umap``), or any transformer whose `fit_transform` gives at
+        most `latent_dim` columns; the other dimensions start at zero. Embeddings of
+        neighborhoods often separate groups better. The encoder gets X itself: scale it
+        before `fit`, not in the transformer.
 
     embedding_input : {"data", "autoencoder"}, default="data"
-        What `embedding` sees: the rows of X, averages where entries are missing, and
-        there is no pretraining; or their embedding by the pretrained autoencoder.
+        What `embedding` is fitted on: X, missing entries replaced by the mean of the
+        feature, and there is no pretraining; or the embedding of X by the pretrained
+        autoencoder.
 
     embedding_max_samples : int, default=20000
-        Most rows that `embedding` sees, chosen at random.
+        Maximum number of samples that `embedding` is fitted on, chosen at random.
 
     embedding_max_iter : int, default=50
-        Epochs, over the rows that `embedding` saw, of learning its coordinates.
+        Epochs, over these samples, of learning the coordinates.
 
     init : {"kmeans", "gmm", "random"}, array-like of int or clusterer, default="kmeans"
-        What the mixture starts from, on the embedding of the pretrained encoder, or of
-        200,000 rows at random if there are more and no labels are given:
+        Partition of the pretrained embedding that the mixture starts from: its weights,
+        means and variances are those of the groups. With more than 200,000 samples, and
+        unless labels are given, it is a partition of as many random ones.
 
-        - "kmeans": weights, means and variances of the best of `n_init` partitions;
-        - "gmm": expectation-maximization, the best of `n_init` runs, likelier but often
-          a worse partition;
-        - "random": random rows as means;
-        - labels of shape (n_samples,): the moments of that partition. Negative labels
-          are rows that belong to no group;
-        - a scikit-learn clusterer: the moments of what a clone of it finds.
+        - "kmeans": k-means, the best of `n_init` runs;
+        - "gmm": a Gaussian mixture by expectation-maximization, the best of `n_init`
+          runs; likelier, but often a worse partition;
+        - "random": the nearest of `n_clusters` random samples;
+        - array-like of shape (n_samples,): these labels. Negative labels stand for
+          noise: such samples belong to no group;
+        - a scikit-learn clusterer: the labels that a clone of it gives.
 
     n_init : int, default=10
-        Restarts of "kmeans" and "gmm". A single one can hide a good embedding.
+        Number of runs of "kmeans" and "gmm". With a single one chance decides.
 
     warmup_max_iter : int, default=3
-        Epochs in which only the decoder and the variances of the posterior learn, so
-        that their first gradients cannot pull at the pretrained embedding.
+        Epochs in which only the decoder and the variances of the posterior are trained,
+        so that their first gradients do not change the pretrained embedding.
 
     responsibilities : {"expected", "sampled"}, default="expected"
-        How q(c|x) is found. "expected" is the exact maximizer of the bound. "sampled"
-        is the paper's average of p(c|z) over the draws of z, a looser bound.
+        How q(c|x) is computed. "expected" is the exact maximizer of the ELBO. "sampled"
+        is the paper's average of p(c|z) over the draws of z, which gives a looser
+        bound.
 
     n_draws : int, default=1
-        Draws of z per row and step in training.
+        Draws of z per sample and step in training.
 
     beta : float, default=1.0
-        Weight of the latent terms of the bound in training. Below 1 the reconstruction
-        counts more and clusters dissolve less; scores are the true bound in any case.
+        Weight of the latent terms of the ELBO in training. Below 1 the reconstruction
+        counts more and fewer clusters dissolve; scores are the ELBO in any case.
 
     max_iter : int, default=300
-        Most epochs of the last stage.
+        Maximum number of epochs of the last stage.
 
     batch_size : int or "auto", default="auto"
-        Rows per step. "auto" is a 32nd of the rows, at least 16 and at most 256. In
-        pretraining and catching up, rows that make fewer than 8 steps are visited
+        Samples per step. "auto" is a 32nd of the samples, at least 16 and at most 256.
+        In the stages before the last, samples that make fewer than 8 steps are visited
         more than once per epoch.
 
     learning_rate_init : float, default=1e-3
-        Learning rate of Adam in the last stage. On big data a lower rate, such as 2e-4,
-        keeps more of what pretraining found.
+        Learning rate of Adam in the last stage. With tens of thousands of samples a
+        lower rate, such as 2e-4, keeps more of what pretraining found.
 
     mixture_learning_rate_init : float or None, default=None
         Learning rate of the mixture in the last stage; None for `learning_rate_init`.
-        Adam's steps do not shrink with `beta`: where the start is good, as on big data,
-        1e-5 keeps the mixture near it.
+        Adam's steps do not shrink with `beta`: where the start is good, as on large
+        data, 1e-5 keeps the mixture near it.
 
     tol : float, default=0.1
         The last stage has converged when, for `n_iter_no_change` epochs in a row, none
-        raised the best ELBO by `tol` nats per row. 0 uses the whole budget.
+        raised the best ELBO by `tol` nats per sample. With 0 it runs for `max_iter`
+        epochs.
 
     n_iter_no_change : int, default=10
         See `tol`.
 
     early_stopping : bool, default=False
-        Whether to hold out a `validation_fraction` of the rows, to let their ELBO
-        decide about convergence, and to return the best model by it, the one at the
-        start of the last stage included. Other than the trace `validation_scores_`, all
-        results are for all rows.
+        Whether to hold out a `validation_fraction` of the samples, to let their ELBO
+        decide about convergence, and to return the model with the best one, that at the
+        start of the last stage included. Other than `validation_scores_`, all results
+        are for all samples.
 
     validation_fraction : float, default=0.1
-        Fraction of the rows that `early_stopping` holds out.
+        Fraction of the samples that `early_stopping` holds out.
 
     reg_covar : float, default=1e-6
-        Least variance of a component in the latent space.
+        Minimum variance of a component in the latent space.
 
     warm_start : bool, default=False
         Whether `fit` continues the last stage from the fitted state, if there is one,
@@ -189,16 +197,18 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         `init_labels_` are the clusters at its start.
 
     device : str, default="auto"
-        Where to compute: "cpu", "cuda", "cuda:1", "mps", or "auto" for the first of
-        CUDA, MPS and CPU that is there.
+        Device to compute on: "cpu", "cuda", "cuda:1", "mps", or "auto" for the first
+        available of CUDA, MPS and CPU.
 
     precision : {"float32", "bfloat16", "float64"}, default="float32"
-        Arithmetic of the networks. "bfloat16" uses it in the hidden layers only; where
-        the hardware is no faster in it, float32 takes its place, and `fit` warns.
+        Floating-point type of the networks. "bfloat16" is used in the hidden layers
+        only; where the hardware is no faster in it, float32 takes its place, with a
+        warning.
 
     random_state : int, RandomState instance or None, default=None
-        Seed of the initial weights, of the order of the rows, of the draws of z and of
-        the initial mixture. An int uses no global generator; None draws from NumPy's.
+        Seed of the initial weights, of the order of the samples, of the draws of z and
+        of the initial mixture. An int uses no global generator; None draws from
+        NumPy's.
 
     verbose : int, default=0
         Print a line every `verbose` epochs.
@@ -206,7 +216,8 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
     Attributes
     ----------
     labels_ : ndarray of shape (n_samples,)
-        Cluster of each row; they are numbered by the weight of their rows, most first.
+        Cluster of each training sample. Clusters are numbered by the total weight of
+        their samples, the largest first.
 
     weights_ : ndarray of shape (n_clusters,)
         Mixture weights; they sum to one.
@@ -224,42 +235,44 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         Noise variance of the Gaussian likelihood, in the squared unit of X.
 
     lower_bound_ : float
-        Mean ELBO of the training rows under the fitted model, the same as `score`.
+        Mean ELBO of the training samples under the fitted model, the same as `score`.
 
     lower_bounds_ : list of float
         Mean ELBO of each epoch of the last stage, while the model was changing.
 
     reconstruction_terms_ : list of float
-        The part E[log p(x|z)] of `lower_bounds_`; the rest are the latent terms.
+        The term E[log p(x|z)] of `lower_bounds_`; the rest are the latent terms.
 
     loss_curve_ : list of float
-        Negative bound of each epoch of the last stage, latent terms weighed by `beta`.
+        Negative ELBO of each epoch of the last stage, latent terms weighted by `beta`.
 
     validation_scores_ : list of float
-        Mean ELBO of the rows held out, each epoch. Empty without `early_stopping`.
+        Mean ELBO of the validation samples after each epoch. Empty without
+        `early_stopping`.
 
     pretrain_loss_curve_ : list of float
         Fraction of the variance of X that the autoencoder left unexplained, each epoch
-        of pretraining and of imitating `embedding`.
+        of pretraining and of learning `embedding`.
 
     embedding_loss_curve_ : list of float
-        The same of the coordinates to imitate. Empty without `embedding`.
+        Fraction of the variance of the coordinates of `embedding` that the encoder left
+        unexplained. Empty without `embedding`.
 
     init_labels_ : ndarray of shape (n_samples,)
-        Cluster of each row under the initial mixture alone, numbered as `labels_`.
+        Cluster of each sample under the initial mixture alone, numbered as `labels_`.
 
     converged_ : bool
         Whether the last stage met `tol` within `max_iter`.
 
     n_effective_clusters_ : float
-        How many clusters of equal size would be as varied: the exponential of the
-        entropy of the mean responsibilities, from 1 to K.
+        Exponential of the entropy of the mean responsibilities: the number of clusters
+        of equal size that have the same entropy, from 1 to K.
 
     n_iter_ : int
-        Epochs of the last stage.
+        Number of epochs of the last stage.
 
     n_samples_seen_ : int
-        Rows of positive weight that were learned from: those of the last `fit` and of
+        Number of training samples of positive weight, those of the last `fit` and of
         every `partial_fit` since then.
 
     n_features_in_ : int
@@ -275,7 +288,8 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
 
     Notes
     -----
-    Predictions are deterministic: to the last bit the same, whatever rows come along.
+    Predictions are deterministic and do not depend on the other samples, to the last
+    bit. They read `weights_`, `means_`, `covariances_` and `noise_variance_`.
 
     References
     ----------
@@ -375,7 +389,7 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
     def fit(
         self, X: ArrayLike, y: object = None, sample_weight: ArrayLike | None = None
     ) -> Self:
-        """Learn networks and mixture from X.
+        """Fit networks and mixture to X.
 
         An interrupt from the keyboard during the last stage ends it with a warning,
         keeps what was learned so far and does not reach the caller; in an earlier stage
@@ -384,15 +398,15 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Training rows. Sparse ones are made dense batch by batch, never as a whole.
-            NaN is a missing entry, in dense rows.
+            Training samples. A sparse X is made dense batch by batch, never as a whole.
+            NaN is a missing entry, in a dense X.
         y : object, default=None
-            Never learned from. It only reaches the callbacks set by `set_callbacks`,
-            such as :class:`~sklearn.callback.ScoringMonitor`, to judge each epoch by.
+            Ignored in training. It only reaches the callbacks set by `set_callbacks`,
+            such as :class:`~sklearn.callback.ScoringMonitor`, to evaluate each epoch.
         sample_weight : array-like of shape (n_samples,), default=None
-            What each row counts, in all that is averaged or summed over rows; None for
-            all alike. Only the ratios matter. Rows of weight zero are as if they were
-            not there, except that they get a label.
+            Weights of the samples, in all averages and sums over samples; None for
+            equal ones. Only their ratios matter. Samples of weight zero are not trained
+            on, but get a label.
 
         Returns
         -------
@@ -402,10 +416,10 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         Raises
         ------
         ValueError
-            If a row or a feature of X has no value at all; if X or its weights do not
-            suit a parameter: fewer rows than clusters, values outside [0, 1] for the
-            Bernoulli likelihood, an `init` or a fitted state that does not match; or if
-            training meets a loss that is not finite.
+            If a sample or a feature of X is missing as a whole; if X or its weights do
+            not suit a parameter: fewer samples than clusters, values outside [0, 1] for
+            the Bernoulli likelihood, an `init` or a fitted state that does not match;
+            or if training meets a loss that is not finite.
         """
         resumes = self.warm_start and hasattr(self, "_network_state")
         # Before the state to go back to: callbacks are told of the end of a failure.
@@ -433,16 +447,16 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
     def fit_predict(
         self, X: ArrayLike, y: object = None, sample_weight: ArrayLike | None = None
     ) -> NDArray[np.int64]:
-        """Fit to X and return the cluster of each row, the same as `predict` of X.
+        """Fit to X and return the cluster of each sample, the same as `predict` of X.
 
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Training rows.
+            Training samples.
         y : object, default=None
             For callbacks only, as in `fit`.
         sample_weight : array-like of shape (n_samples,), default=None
-            What each row counts, as in `fit`.
+            Weights of the samples, as in `fit`.
 
         Returns
         -------
