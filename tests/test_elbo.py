@@ -1,7 +1,10 @@
+"""The evidence lower bound against torch.distributions, exact marginals and draws."""
+
 import math
 
 import pytest
 import torch
+from torch import nn
 from torch.autograd import gradcheck
 from torch.distributions import (
     Categorical,
@@ -12,17 +15,18 @@ from torch.distributions import (
     kl_divergence,
 )
 
-from skvade._likelihoods import gaussian_log_density
-from skvade._mixture import MixturePrior
-from skvade._objective import (
+from skvade._model.elbo import (
     Posterior,
     elbo,
-    latent_entropy,
     log_importance_weights,
     log_responsibilities,
     mixture_term,
+    posterior_entropy,
     reparameterize,
+    squared_error,
 )
+from skvade._model.likelihoods import gaussian_log_prob
+from skvade._model.prior import DiagonalMixturePrior
 
 LOG_NOISE = torch.tensor(-2.0, dtype=torch.float64)
 
@@ -39,28 +43,28 @@ def latent_mixture(prior):
     return MixtureSameFamily(Categorical(logits=prior.logits), components(prior))
 
 
-def sigma_points(n_rows, latent_dim):
-    """Noise of mean 0 and covariance 1: exact for polynomials of degree two."""
+def sigma_points(n_samples, latent_dim):
+    """Make noise of mean 0 and covariance 1: exact for polynomials of degree two."""
     points = math.sqrt(latent_dim) * torch.eye(latent_dim, dtype=torch.float64)
-    return torch.cat([points, -points])[:, None].expand(-1, n_rows, -1)
+    return torch.cat([points, -points])[:, None].expand(-1, n_samples, -1)
 
 
 def bound_at(x, posterior, prior, decode, noise, sampled=False):
-    """The ELBO of rows x under N(x | decode(z), exp(LOG_NOISE))."""
+    """Compute the ELBO of samples x under N(x | decode(z), exp(LOG_NOISE))."""
     draws = reparameterize(posterior, noise)
-    density = gaussian_log_density(x, decode(draws), LOG_NOISE)
-    return elbo(density, posterior, prior, draws if sampled else None)
+    log_likelihood = gaussian_log_prob(x, decode(draws), LOG_NOISE)
+    return elbo(log_likelihood, posterior, prior, draws if sampled else None)
 
 
 # --- Draws of z ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("n_rows_of_noise", [1, 5])
+@pytest.mark.parametrize("n_noise_samples", [1, 5])
 def test_draws_have_the_moments_of_the_posterior(
-    make_posterior, normal, assert_is_mean, n_rows_of_noise
+    make_posterior, normal, assert_is_mean, n_noise_samples
 ):
     posterior = make_posterior()
-    z = reparameterize(posterior, normal(40_000, n_rows_of_noise, 3))
+    z = reparameterize(posterior, normal(40_000, n_noise_samples, 3))
     assert z.shape == (40_000, 5, 3)
     assert_is_mean(posterior.mean, z)
     assert_is_mean(posterior.log_variance.exp(), (z - posterior.mean) ** 2)
@@ -69,17 +73,17 @@ def test_draws_have_the_moments_of_the_posterior(
 # --- Each term ----------------------------------------------------------------------
 
 
-def test_entropy(make_posterior):
+def test_entropy_is_that_of_torch(make_posterior):
     posterior = make_posterior()
     torch.testing.assert_close(
-        latent_entropy(posterior), diagonal(*posterior).entropy()
+        posterior_entropy(posterior), diagonal(*posterior).entropy()
     )
 
 
 def test_entropy_is_the_mean_over_draws(make_posterior, normal, assert_is_mean):
     posterior = make_posterior()
     z = reparameterize(posterior, normal(40_000, 5, 3))
-    assert_is_mean(latent_entropy(posterior), -diagonal(*posterior).log_prob(z))
+    assert_is_mean(posterior_entropy(posterior), -diagonal(*posterior).log_prob(z))
 
 
 @pytest.mark.parametrize("n_draws", [None, 1, 6])
@@ -138,7 +142,9 @@ def test_sampled_responsibilities_are_posteriors_of_the_mixture(
     torch.testing.assert_close(actual, expected)
 
 
-def test_expected_responsibilities_beat_all_others(make_prior, make_posterior, normal):
+def test_expected_responsibilities_maximize_the_bound(
+    make_prior, make_posterior, normal
+):
     prior, posterior = make_prior(), make_posterior()
     log_joint = prior.expected_log_joint(posterior.mean, posterior.log_variance.exp())
     optimum = log_responsibilities(prior, posterior)
@@ -156,14 +162,16 @@ def test_expected_responsibilities_beat_all_others(make_prior, make_posterior, n
 def test_expected_bound_is_tighter_than_the_sampled_one(
     make_prior, make_posterior, normal, n_draws
 ):
-    prior, posterior = make_prior(), make_posterior(n_rows=200)
+    prior, posterior = make_prior(), make_posterior(n_samples=200)
     draws = reparameterize(posterior, normal(n_draws, 200, 3))
     gain = mixture_term(prior, posterior) - mixture_term(prior, posterior, draws)
     assert (gain >= -1e-12).all()
     assert gain.max() > 0.1
 
 
-def test_sampled_tends_to_expected_as_the_posterior_narrows(make_prior, normal):
+def test_sampled_responsibilities_tend_to_expected_ones_as_the_posterior_narrows(
+    make_prior, normal
+):
     prior, mean = make_prior(), normal(50, 3)
     differences = []
     for variance in (1e-2, 1e-4, 1e-10):
@@ -188,7 +196,7 @@ def test_one_component_gives_the_divergence_of_a_plain_vae(make_prior, make_post
 
 def test_standard_normal_component_gives_the_textbook_divergence(make_posterior):
     posterior = make_posterior()
-    prior = MixturePrior(1, 3, reg_covar=0).double()
+    prior = DiagonalMixturePrior(1, 3, reg_covar=0).double()
     mean, log_variance = posterior
     textbook = 0.5 * (1 + log_variance - mean**2 - log_variance.exp()).sum(-1)
     terms = elbo(torch.zeros(1, 5), posterior, prior)
@@ -207,13 +215,13 @@ def test_latent_terms_are_at_most_minus_the_divergence_from_the_mixture(
 
 
 def orthogonal_decoder(normal, n_features=5, latent_dim=3):
-    """A matrix (L, D) with orthogonal rows of different lengths, and an offset."""
+    """Make a matrix (L, D) with orthogonal rows of unequal lengths, and an offset."""
     directions = torch.linalg.qr(normal(n_features, latent_dim)).Q.T
     return directions * normal(latent_dim, 1), normal(n_features)
 
 
 def exact_posterior(x, prior, matrix, offset):
-    """p(z|x) of a linear decoder with orthogonal directions: it is diagonal."""
+    """Compute p(z|x) of a linear decoder with orthogonal directions: it is diagonal."""
     precision = prior.log_variances[0].neg().exp()
     noise = LOG_NOISE.exp()
     posterior_precision = precision + matrix.square().sum(1) / noise
@@ -223,7 +231,7 @@ def exact_posterior(x, prior, matrix, offset):
 
 
 def marginals(prior, matrix, offset):
-    """p(x|c) of a linear decoder, for all components at once."""
+    """Compute p(x|c) of a linear decoder, for all components at once."""
     variances = prior.log_variances.exp()
     covariances = matrix.T @ (variances[:, :, None] * matrix)
     noise = LOG_NOISE.exp() * torch.eye(len(offset), dtype=torch.float64)
@@ -258,13 +266,13 @@ def test_bound_is_at_most_the_marginal_of_a_mixture(make_prior, normal, sampled)
 
 
 def importance_weights(x, prior, decode, z, proposal):
-    """Logarithms of p(x, z) / proposal(z), (S, B)."""
+    """Compute the logarithms of p(x, z) / proposal(z), (S, B)."""
     log_likelihood = diagonal(decode(z), LOG_NOISE.expand(x.shape[1])).log_prob(x)
     return latent_mixture(prior).log_prob(z) + log_likelihood - proposal.log_prob(z)
 
 
 def best_posterior(x, prior, decode, noise):
-    """The posterior of the highest bound: the hardest test of an upper limit."""
+    """Find the posterior of the highest bound: the hardest test of an upper limit."""
     start = torch.zeros(2, len(x), 3, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([start], max_iter=50)
 
@@ -279,7 +287,7 @@ def best_posterior(x, prior, decode, noise):
 
 
 def test_bound_is_at_most_an_importance_weighted_estimate(make_prior, normal):
-    """The estimate's relative error is the deviation of the weights over sqrt(S)."""
+    """The relative error of the estimate is the weights' deviation over sqrt(S)."""
     prior, x, matrix = make_prior(), normal(5, 6) / 2, normal(3, 6) / 3
 
     def decode(z):
@@ -300,7 +308,7 @@ def test_bound_is_at_most_an_importance_weighted_estimate(make_prior, normal):
 @pytest.mark.parametrize("sampled", [False, True])
 def test_gradient_of_the_bound(make_prior, make_posterior, normal, sampled):
     prior, x, noise = make_prior(), normal(2, 5), normal(3, 2, 3)
-    posterior = [t.requires_grad_() for t in make_posterior(n_rows=2)]
+    posterior = [t.requires_grad_() for t in make_posterior(n_samples=2)]
     matrix = normal(3, 5).requires_grad_()
 
     def total(mean, log_variance, matrix, *_):
@@ -310,28 +318,52 @@ def test_gradient_of_the_bound(make_prior, make_posterior, normal, sampled):
     assert gradcheck(total, (*posterior, matrix, *prior.parameters()))
 
 
+# --- Squared error ------------------------------------------------------------------
+
+
+def test_squared_error_is_the_mean_over_features(normal):
+    x, output = normal(5, 4), normal(5, 4)
+    expected = [nn.functional.mse_loss(a, b) for a, b in zip(x, output, strict=True)]
+    torch.testing.assert_close(squared_error(x, output), torch.stack(expected))
+
+
+def test_squared_error_counts_all_observed_entries_alike(normal):
+    x, output = normal(6, 4), normal(6, 4)
+    mask = (normal(6, 4) > -0.5).double()
+    mask[0] = torch.tensor([1, 0, 0, 0])
+    errors = squared_error(x, output, mask)
+    expected = (output - x)[mask.bool()].square()
+    torch.testing.assert_close(errors.mean(), expected.mean())
+    changed = torch.where(mask.bool(), x, 1e6)
+    torch.testing.assert_close(squared_error(changed, output, mask), errors)
+    complete = squared_error(x, output, torch.ones_like(x))
+    torch.testing.assert_close(complete, squared_error(x, output))
+
+
 # --- Importance weights -------------------------------------------------------------
 
 
 def test_importance_weights_are_ratios_of_densities(make_prior, make_posterior, normal):
-    prior, posterior, density = make_prior(), make_posterior(), normal(7, 5)
+    prior, posterior, log_likelihood = make_prior(), make_posterior(), normal(7, 5)
     noise = normal(7, 5, 3)
     z = reparameterize(posterior, noise)
     expected = (
-        density + latent_mixture(prior).log_prob(z) - diagonal(*posterior).log_prob(z)
+        log_likelihood
+        + latent_mixture(prior).log_prob(z)
+        - diagonal(*posterior).log_prob(z)
     )
-    actual = log_importance_weights(density, noise, posterior, prior)
+    actual = log_importance_weights(log_likelihood, noise, posterior, prior)
     torch.testing.assert_close(actual, expected)
 
 
-def test_importance_weights_of_a_posterior_too_narrow_for_a_number(
+def test_importance_weights_are_right_where_the_variance_underflows(
     make_prior, make_posterior, normal
 ):
-    """The variance rounds to zero; its logarithm and the noise know more."""
-    prior, density, noise = make_prior(), normal(7, 5), normal(7, 5, 3)
+    """The variance rounds to zero, its logarithm does not."""
+    prior, log_likelihood, noise = make_prior(), normal(7, 5), normal(7, 5, 3)
     mean, log_variance = make_posterior()
     narrow = Posterior(mean, torch.full_like(log_variance, -2000.0))
     log_q = Normal(0.0, 1.0).log_prob(noise).sum(-1) + 0.5 * 2000 * 3
-    expected = density + latent_mixture(prior).log_prob(mean) - log_q
-    actual = log_importance_weights(density, noise, narrow, prior)
+    expected = log_likelihood + latent_mixture(prior).log_prob(mean) - log_q
+    actual = log_importance_weights(log_likelihood, noise, narrow, prior)
     torch.testing.assert_close(actual, expected)
