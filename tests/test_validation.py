@@ -1,0 +1,550 @@
+"""Parameters and data that `fit` and the predictions reject, and what they say."""
+
+import copy
+import re
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from missing_data import remove_entries
+from numpy.testing import assert_array_equal
+from scipy import sparse
+from sklearn.cluster import AgglomerativeClustering
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.manifold import TSNE
+from sklearn.utils._param_validation import InvalidParameterError
+from torch import nn
+
+from skvade import VaDEClusterer
+from skvade._validation import PARAMETER_CONSTRAINTS
+
+
+@pytest.fixture
+def no_accelerator(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+
+
+# --- Parameters ---------------------------------------------------------------------
+
+POSITIVE_INT = r"an int in the range \[1, inf\)"
+NON_NEGATIVE_INT = r"an int in the range \[0, inf\)"
+POSITIVE = r"a float in the range \(0(\.0)?, inf\)"
+NON_NEGATIVE = r"a float in the range \[0(\.0)?, inf\)"
+BOOLEAN = "an instance of 'bool'"
+
+# Parameter: what the message says it must be, and values that are not that.
+INVALID_VALUES = {
+    "n_clusters": (POSITIVE_INT, [0, -1, 2.0, "8", None, True]),
+    "latent_dim": (POSITIVE_INT, [0, 2.5, (10,)]),
+    "hidden_layer_sizes": (
+        "",
+        [8, "128", None, (), (8, 0), (8, 2.5), [[8, 4]], [True]],
+    ),
+    "activation": ("a str among {.*'relu'", ["elu", None, torch.nn.ReLU]),
+    "encoder": ("a callable", ["conv", 64, nn.Linear(5, 16)]),
+    "decoder": ("a callable", [(16, 8), nn.Linear(2, 5)]),
+    "likelihood": ("a str among {.*'bernoulli'", ["normal", None]),
+    "pretraining": ("a str among {.*'stacked'", ["greedy", None]),
+    "pretrain_max_iter": (NON_NEGATIVE_INT, [-1, 2.0, None, False]),
+    "pretrain_learning_rate_init": (
+        f"a str among {{'auto'}} or {POSITIVE}",
+        [0, -1.0, "adaptive", None],
+    ),
+    "embedding": (
+        "an object implementing 'fit_transform'",
+        ["umap", 3, AgglomerativeClustering, TSNE],
+    ),
+    "embedding_input": ("a str among {.*'data'", ["X", None]),
+    "embedding_max_samples": (POSITIVE_INT, [0, 0.5, None]),
+    "embedding_max_iter": (POSITIVE_INT, [0, 1.5]),
+    "init": (
+        "a str among {.*'kmeans'.*array-like",
+        ["k-means++", None, 3, AgglomerativeClustering],
+    ),
+    "n_init": (POSITIVE_INT, [0, "auto"]),
+    "warmup_max_iter": (NON_NEGATIVE_INT, [-1, 1.5]),
+    "responsibilities": ("a str among {.*'expected'", ["exact", None]),
+    "n_draws": (POSITIVE_INT, [0, 1.0]),
+    "beta": (POSITIVE, [0, -0.5, None, True]),
+    "max_iter": (POSITIVE_INT, [0, 10.0, None]),
+    "batch_size": (f"a str among {{'auto'}} or {POSITIVE_INT}", [0, 1.5, "all"]),
+    "learning_rate_init": (POSITIVE, [0.0, "constant"]),
+    "mixture_learning_rate_init": (f"{POSITIVE} or None", [0.0, "constant"]),
+    "tol": (NON_NEGATIVE, [-1e-3, None, False]),
+    "n_iter_no_change": (POSITIVE_INT, [0, np.inf]),
+    "early_stopping": (BOOLEAN, ["yes", None, 1]),
+    "validation_fraction": (r"a float in the range \(0(\.0)?, 1(\.0)?\)", [0, 1, True]),
+    "reg_covar": (NON_NEGATIVE, [-1e-6, "auto"]),
+    "warm_start": (BOOLEAN, ["no", None]),
+    "device": ("", ["tpu", "cuda:x", None, torch.device("cpu"), 0]),
+    "precision": ("a str among {.*'bfloat16'", ["float16", torch.float32, 32]),
+    "random_state": ("", [-1, 0.5, "seed"]),
+    "verbose": ("", [-1, "yes", 1.5]),
+}
+
+
+def test_every_parameter_has_a_constraint_and_invalid_values():
+    names = VaDEClusterer().get_params().keys()
+    assert INVALID_VALUES.keys() == names
+    assert PARAMETER_CONSTRAINTS.keys() == names
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [(name, value) for name, (_, values) in INVALID_VALUES.items() for value in values],
+)
+def test_invalid_parameter(make_estimator, X, name, value):
+    expected = INVALID_VALUES[name][0]
+    message = (
+        f"The '{name}' parameter of VaDEClusterer must be .*{expected}.*"
+        f"Got {re.escape(repr(value))} instead"
+    )
+    model = make_estimator().set_params(**{name: value})
+    with pytest.raises(ValueError, match=message):
+        model.fit(X)
+    assert not hasattr(model, "n_features_in_")
+
+
+def test_parameters_are_validated_before_the_data(make_estimator):
+    with pytest.raises(InvalidParameterError, match="n_clusters"):
+        make_estimator(n_clusters=0).fit("no samples")
+
+
+# --- Data ---------------------------------------------------------------------------
+
+
+def test_fewer_samples_than_clusters(make_estimator, X):
+    with pytest.raises(ValueError, match=r"n_samples=2 should be >= n_clusters=3"):
+        make_estimator().fit(X[:2])
+
+
+def test_fewer_training_samples_than_clusters_with_early_stopping(make_estimator, X):
+    message = (
+        r"n_samples=4 with 2 of them held out should be >= n_clusters=3\. "
+        r"Lower n_clusters or validation_fraction=0\.4"
+    )
+    with pytest.raises(ValueError, match=message):
+        make_estimator(early_stopping=True, validation_fraction=0.4).fit(X[:4])
+
+
+@pytest.mark.parametrize("scale, low, high", [(1, "-0.25", "0.75"), (1.5, "0", "1.5")])
+def test_bernoulli_samples_outside_the_unit_interval(
+    make_estimator, X_unit, scale, low, high
+):
+    X = scale * X_unit - 0.25 * (scale == 1)
+    message = (
+        r"likelihood='bernoulli' needs X in \[0, 1\]. "
+        f"Got values from {low} to {high} instead. "
+        "Scale X, for instance with MinMaxScaler, or use likelihood='gaussian'"
+    )
+    with pytest.raises(ValueError, match=message):
+        make_estimator(likelihood="bernoulli").fit(X)
+
+
+@pytest.mark.parametrize(
+    "method", ["predict", "predict_proba", "transform", "score_samples", "score"]
+)
+def test_wrong_number_of_features(fitted, X, method):
+    message = "X has 4 features, but VaDEClusterer is expecting 5 features as input"
+    with pytest.raises(ValueError, match=message):
+        getattr(fitted, method)(X[:, :4])
+
+
+@pytest.mark.parametrize("infinity", [np.inf, -np.inf])
+@pytest.mark.parametrize("method", ["fit", "predict"])
+def test_infinite_values(fitted, X, infinity, method):
+    X = np.where(np.arange(5) == 2, infinity, X)
+    with pytest.raises(ValueError, match="Input X contains infinity"):
+        getattr(copy.deepcopy(fitted), method)(X)
+
+
+@pytest.mark.parametrize("factor", [1e38, 1e40, 1e200, 1e-40])
+def test_scale_that_float32_cannot_express(make_estimator, X, factor):
+    with pytest.raises(ValueError, match=r"X has averages up to .* or rescale it"):
+        make_estimator().fit(factor * X)
+
+
+@pytest.mark.filterwarnings("error")
+def test_scale_that_float64_can_express(make_estimator, X):
+    model = make_estimator(precision="float64").fit(1e40 * X)
+    assert_array_equal(
+        model.labels_, make_estimator(precision="float64").fit(X).labels_
+    )
+
+
+@pytest.mark.parametrize(
+    "method", ["predict", "predict_proba", "transform", "score_samples", "score"]
+)
+def test_predictions_for_values_beyond_the_range_of_float32(fitted, X, method):
+    message = r"X has values up to .* Look for extreme values"
+    with pytest.raises(ValueError, match=message):
+        getattr(fitted, method)(1e40 * X)
+
+
+def test_samples_of_zero_weight_beyond_the_range_of_float32(make_estimator, X):
+    """They would get a label, and none can be computed."""
+    X = np.vstack([X, np.full((1, 5), 1e30)])
+    with pytest.raises(ValueError, match=r"X has values up to 1e\+30"):
+        make_estimator().fit(X, sample_weight=np.r_[np.ones(150), 0])
+
+
+def test_wrong_number_of_latent_coordinates(fitted, X):
+    message = "Z has 5 features, but VaDEClusterer is expecting latent_dim=2 features"
+    with pytest.raises(ValueError, match=message):
+        fitted.inverse_transform(X)
+
+
+@pytest.mark.parametrize(
+    "label, error, message",
+    [
+        (-1, ValueError, "label == -1, must be >= 0"),
+        (3, ValueError, "label == 3, must be <= 2"),
+        ("0", TypeError, "label must be an instance of int, not str"),
+        (1.5, TypeError, "label must be an instance of int, not float"),
+        (1.0, TypeError, "label must be an instance of int, not float"),
+        ([0], TypeError, "label must be an instance of int, not list"),
+    ],
+)
+def test_label_that_is_no_cluster(fitted, label, error, message):
+    with pytest.raises(error, match=message):
+        fitted.sample(label=label)
+
+
+@pytest.mark.parametrize("name", ["n_samples", "n_draws"])
+@pytest.mark.parametrize(
+    "value, error, message",
+    [
+        (0, ValueError, "== 0, must be >= 1"),
+        (-1, ValueError, "== -1, must be >= 1"),
+        (2.5, TypeError, "must be an instance of int, not float"),
+        ("3", TypeError, "must be an instance of int, not str"),
+    ],
+)
+def test_number_that_is_no_positive_int(fitted, X, name, value, error, message):
+    def call():
+        if name == "n_samples":
+            return fitted.sample(value)
+        return fitted.score_samples(X, n_draws=value)
+
+    with pytest.raises(error, match=f"{name} {message}"):
+        call()
+
+
+# --- Missing entries ----------------------------------------------------------------
+
+
+def with_missing(X, samples=(), feature=None):
+    """Copy X with all entries of some samples or of a feature missing."""
+    X = X.copy()
+    X[list(samples)] = np.nan
+    if feature is not None:
+        X[:, feature] = np.nan
+    return X
+
+
+@pytest.mark.parametrize(
+    "method", ["fit", "partial_fit", "predict", "transform", "score_samples", "impute"]
+)
+def test_samples_without_observed_entries(fitted, X, method):
+    model = copy.deepcopy(fitted)
+    before = dict(vars(model))
+    message = r"All entries of X are missing in row 7, 9\. Drop such rows"
+    with pytest.raises(ValueError, match=message):
+        getattr(model, method)(with_missing(X, [7, 9]))
+    assert vars(model) == before
+
+
+def test_many_samples_without_observed_entries(fitted, X):
+    with pytest.raises(ValueError, match=r"in row 0, 1, 2, 3, 4 and 145 more\. Drop"):
+        fitted.predict(with_missing(X, range(150)))
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_feature_without_observed_entries(make_estimator, X, method):
+    """In samples of positive weight, that is."""
+    message = r"All entries of X are missing in column 3\. A feature of which nothing"
+    with pytest.raises(ValueError, match=message):
+        getattr(make_estimator(), method)(with_missing(X, feature=3))
+    X = np.where(np.arange(150)[:, None] < 9, X, with_missing(X, feature=3))
+    with pytest.raises(ValueError, match=message):
+        getattr(make_estimator(), method)(X, sample_weight=np.arange(150) >= 9)
+
+
+def test_feature_that_is_missing_in_a_prediction_is_imputed(fitted, X):
+    assert not np.isnan(fitted.impute(with_missing(X, feature=3))).any()
+
+
+def test_infinity_beside_missing_entries(make_estimator, fitted, X_missing):
+    X = np.where(np.isnan(X_missing), np.inf, X_missing)
+    X[0, 0] = np.nan
+    for call in (
+        make_estimator().fit,
+        make_estimator().partial_fit,
+        fitted.predict,
+        fitted.impute,
+    ):
+        with pytest.raises(ValueError, match="Input X contains infinity"):
+            call(X)
+
+
+def test_incomplete_bernoulli_samples_outside_the_unit_interval(make_estimator, X_unit):
+    X_missing = remove_entries(X_unit)
+    X_missing[0] = [np.nan, 1.5, np.nan, np.nan, np.nan]
+    with pytest.raises(ValueError, match=r"Got values from 0 to 1\.5 instead"):
+        make_estimator(likelihood="bernoulli").fit(X_missing)
+
+
+def test_missing_entries_in_sparse_data(make_estimator, fitted, X_missing):
+    message = "Sparse X contains NaN. Missing entries are understood in dense X only"
+    for call in (
+        make_estimator().fit,
+        make_estimator().partial_fit,
+        fitted.predict,
+        fitted.impute,
+    ):
+        with pytest.raises(ValueError, match=message):
+            call(sparse.csr_array(X_missing))
+
+
+# --- The initial partition ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "init, message",
+    [
+        (np.arange(150), "array given as init has 150 groups .* fit n_clusters=3"),
+        (
+            np.zeros(149, int),
+            r"one label per sample, shape \(150,\). Got shape \(149,\)",
+        ),
+        (np.zeros(150), "must give integers. Got float64 instead"),
+        (np.full(150, -1), "puts no sample to train on into a group"),
+        (AgglomerativeClustering(4), "AgglomerativeClustering.* has 4 groups"),
+    ],
+)
+def test_initial_partition_that_does_not_fit(make_estimator, X, init, message):
+    with pytest.raises(ValueError, match=message):
+        make_estimator(init=init).fit(X)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_initial_labels_of_validation_samples_only(make_estimator, X, seed):
+    init = np.where(np.arange(150) == 0, 0, -1)
+    model = make_estimator(n_clusters=1, init=init, random_state=seed)
+    model.set_params(early_stopping=True, validation_fraction=0.95)
+    with pytest.raises(ValueError, match="init puts no sample to train on into"):
+        model.fit(X)
+
+
+# --- Devices ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:3", "mps"])
+def test_unavailable_device_is_an_error_in_fit(
+    make_estimator, X, no_accelerator, device
+):
+    message = f"device='{device}' is not available here.* Use device='auto'"
+    with pytest.raises(ValueError, match=message):
+        make_estimator(device=device).fit(X)
+
+
+@pytest.mark.parametrize("method", ["predict", "transform", "score", "reconstruct"])
+def test_unavailable_device_is_a_warning_in_predictions(
+    fitted, X, no_accelerator, method
+):
+    model = copy.deepcopy(fitted).set_params(device="cuda")
+    with pytest.warns(UserWarning, match="device='cuda' is not available here.* CPU"):
+        result = getattr(model, method)(X)
+    assert_array_equal(result, getattr(fitted, method)(X))
+
+
+def test_unavailable_device_as_argument_of_to_torch_is_an_error(fitted, no_accelerator):
+    with pytest.raises(ValueError, match="device='cuda' is not available here"):
+        fitted.to_torch("cuda")
+    with pytest.warns(UserWarning, match="not available here"):
+        copy.deepcopy(fitted).set_params(device="cuda").to_torch()
+
+
+# --- Training that fails ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "params, named",
+    [
+        ({"pretrain_learning_rate_init": 1e30}, "pretrain_learning_rate_init=1e+30"),
+        ({"learning_rate_init": 1e30}, "learning_rate_init=1e+30"),
+        (
+            {"learning_rate_init": 1e30, "warmup_max_iter": 0},
+            "learning_rate_init=1e+30",
+        ),
+    ],
+)
+def test_loss_that_is_not_finite(make_estimator, X, params, named):
+    message = f"not finite. Lower {re.escape(named)}, or rescale X"
+    with pytest.raises(ValueError, match=message):
+        make_estimator(**params).fit(X)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"pretrain_learning_rate_init": 1e30},
+        {"learning_rate_init": 1e30},
+        {"learning_rate_init": 1e30, "warm_start": True},
+        {"init": np.zeros(3, int)},
+        {"likelihood": "bernoulli"},
+        {"n_clusters": 701},
+    ],
+    ids=str,
+)
+def test_fit_that_fails_leaves_the_fitted_state(make_estimator, X, X_new, params):
+    model = make_estimator().fit(X)
+    before, responsibilities = dict(vars(model)), model.predict_proba(X)
+    params_before = model.get_params()
+    with pytest.raises(ValueError):
+        model.set_params(**params).fit(X_new)
+    model.set_params(**params_before)
+    assert vars(model).keys() == before.keys()
+    for name in before.keys() - params_before.keys():
+        assert vars(model)[name] is before[name]
+    assert_array_equal(model.predict_proba(X), responsibilities)
+
+
+@pytest.mark.filterwarnings("error")
+def test_warning_raised_as_an_error_leaves_the_fitted_state(make_estimator, X):
+    model = make_estimator().fit(X)
+    means = model.means_
+    with pytest.raises(ConvergenceWarning, match="Raise max_iter"):
+        model.set_params(tol=0.1).fit(X)
+    assert model.means_ is means
+
+
+def test_fit_that_fails_leaves_an_unfitted_estimator(make_estimator, X):
+    model = make_estimator(learning_rate_init=1e30)
+    before = dict(vars(model))
+    with pytest.raises(ValueError, match="not finite"):
+        model.fit(X)
+    assert vars(model) == before
+
+
+# --- Custom networks ----------------------------------------------------------------
+
+
+def make_linear(n_in, n_out):
+    return nn.Linear(n_in, n_out)
+
+
+def assert_fit_raises(model, X, error, message):
+    """Assert that fit raises, and that the estimator stays as it was."""
+    before = vars(model).copy()
+    with pytest.raises(error, match=message) as caught:
+        model.fit(X)
+    assert vars(model) == before
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "encoder, shape",
+    [
+        (lambda n, k: nn.Unflatten(1, (1, n)), r"\(2, 1, 5\)"),
+        (lambda n, k: nn.Flatten(0), r"\(10,\)"),
+        (
+            lambda n, k: nn.Sequential(nn.Flatten(0), nn.Unflatten(0, (1, 10))),
+            r"\(1, 10\)",
+        ),
+    ],
+)
+def test_encoder_of_another_shape(make_estimator, X, encoder, shape):
+    message = (
+        r"encoder\(n_features_in=5, latent_dim=2\) must build a module that takes "
+        r"samples of shape \(B, 5\) to features of shape \(B, H\).*"
+        rf"With B=2 it gave the shape {shape} instead\. Flatten"
+    )
+    assert_fit_raises(make_estimator(encoder=encoder), X, ValueError, message)
+
+
+@pytest.mark.parametrize(
+    "decoder, shape",
+    [
+        (lambda k, n: nn.Linear(k, 4), r"\(2, 4\)"),
+        (
+            lambda k, n: nn.Sequential(nn.Linear(k, n), nn.Unflatten(1, (1, n))),
+            r"\(2, 1, 5\)",
+        ),
+    ],
+)
+def test_decoder_of_another_shape(make_estimator, X, decoder, shape):
+    message = (
+        r"decoder\(latent_dim=2, n_features_in=5\) must build a module that takes "
+        r"points of shape \(B, 2\) to samples of shape \(B, 5\)\. "
+        rf"With B=2 it gave the shape {shape} instead\."
+    )
+    assert_fit_raises(make_estimator(decoder=decoder), X, ValueError, message)
+
+
+def test_shapes_are_checked_before_training(make_estimator, X, capsys):
+    model = make_estimator(decoder=lambda k, n: nn.Linear(k, 4), verbose=1)
+    assert_fit_raises(model, X, ValueError, "must build a module")
+    assert capsys.readouterr().out == ""
+
+
+def test_network_that_returns_no_tensor(make_estimator, X):
+    message = "must return a tensor. It returned an object of type tuple instead"
+    model = make_estimator(encoder=lambda n, k: nn.GRU(n, 8))
+    error = assert_fit_raises(model, X, TypeError, message)
+    assert "was called on a tensor of shape (2, 5)" in "".join(error.__notes__)
+
+
+def test_factory_that_returns_no_module(make_estimator, X):
+    message = r"must return a torch.nn.Module. Got 'a network' of type str instead"
+    model = make_estimator(encoder=lambda n, k: "a network")
+    assert_fit_raises(model, X, TypeError, message)
+
+
+def test_factory_of_other_arguments(make_estimator, X):
+    model = make_estimator(encoder=lambda n: None)
+    error = assert_fit_raises(model, X, TypeError, "positional")
+    (note,) = error.__notes__
+    assert "encoder(n_features_in=5, latent_dim=2), with encoder=<function" in note
+
+
+def test_network_for_another_number_of_features(make_estimator, X):
+    model = make_estimator(encoder=lambda n, k: nn.Linear(64, 8))
+    error = assert_fit_raises(model, X, RuntimeError, "cannot be mult")
+    note = "(n_features_in=5, latent_dim=2) was called on"
+    assert note in "".join(error.__notes__)
+
+
+@pytest.mark.parametrize("name", ["encoder", "decoder"])
+def test_module_in_the_place_of_a_factory(make_estimator, X, name):
+    message = "must be a callable that builds a module, not a module: clones and"
+    model = make_estimator(**{name: nn.Linear(5, 5)})
+    assert_fit_raises(model, X, ValueError, message)
+
+
+def test_stacked_pretraining_needs_the_default_networks(make_estimator, X):
+    model = make_estimator(pretraining="stacked", decoder=make_linear)
+    message = "Got a custom network as decoder. Use pretraining='autoencoder'"
+    assert_fit_raises(model, X, ValueError, message)
+
+
+def test_parameters_of_the_default_networks_are_ignored_with_a_warning(
+    make_estimator, X
+):
+    make = partial(make_estimator, encoder=make_linear, decoder=make_linear)
+    with pytest.warns(UserWarning, match="^hidden_layer_sizes has no effect: both"):
+        make().fit(X)
+    model = make(hidden_layer_sizes=[128, 64], activation="tanh")
+    with pytest.warns(UserWarning, match="^activation has no effect"):
+        model.partial_fit(X)
+    make(hidden_layer_sizes=[128, 64]).fit(X)
+
+
+def test_no_warning_where_a_default_network_is_used(make_estimator, X):
+    model = make_estimator(
+        encoder=make_linear, hidden_layer_sizes=(8,), activation="tanh"
+    )
+    model.fit(X)
