@@ -6,7 +6,6 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array, issparse
-from sklearn.preprocessing import StandardScaler
 from sklearn.utils import assert_all_finite
 
 __all__ = [
@@ -207,38 +206,68 @@ class DataSummary(NamedTuple):
 
 
 class _Moments:
-    """Mean and variance of each feature over all chunks, by StandardScaler.
+    """Weighted mean and variance of each feature, merged over chunks.
 
-    The chunks are first moved to a value in X, so that digits far from the origin are
-    kept and constant features vary by exactly zero.
+    By the update of Chan, Golub and LeVeque (1979). Deviations are measured from a
+    value in X, so that digits far from the origin are kept and constant features vary
+    by exactly zero.
     """
 
     def __init__(self, n_features: int) -> None:
-        self._scaler = StandardScaler()
-        self._origin: NDArray | None = None
-        self._n_features = n_features
+        self._origin = np.full(n_features, np.nan)
+        self._weight = np.zeros(n_features)  # of the observed entries
+        self._mean = np.zeros(n_features)  # of X - origin
+        self._squares = np.zeros(n_features)  # weighted sum around the mean
 
     def update(self, chunk: NDArray, sample_weight: NDArray | None) -> None:
-        if sample_weight is not None:
-            counted = sample_weight > 0
+        if sample_weight is None:
+            sample_weight = np.ones(len(chunk))
+        counted = sample_weight > 0
+        if not counted.all():
             chunk, sample_weight = chunk[counted], sample_weight[counted]
         if not len(chunk):
             return
-        if self._origin is None:
-            origin = np.fmin.reduce(chunk).astype(np.float64)
-            self._origin = np.nan_to_num(origin, nan=0.0)
-        with np.errstate(all="ignore"):  # overflow is detected in the result
-            self._scaler.partial_fit(chunk - self._origin, sample_weight=sample_weight)
+        unset = np.isnan(self._origin)
+        if unset.any():
+            self._origin[unset] = np.fmin.reduce(chunk)[unset]
+        with np.errstate(all="ignore"):  # `finish` detects overflow
+            moments = _weighted_moments(chunk - self._origin, sample_weight)
+            weight, mean, squares = moments
+            total = self._weight + weight
+            fraction = weight / np.where(total > 0, total, 1)
+            shift = mean - self._mean
+            self._squares += squares + self._weight * fraction * np.square(shift)
+            self._mean += fraction * shift
+            self._weight = total
 
     def finish(self) -> tuple[NDArray[np.float64], float]:
-        """Give the mean of each feature and the average variance of all entries."""
-        counts = np.broadcast_to(self._scaler.n_samples_seen_, self._n_features)
-        observed = counts > 0
-        mean = np.where(observed, self._origin + self._scaler.mean_, np.nan)
-        if not observed.any():
-            return mean, 0.0
-        variances = self._scaler.var_[observed]
-        return mean, float(np.average(variances, weights=counts[observed]))
+        """Give the mean of each feature and the average variance of all entries.
+
+        The mean is NaN for a feature without observed entries; what the arithmetic
+        cannot express is infinite.
+        """
+        with np.errstate(all="ignore"):
+            mean = self._origin + self._mean
+            total = self._weight.sum()
+            variance = self._squares.sum() / total if total > 0 else 0.0
+        mean[np.isnan(mean) & (self._weight > 0)] = np.inf
+        return mean, float(np.nan_to_num(variance, nan=np.inf, posinf=np.inf))
+
+
+def _weighted_moments(
+    deviation: NDArray[np.float64], sample_weight: NDArray[np.float64]
+) -> tuple[NDArray, NDArray, NDArray]:
+    """Sum weights and squares around the mean over the observed entries of a chunk."""
+    missing = np.isnan(deviation)
+    if missing.any():
+        weight = sample_weight @ ~missing
+        deviation[missing] = 0
+    else:
+        weight = np.full(deviation.shape[1], sample_weight.sum())
+    mean = sample_weight @ deviation / np.where(weight > 0, weight, 1)
+    deviation -= mean
+    deviation[missing] = 0
+    return weight, mean, sample_weight @ np.square(deviation)
 
 
 def _check_no_empty_samples(indices: NDArray) -> None:
