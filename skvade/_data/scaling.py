@@ -76,8 +76,13 @@ class WeightStatistics(NamedTuple):
 # --- Samples ------------------------------------------------------------------------
 
 
-def dense_samples(X: NDArray | csr_array, indices: Sequence[int] | NDArray) -> NDArray:
-    """Copy some samples into a dense array, whatever X is."""
+def dense_samples(
+    X: NDArray | csr_array, indices: Sequence[int] | NDArray | slice
+) -> NDArray:
+    """Give some samples as a dense array in C order, whatever X is.
+
+    An array of indices gives a copy, a slice may give a view.
+    """
     if not issparse(X):
         # np.take would first copy all of an X that is not contiguous.
         return np.ascontiguousarray(X[indices])
@@ -91,8 +96,8 @@ def _iter_chunks(X: NDArray | csr_array) -> Iterator[tuple[slice, NDArray]]:
     chunk_length = max(1, CHUNK_SIZE // n_features)
     for start in range(0, n_samples, chunk_length):
         rows = slice(start, min(start + chunk_length, n_samples))
-        chunk: Any = X[rows]
-        yield rows, chunk.toarray() if issparse(X) else chunk
+        # Sums over an array depend on its memory layout, in the last digits.
+        yield rows, dense_samples(X, rows)
 
 
 def _weights_of(sample_weight: NDArray | None, rows: slice) -> NDArray | None:
