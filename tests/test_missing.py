@@ -1,4 +1,4 @@
-"""NaN: entries that are missing, which count for nothing and are filled on request."""
+"""Missing entries, NaN: they count for nothing in training and can be imputed."""
 
 import warnings
 from typing import ClassVar
@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from incomplete import averaged, with_holes
+from missing_data import mean_imputed, remove_entries
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 from scipy.stats import entropy
@@ -18,45 +18,58 @@ from sklearn.pipeline import make_pipeline
 from torch import nn
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
-from skvade._batching import Rows, make_generator, place
-from skvade._inference import _fixed_noise, _normal_table
-from skvade._likelihoods import bernoulli_log_density, gaussian_log_density
-from skvade._matrix import UNIT, Standardization
-from skvade._networks import VaDE
-from skvade._objective import Posterior, reparameterize, squared_error
+from skvade._data.dataset import Dataset
+from skvade._data.device import make_generator, resolve_device
+from skvade._data.scaling import TARGET_STD, DataSummary, uniform_weights
+from skvade._inference import qmc_normal_samples, simplex_nodes
+from skvade._model.elbo import Posterior, reparameterize, squared_error
+from skvade._model.likelihoods import bernoulli_log_prob, gaussian_log_prob
+from skvade._model.module import VaDE
 
-# Few epochs on such rows may end without clusters, and the warning is right to say so.
+# A few epochs on such samples may end without clusters, and the warning is right.
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
 METHODS = ["predict_log_proba", "transform", "reconstruct", "score_samples"]
 
 
 @pytest.fixture(scope="module", params=["gaussian", "bernoulli"])
-def model_and_rows(request, make_estimator, X_unit):
-    """A model in float64 that was fitted to incomplete rows, and these."""
-    X_missing = with_holes(X_unit)
-    parameters = {"likelihood": request.param, "precision": "float64"}
-    return make_estimator(**parameters).fit(X_missing), X_missing
+def fitted_and_X(request, make_estimator, X_unit):
+    """A model in float64 that was fitted to incomplete samples, and these."""
+    X_missing = remove_entries(X_unit)
+    params = {"likelihood": request.param, "precision": "float64"}
+    return make_estimator(**params).fit(X_missing), X_missing
 
 
-# --- Mathematics --------------------------------------------------------------------
+def fit_scaling(X, center, sample_weight=None):
+    if sample_weight is None:
+        sample_weight = uniform_weights(len(X))
+    return DataSummary.from_array(X, sample_weight).scaling(center)
 
 
-def test_densities_are_those_of_the_observed_features(normal):
-    x, output, mask = normal(4, 6), normal(3, 4, 6), normal(4, 6) > 0
-    observed = mask.double()
-    log_variance = normal()
-    gaussian = gaussian_log_density(x, output, log_variance, observed)
-    bernoulli = bernoulli_log_density(x.sigmoid(), output, observed)
-    for i, of_row in enumerate(mask):
-        seen, given = x[i, of_row], output[:, i, of_row]
-        expected = gaussian_log_density(seen, given, log_variance)
+def make_dataset(X, center=True):
+    scaling, weights = fit_scaling(X, center), uniform_weights(len(X))
+    device_config = resolve_device("cpu", "float64")
+    has_missing = bool(np.isnan(X).any())
+    return Dataset.from_array(X, scaling, device_config, weights, has_missing)
+
+
+# --- Densities and errors -----------------------------------------------------------
+
+
+def test_log_prob_is_that_of_the_observed_features(normal):
+    x, output, observed = normal(4, 6), normal(3, 4, 6), normal(4, 6) > 0
+    mask, log_variance = observed.double(), normal()
+    gaussian = gaussian_log_prob(x, output, log_variance, mask)
+    bernoulli = bernoulli_log_prob(x.sigmoid(), output, mask)
+    for i, features in enumerate(observed):
+        x_i, output_i = x[i, features], output[:, i, features]
+        expected = gaussian_log_prob(x_i, output_i, log_variance)
         torch.testing.assert_close(gaussian[:, i], expected)
-        expected = bernoulli_log_density(seen.sigmoid(), given)
+        expected = bernoulli_log_prob(x_i.sigmoid(), output_i)
         torch.testing.assert_close(bernoulli[:, i], expected)
 
 
-def test_what_is_missing_has_no_gradient(normal):
+def test_squared_error_has_no_gradient_at_missing_entries(normal):
     output, observed = normal(4, 6).requires_grad_(), normal(4, 6) > 0
     squared_error(normal(4, 6), output, observed.double()).sum().backward()
     assert ((output.grad != 0) == observed).all()
@@ -64,85 +77,90 @@ def test_what_is_missing_has_no_gradient(normal):
 
 def test_squared_error_counts_observed_entries_alike(normal):
     x, output, observed = normal(9, 6), normal(9, 6), normal(9, 6) > 0
-    found = squared_error(x, output, observed.double()).mean()
-    torch.testing.assert_close(found, (x - output)[observed].square().mean())
+    mean = squared_error(x, output, observed.double()).mean()
+    torch.testing.assert_close(mean, (x - output)[observed].square().mean())
     complete = squared_error(x, output, torch.ones(9, 6, dtype=torch.float64))
     torch.testing.assert_close(complete, squared_error(x, output))
 
 
-@pytest.mark.parametrize("n_rows", [40, 50_000])
-def test_the_unit_is_that_of_the_observed_entries(n_rows):
-    X = with_holes(np.random.default_rng(1).normal(5, [1, 4, 9], (n_rows, 3)))
-    location, scale, average = Standardization.of(X, center=True)
+# --- Scaling ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_samples", [40, 50_000])
+def test_scaling_is_estimated_from_the_observed_entries(n_samples):
+    X = remove_entries(np.random.default_rng(1).normal(5, [1, 4, 9], (n_samples, 3)))
+    location, scale, feature_mean = fit_scaling(X, center=True)
     assert_allclose(location, np.nanmean(X, axis=0), rtol=1e-12)
     deviations = (X - location)[~np.isnan(X)]
-    assert_allclose(scale, np.sqrt(np.square(deviations).mean()) / UNIT, rtol=1e-9)
-    assert_array_equal(average, location)
-    uncentered = Standardization.of(X, center=False)
+    std = np.sqrt(np.square(deviations).mean())
+    assert_allclose(scale, std / TARGET_STD, rtol=1e-9)
+    assert_array_equal(feature_mean, location)
+    uncentered = fit_scaling(X, center=False)
     assert_array_equal(uncentered.location, np.zeros(3))
-    assert_array_equal(uncentered.average, average)
+    assert_array_equal(uncentered.feature_mean, feature_mean)
 
 
-def test_the_unit_of_weighted_rows_is_that_of_repeated_ones():
-    X = with_holes(np.random.default_rng(1).normal(5, [1, 4, 9], (60, 3)))
+def test_scaling_of_weighted_samples_is_that_of_repeated_ones():
+    X = remove_entries(np.random.default_rng(1).normal(5, [1, 4, 9], (60, 3)))
     weight = np.arange(60) % 4
-    found = Standardization.of(X, True, weight.astype(float))
-    expected = Standardization.of(np.repeat(X, weight, axis=0), True)
-    assert_allclose(found.location, expected.location)
-    assert_allclose(found.scale, expected.scale)
+    weighted = fit_scaling(X, True, weight.astype(float))
+    repeated = fit_scaling(np.repeat(X, weight, axis=0), True)
+    assert_allclose(weighted.location, repeated.location)
+    assert_allclose(weighted.scale, repeated.scale)
 
 
 def test_incomplete_constant_data_have_scale_one():
-    assert Standardization.of(with_holes(np.full((5000, 3), 0.1)), True).scale == 1
+    assert fit_scaling(remove_entries(np.full((5000, 3), 0.1)), True).scale == 1
 
 
-# --- Rows ---------------------------------------------------------------------------
+# --- Batches ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("center", [True, False])
-def test_the_average_stands_for_what_is_missing(X_missing, center):
-    standard = Standardization.of(X_missing, center)
-    rows = Rows.of(X_missing, standard, place("cpu", "float64"))
-    filled = np.where(np.isnan(X_missing), np.nanmean(X_missing, axis=0), X_missing)
-    for batch in rows.batches(40, make_generator(0)):
-        expected = (filled[batch.positions] - standard.location) / standard.scale
+def test_batches_hold_the_feature_mean_at_missing_entries(X_missing, center):
+    dataset = make_dataset(X_missing, center)
+    location, scale, _ = dataset.scaling
+    imputed = mean_imputed(X_missing)
+    for batch in dataset.iter_batches(40, make_generator(0)):
+        expected = (imputed[batch.indices] - location) / scale
         assert_allclose(batch.x, expected, atol=1e-12)
-        assert_array_equal(batch.observed, ~np.isnan(X_missing[batch.positions]))
-        assert batch.observed.dtype == torch.float64
+        assert_array_equal(batch.mask, ~np.isnan(X_missing[batch.indices]))
+        assert batch.mask.dtype == torch.float64
 
 
-def test_complete_rows_have_no_mask(X):
-    rows = Rows.of(X, Standardization.of(X, True), place("cpu", "float64"))
-    assert rows.take(np.arange(3)).observed is None
-    assert all(batch.observed is None for batch, _ in rows.chunks(256))
+def test_batches_of_complete_samples_have_no_mask(X):
+    dataset = make_dataset(X)
+    assert dataset.get_batch(np.arange(3)).mask is None
+    assert all(batch.mask is None for batch, _ in dataset.iter_padded_batches(256))
 
 
-# --- Answers ------------------------------------------------------------------------
+# --- Predictions --------------------------------------------------------------------
 
 
-def test_the_encoder_sees_what_the_model_expects(model_and_rows):
-    """That is what it reconstructs from an average in the place of what is missing."""
-    model, X_missing = model_and_rows
-    expected = model.reconstruct(averaged(X_missing))
-    filled = np.where(np.isnan(X_missing), expected, X_missing)
+def test_predictions_are_those_of_the_imputed_samples(fitted_and_X):
+    """Imputed by the reconstruction from the mean in the place of missing entries."""
+    model, X_missing = fitted_and_X
+    reconstructed = model.reconstruct(mean_imputed(X_missing))
+    X_imputed = np.where(np.isnan(X_missing), reconstructed, X_missing)
     for method in METHODS[:3]:
-        answer = getattr(model, method)(X_missing)
-        assert_allclose(answer, getattr(model, method)(filled), atol=1e-9)
-        of_average = getattr(model, method)(averaged(X_missing))
-        assert abs(answer - of_average).max() > 1e-3
-    assert (model.score_samples(X_missing) != model.score_samples(filled)).sum() > 100
+        result = getattr(model, method)(X_missing)
+        assert_allclose(result, getattr(model, method)(X_imputed), atol=1e-9)
+        of_means = getattr(model, method)(mean_imputed(X_missing))
+        assert abs(result - of_means).max() > 1e-3
+    scores = model.score_samples(X_missing)
+    assert (scores != model.score_samples(X_imputed)).sum() > 100
 
 
-def log_density_of(x, decoded, model):
-    """log p(x|z) of each entry, from what z is decoded to."""
+def entry_log_prob(x, decoded, model):
+    """Compute log p(x|z) of each entry from E[x|z]."""
     if model.likelihood == "gaussian":
         return Normal(decoded, model.noise_variance_**0.5).log_prob(x)
     return x * decoded.log() + (1 - x) * (1 - decoded).log()
 
 
-def test_a_missing_entry_takes_its_density_out_of_the_bound(model_and_rows):
-    """What is expected in its place leaves the posterior as it is: the rest cancels."""
-    model, X_missing = model_and_rows
+def test_elbo_lacks_the_log_prob_of_a_missing_entry(fitted_and_X):
+    """The posterior is that of the imputed sample, so all other terms cancel."""
+    model, X_missing = fitted_and_X
     x = np.nanmean(X_missing, axis=0)[None]
     missing = x.copy()
     missing[0, 2] = np.nan
@@ -152,59 +170,59 @@ def test_a_missing_entry_takes_its_density_out_of_the_bound(model_and_rows):
     module = model.to_torch()
     with torch.no_grad():
         posterior = Posterior(*module.encode(torch.from_numpy(x)))
-        draws = reparameterize(posterior, _fixed_noise(module))
+        draws = reparameterize(posterior, simplex_nodes(model.latent_dim))
         decoded = module.decode(draws)[..., 2]
-    log_density = log_density_of(torch.tensor(x[0, 2]), decoded, model)
-    assert_allclose(difference, log_density.mean(), rtol=1e-6)
+    log_prob = entry_log_prob(torch.tensor(x[0, 2]), decoded, model)
+    assert_allclose(difference, log_prob.mean(), rtol=1e-6)
 
 
-def test_the_weighted_bound_is_that_of_the_observed_entries(model_and_rows):
-    model, X_missing = model_and_rows
-    row, n_draws = X_missing[np.isnan(X_missing).any(1)][:1], 16
-    observed = ~np.isnan(row[0])
+def test_importance_weighted_bound_is_that_of_the_observed_entries(fitted_and_X):
+    model, X_missing = fitted_and_X
+    sample, n_draws = X_missing[np.isnan(X_missing).any(1)][:1], 16
+    observed = ~np.isnan(sample[0])
     module = model.to_torch()
     with torch.no_grad():
-        posterior = Posterior(*module.encode(torch.from_numpy(row)))
-        z = reparameterize(posterior, _normal_table(module, n_draws))
+        posterior = Posterior(*module.encode(torch.from_numpy(sample)))
+        noise = qmc_normal_samples(n_draws, model.latent_dim)
+        z = reparameterize(posterior, noise)
         decoded = module.decode(z)[:, 0, observed]
-    x = torch.from_numpy(row[0, observed])
-    log_density = log_density_of(x, decoded, model).sum(1)
-    fitted = model.weights_, model.means_, np.sqrt(model.covariances_)
-    weights, means, deviations = map(torch.from_numpy, fitted)
+    x = torch.from_numpy(sample[0, observed])
+    log_likelihood = entry_log_prob(x, decoded, model).sum(1)
+    parameters = model.weights_, model.means_, np.sqrt(model.covariances_)
+    weights, means, deviations = map(torch.from_numpy, parameters)
     components = Independent(Normal(means, deviations), 1)
     prior = MixtureSameFamily(Categorical(weights), components)
     q = Normal(posterior.mean, (posterior.log_variance / 2).exp())
-    log_ratios = log_density + (prior.log_prob(z) - q.log_prob(z).sum(-1))[:, 0]
+    log_ratios = log_likelihood + (prior.log_prob(z) - q.log_prob(z).sum(-1))[:, 0]
     expected = log_ratios.logsumexp(0) - np.log(n_draws)
-    found = model.score_samples(row, n_draws=n_draws)
-    assert_allclose(found, expected, rtol=1e-6)
+    bound = model.score_samples(sample, n_draws=n_draws)
+    assert_allclose(bound, expected, rtol=1e-6)
 
 
-def test_the_effective_clusters_are_those_of_what_is_predicted(model_and_rows):
-    model, X_missing = model_and_rows
-    predicted, of_average = (
-        np.exp(entropy(model.predict_proba(rows).mean(0)))
-        for rows in (X_missing, averaged(X_missing))
+def test_effective_clusters_are_those_of_the_predicted_responsibilities(fitted_and_X):
+    model, X_missing = fitted_and_X
+    predicted, of_means = (
+        np.exp(entropy(model.predict_proba(X).mean(0)))
+        for X in (X_missing, mean_imputed(X_missing))
     )
     assert model.n_effective_clusters_ == pytest.approx(predicted, rel=1e-9)
-    assert abs(of_average - predicted) > 1e-4
+    assert abs(of_means - predicted) > 1e-4
 
 
-def test_a_row_beyond_all_bounds(fitted):
-    row = np.array([[1e25, np.nan, 0, 0, 0]])
-    assert fitted.score_samples(row) == -np.inf
+def test_score_of_an_extreme_incomplete_sample_is_minus_infinity(fitted):
+    assert fitted.score_samples(np.array([[1e25, np.nan, 0, 0, 0]])) == -np.inf
 
 
-def test_what_is_expected_far_from_the_origin(make_estimator, X_missing):
-    """In float32 the model may not know the distance, or it would round there."""
+def test_imputation_is_exact_far_from_the_origin(make_estimator, X_missing):
+    """In float32 it must not be rounded in the units of the data."""
     near, far = make_estimator().fit(X_missing), make_estimator().fit(X_missing + 1e6)
     expected = near.transform(X_missing)
     assert_allclose(far.transform(X_missing + 1e6), expected, rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_answers_do_not_depend_on_the_rows_beside(model_and_rows, method):
-    model, X_missing = model_and_rows
+def test_predictions_do_not_depend_on_the_other_samples(fitted_and_X, method):
+    model, X_missing = fitted_and_X
     complete = np.where(np.isnan(X_missing), 0.5, X_missing)
     X = np.where(np.arange(len(X_missing))[:, None] % 2, X_missing, complete)
     together = getattr(model, method)(X)
@@ -212,41 +230,45 @@ def test_answers_do_not_depend_on_the_rows_beside(model_and_rows, method):
         assert_array_equal(getattr(model, method)(X[i : i + 1]), together[i : i + 1])
 
 
-def test_the_module_takes_nan_too(model_and_rows):
-    model, X_missing = model_and_rows
+# --- The module ---------------------------------------------------------------------
+
+
+def test_module_accepts_missing_entries(fitted_and_X):
+    model, X_missing = fitted_and_X
     with torch.no_grad():
-        found = model.to_torch()(torch.from_numpy(X_missing))
-    assert_allclose(found, model.predict_log_proba(X_missing), atol=1e-6)
+        log_responsibilities = model.to_torch()(torch.from_numpy(X_missing))
+    expected = model.predict_log_proba(X_missing)
+    assert_allclose(log_responsibilities, expected, atol=1e-6)
 
 
-def test_the_module_learns_nothing_from_what_it_expects(model_and_rows):
-    model, X_missing = model_and_rows
-    slopes = []
-    for step in ("seen", "filled"):
+def test_imputed_entries_carry_no_gradient(fitted_and_X):
+    model, X_missing = fitted_and_X
+    grads = []
+    for impute_first in (False, True):
         module, x = model.to_torch(), torch.from_numpy(X_missing)
-        if step == "filled":
-            x = module.likelihood.restore(module.seen(x).detach())
+        if impute_first:
+            x = module.likelihood.unstandardize(module.preprocess(x).detach())
         module(x)[:, 0].sum().backward()
-        slopes.append(module.encoder.mean.weight.grad)
-    torch.testing.assert_close(*slopes)
+        grads.append(module.encoder.mean.weight.grad)
+    torch.testing.assert_close(*grads)
 
 
-def test_the_module_can_be_mapped_and_exported(model_and_rows):
-    """No branch hangs on the rows."""
-    model, X_missing = model_and_rows
+def test_module_can_be_vectorized_and_exported(fitted_and_X):
+    """No branch depends on the samples."""
+    model, X_missing = fitted_and_X
     module, x = model.to_torch(), torch.from_numpy(X_missing)
-    mapped = torch.vmap(lambda row: module(row[None])[0])(x)
+    mapped = torch.vmap(lambda sample: module(sample[None])[0])(x)
     torch.testing.assert_close(mapped, module(x))
     exported = torch.export.export(module, (x,)).module()
-    for rows in (x, x.nan_to_num(0.5)):
-        torch.testing.assert_close(exported(rows), module(rows))
+    for samples in (x, x.nan_to_num(0.5)):
+        torch.testing.assert_close(exported(samples), module(samples))
 
 
 # --- Fitting ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "change",
+    "params",
     [
         {},
         {"likelihood": "bernoulli"},
@@ -258,9 +280,9 @@ def test_the_module_can_be_mapped_and_exported(model_and_rows):
         {"embedding": PCA(2), "pretrain_max_iter": 0},
     ],
 )
-def test_incomplete_rows_are_clustered(make_estimator, blobs, X_unit, change):
-    X_missing, y = with_holes(X_unit, 0.2), blobs[1]
-    model = make_estimator(**{"pretrain_max_iter": 40, **change}).fit(X_missing)
+def test_incomplete_samples_are_clustered(make_estimator, blobs, X_unit, params):
+    X_missing, y = remove_entries(X_unit, 0.2), blobs[1]
+    model = make_estimator(**{"pretrain_max_iter": 40, **params}).fit(X_missing)
     assert adjusted_rand_score(y, model.labels_) > 0.7
     assert_array_equal(model.predict(X_missing), model.labels_)
     assert model.score(X_missing) == pytest.approx(model.lower_bound_, rel=1e-12)
@@ -277,8 +299,8 @@ def test_pretraining_learns_the_observed_entries(
     assert curve[-1] < 0.97 * curve[0]
 
 
-class Watched(nn.Linear):
-    """A body that says in which mode it was asked."""
+class ModeRecorder(nn.Linear):
+    """A backbone that records in which mode it is called."""
 
     modes: ClassVar[list[bool]] = []
 
@@ -288,23 +310,24 @@ class Watched(nn.Linear):
 
 
 @pytest.mark.parametrize(
-    "change",
+    "params",
     [{}, {"pretraining": "vae"}, {"embedding": PCA(2), "pretrain_max_iter": 0}],
 )
-def test_what_a_step_expects_is_a_prediction(make_estimator, X, X_missing, change):
-    """In every stage, without the dropout that is for what is learned from."""
+def test_training_imputes_in_evaluation_mode(make_estimator, X, X_missing, params):
+    """In every stage, so without the dropout of the step itself."""
     model = make_estimator(
-        encoder=lambda n_features_in, _: Watched(n_features_in, 9), **change
+        encoder=lambda n_features_in, _: ModeRecorder(n_features_in, 9), **params
     )
-    for rows, passes_before in ((X_missing, {False}), (X, {False, True})):
-        Watched.modes.clear()
-        model.fit(rows)
-        steps = [i for i, learns in enumerate(Watched.modes) if learns]
-        assert {Watched.modes[i - 1] for i in steps} == passes_before
+    for samples, expected in ((X_missing, {False}), (X, {False, True})):
+        ModeRecorder.modes.clear()
+        model.fit(samples)
+        modes = ModeRecorder.modes
+        steps = [i for i, is_training in enumerate(modes) if is_training]
+        assert {modes[i - 1] for i in steps} == expected
 
 
 @pytest.mark.parametrize(
-    "change",
+    "params",
     [
         {"pretrain_max_iter": 0},
         {},
@@ -313,32 +336,34 @@ def test_what_a_step_expects_is_a_prediction(make_estimator, X, X_missing, chang
         {"embedding": PCA(2), "embedding_input": "autoencoder"},
     ],
 )
-def test_when_the_decoder_speaks_the_likelihood(
-    make_estimator, X_unit, monkeypatch, change
+def test_imputation_uses_the_likelihood_after_the_mixture_is_initialized(
+    make_estimator, X_unit, monkeypatch, params
 ):
-    """Not in pretraining, nor when the mixture starts: first the embedding, then it."""
-    pretrained, complete = [], VaDE.complete
+    """Before, the decoder's output is a standardized reconstruction."""
+    calls, impute = [], VaDE.impute
 
-    def spy(model, x, observed, pretrains):
-        pretrained.append(pretrains)
-        return complete(model, x, observed, pretrains)
+    def record(module, x, mask, pretraining=False):
+        calls.append(pretraining)
+        return impute(module, x, mask, pretraining)
 
-    monkeypatch.setattr(VaDE, "complete", spy)
-    make_estimator(likelihood="bernoulli", **change).fit(with_holes(X_unit))
-    n_before = sum(pretrained)
-    assert pretrained == [True] * n_before + [False] * (len(pretrained) - n_before)
-    assert n_before == 2 if change == {"pretrain_max_iter": 0} else n_before > 2
+    monkeypatch.setattr(VaDE, "impute", record)
+    make_estimator(likelihood="bernoulli", **params).fit(remove_entries(X_unit))
+    n_before = sum(calls)
+    assert calls == [True] * n_before + [False] * (len(calls) - n_before)
+    assert n_before == 2 if params == {"pretrain_max_iter": 0} else n_before > 2
 
 
-def test_incomplete_rows_in_a_stream_and_a_warm_start(make_estimator, X, X_missing):
+def test_incomplete_samples_in_partial_fit_and_a_warm_start(
+    make_estimator, X, X_missing
+):
     model = make_estimator(warm_start=True).partial_fit(X_missing).partial_fit(X)
-    model.partial_fit(with_holes(X, 0.5)).fit(X_missing)
+    model.partial_fit(remove_entries(X, 0.5)).fit(X_missing)
     assert np.isfinite(model.score(X_missing))
     assert model.n_iter_ == 3
 
 
 @pytest.mark.parametrize(
-    "contain",
+    "convert",
     [
         lambda X: X.astype(np.float32),
         pd.DataFrame,
@@ -348,13 +373,13 @@ def test_incomplete_rows_in_a_stream_and_a_warm_start(make_estimator, X, X_missi
     ],
     ids=["float32", "frame", "None", "pandas.NA", "list"],
 )
-def test_ways_to_say_that_an_entry_is_missing(make_estimator, X_missing, contain):
-    model = make_estimator().fit(contain(X_missing))
+def test_representations_of_missing_entries(make_estimator, X_missing, convert):
+    model = make_estimator().fit(convert(X_missing))
     assert_array_equal(model.labels_, make_estimator().fit(X_missing).labels_)
-    assert not np.isnan(model.impute(contain(X_missing))).any()
+    assert not np.isnan(model.impute(convert(X_missing))).any()
 
 
-def test_a_memory_map_with_holes(make_estimator, X_missing, tmp_path):
+def test_memory_map_with_missing_entries(make_estimator, X_missing, tmp_path):
     np.save(tmp_path / "X.npy", X_missing)
     mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
     assert_array_equal(
@@ -362,33 +387,33 @@ def test_a_memory_map_with_holes(make_estimator, X_missing, tmp_path):
     )
 
 
-# --- Filling ------------------------------------------------------------------------
+# --- Imputation ---------------------------------------------------------------------
 
 
-def test_impute_fills_the_holes_and_nothing_else(model_and_rows):
-    model, X_missing = model_and_rows
+def test_impute_fills_missing_entries_alone(fitted_and_X):
+    model, X_missing = fitted_and_X
     before = X_missing.copy()
-    filled = model.impute(X_missing)
+    imputed = model.impute(X_missing)
     missing = np.isnan(X_missing)
-    assert_array_equal(filled[~missing], X_missing[~missing])
-    assert_array_equal(filled[missing], model.reconstruct(X_missing)[missing])
+    assert_array_equal(imputed[~missing], X_missing[~missing])
+    assert_array_equal(imputed[missing], model.reconstruct(X_missing)[missing])
     assert_array_equal(X_missing, before)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_impute_keeps_the_type_of_the_numbers(fitted, X_missing, dtype):
+def test_impute_keeps_the_dtype(fitted, X_missing, dtype):
     assert fitted.impute(X_missing.astype(dtype)).dtype == dtype
 
 
-def test_imputing_complete_rows_gives_a_copy(fitted, X):
-    for rows in (X, sparse.csr_array(X)):
-        filled = fitted.impute(rows)
-        assert type(filled) is type(rows)
-        assert not np.shares_memory(filled.data, rows.data)
-        assert abs(filled - rows).max() == 0
+def test_impute_copies_complete_samples(fitted, X):
+    for samples in (X, sparse.csr_array(X)):
+        imputed = fitted.impute(samples)
+        assert type(imputed) is type(samples)
+        assert not np.shares_memory(imputed.data, samples.data)
+        assert abs(imputed - samples).max() == 0
 
 
-def test_impute_knows_the_names_of_the_features(make_estimator, X_missing):
+def test_impute_accepts_a_dataframe(make_estimator, X_missing):
     frame = pd.DataFrame(X_missing, columns=list("abcde"))
     model = make_estimator().fit(frame)
     with warnings.catch_warnings():
@@ -398,16 +423,16 @@ def test_impute_knows_the_names_of_the_features(make_estimator, X_missing):
         )
 
 
-def test_impute_beats_the_average(make_estimator, X, X_missing):
+def test_impute_is_better_than_the_mean(make_estimator, X, X_missing):
     missing = np.isnan(X_missing)
     model = make_estimator(pretrain_max_iter=40, max_iter=60).fit(X_missing)
     error = np.square(model.impute(X_missing) - X)[missing].mean()
-    of_average = np.square(np.nanmean(X_missing, axis=0) - X)[missing].mean()
-    assert error < 0.5 * of_average
+    of_means = np.square(np.nanmean(X_missing, axis=0) - X)[missing].mean()
+    assert error < 0.5 * of_means
 
 
-def test_imputing_first_is_another_model(make_estimator, X_missing):
-    """Filled entries would count as if they had been seen."""
+def test_fit_does_not_count_imputed_entries(make_estimator, X_missing):
+    """After an imputer they would count as if they had been observed."""
     imputed = make_pipeline(SimpleImputer(), make_estimator()).fit(X_missing)
     model = make_estimator().fit(X_missing)
     assert model.noise_variance_ != pytest.approx(imputed[-1].noise_variance_, rel=0.02)
