@@ -312,9 +312,10 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
             If `n_samples` is below 1 or `label` is not a cluster.
         """
         check_is_fitted(self)
-        n_clusters = len(self.weights_)
         check_scalar(n_samples, "n_samples", Integral, min_val=1)
-        weights = self.weights_
+        module = self._make_module(DeviceConfig(torch.device("cpu"), torch.float64))
+        weights = module.prior.log_weights.exp().numpy(force=True)
+        n_clusters = len(weights)
         if label is not None:
             check_scalar(label, "label", Integral, min_val=0, max_val=n_clusters - 1)
             weights = np.eye(n_clusters)[label]
@@ -323,7 +324,6 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         rng = check_random_state(random_state)
         c = np.repeat(np.arange(n_clusters), rng.multinomial(n_samples, weights))
         generator = make_generator(rng.randint(np.iinfo(np.int32).max))
-        module = self._make_module(DeviceConfig(torch.device("cpu"), torch.float64))
         with torch.inference_mode():
             z = module.prior.sample(torch.from_numpy(c), generator)
             X = module.likelihood.sample(module.decoder(z), generator)
