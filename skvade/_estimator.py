@@ -398,7 +398,8 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Training samples. A sparse X is made dense batch by batch, never as a whole.
+            Training samples. A sparse X is made dense batch by batch, or once on the
+            device where that has room for all of it.
             NaN is a missing entry, in a dense X.
         y : object, default=None
             Ignored in training. It only reaches the callbacks set by `set_callbacks`,

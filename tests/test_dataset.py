@@ -248,7 +248,7 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("precision", ["float32", "float64"])
 def test_cached_batches_are_the_same(X, X_missing, monkeypatch, kind, precision):
-    monkeypatch.setattr(dataset_module, "TRANSFER_CHUNK_SIZE", 7)
+    monkeypatch.setattr(dataset_module, "TRANSFER_CHUNK_SIZE", 7 * X.shape[1])
     data = KINDS[kind](X, X_missing)
     weight = np.random.default_rng(0).random(data.shape[0])
     weight[::3] = 0
@@ -272,7 +272,7 @@ def test_cached_batches_are_the_same(X, X_missing, monkeypatch, kind, precision)
 def test_a_fit_is_the_same_with_a_cache_to_the_last_bit(
     make_estimator, X, X_missing, kind, weighted, monkeypatch
 ):
-    """Through all stages, with validation samples and weights of zero, then a stream."""
+    """Through all stages, with validation samples and weights of zero."""
     data = KINDS[kind](X, X_missing)
     weight = np.arange(len(X)) % 4 if weighted else None
     models = []

@@ -17,7 +17,7 @@ from skvade._data.scaling import Scaling, dense_samples, take_weights
 
 __all__ = ["Batch", "Dataset"]
 
-TRANSFER_CHUNK_SIZE = 4096  # samples, on their way to a GPU that holds all of them
+TRANSFER_CHUNK_SIZE = 2**20  # values that move to the device at a time
 
 
 class Batch(NamedTuple):
@@ -153,8 +153,9 @@ class Dataset:
         sample_weight = torch.empty(n_samples, dtype=dtype, device=device)
         mask = torch.empty_like(x) if self.has_missing else None
         full = self.full()
-        for start in range(0, n_samples, TRANSFER_CHUNK_SIZE):
-            stop = min(start + TRANSFER_CHUNK_SIZE, n_samples)
+        chunk_length = max(1, TRANSFER_CHUNK_SIZE // n_features)
+        for start in range(0, n_samples, chunk_length):
+            stop = min(start + chunk_length, n_samples)
             batch = full.get_batch(np.arange(start, stop))
             x[start:stop], sample_weight[start:stop] = batch.x, batch.sample_weight
             if mask is not None and batch.mask is not None:
