@@ -169,8 +169,8 @@ class Likelihood(nn.Module, ABC):
 
     def set_scaling(self, scaling: Scaling) -> None:
         """Set how the data were standardized."""
-        self.location.copy_(torch.as_tensor(scaling.location))
-        self.feature_mean.copy_(torch.as_tensor(scaling.feature_mean))
+        self.location.copy_(torch.tensor(scaling.location))
+        self.feature_mean.copy_(torch.tensor(scaling.feature_mean))
         self.scale.fill_(float(scaling.scale))
 
     def standardize(self, x: Tensor) -> Tensor:
