@@ -1,4 +1,4 @@
-"""Callbacks: what they are told of a fit, and what they can do to it."""
+"""Callbacks: their tasks and models, stopping, errors, and scikit-learn's own."""
 
 import pickle
 import warnings
@@ -19,7 +19,7 @@ from sklearn.preprocessing import StandardScaler
 
 from skvade import _callbacks
 
-# Of the few epochs of imitation that a test has time for.
+# The few epochs of a test do not learn an embedding.
 pytestmark = pytest.mark.filterwarnings("ignore:The encoder does not reproduce")
 
 
@@ -27,45 +27,49 @@ def stage(name, n_epochs):
     return [f"+{name}", *["+epoch", "-epoch"] * n_epochs, f"-{name}"]
 
 
-def watched_fit(*stages):
+def calls_of_fit(*stages):
     inner = [call for one in stages for call in one]
     return ["setup", "+fit", *inner, "-fit", "teardown"]
 
 
 def stop_in(stage):
     """Ask to stop after the second epoch of a stage."""
-    within = []
+    current = []
 
     def begin(name, number, fitted):
-        within[:] = [name] if name != "epoch" else within
+        current[:] = [name] if name != "epoch" else current
 
     def end(name, number, fitted):
-        return name == "epoch" and within == [stage] and number >= 1
+        return name == "epoch" and current == [stage] and number >= 1
 
     return {"begin": begin, "end": end}
 
 
 # --- Tasks --------------------------------------------------------------------------
 
-PRETRAIN, INIT, CATCH_UP = stage("pretrain", 10), stage("init", 0), stage("warmup", 1)
-IMITATE, TRAIN = stage("embedding", 4), stage("train", 3)
-# An embedding of the data: no autoencoder is pretrained.
-EMBEDDING = {"embedding": PCA(2), "embedding_max_iter": 4, "pretrain_max_iter": 0}
+PRETRAIN, INIT, WARMUP = stage("pretrain", 10), stage("init", 0), stage("warmup", 1)
+EMBEDDING, TRAIN = stage("embedding", 4), stage("train", 3)
+# Of the data: no autoencoder is pretrained.
+PCA_EMBEDDING = {"embedding": PCA(2), "embedding_max_iter": 4, "pretrain_max_iter": 0}
 
 
 @pytest.mark.filterwarnings("ignore:Clusters share a mode")
 @pytest.mark.parametrize(
     ("parameters", "stages"),
     [
-        ({}, [PRETRAIN, INIT, CATCH_UP, TRAIN]),
-        (EMBEDDING, [IMITATE, INIT, CATCH_UP, TRAIN]),
+        ({}, [PRETRAIN, INIT, WARMUP, TRAIN]),
+        (PCA_EMBEDDING, [EMBEDDING, INIT, WARMUP, TRAIN]),
         (
-            {**EMBEDDING, "embedding_input": "autoencoder", "pretrain_max_iter": 10},
-            [PRETRAIN, IMITATE, INIT, CATCH_UP, TRAIN],
+            {
+                **PCA_EMBEDDING,
+                "embedding_input": "autoencoder",
+                "pretrain_max_iter": 10,
+            },
+            [PRETRAIN, EMBEDDING, INIT, WARMUP, TRAIN],
         ),
         (
             {"pretraining": "stacked", "hidden_layer_sizes": (8, 8)},
-            [stage("pretrain", 40), INIT, CATCH_UP, TRAIN],
+            [stage("pretrain", 40), INIT, WARMUP, TRAIN],
         ),
         (
             {"pretrain_max_iter": 0, "warmup_max_iter": 0},
@@ -79,16 +83,16 @@ def test_tasks_come_in_order_and_as_many_as_announced(
 ):
     recorder = Recorder()
     make_estimator(**parameters).set_callbacks(recorder).fit(X)
-    assert recorder.calls == watched_fit(*stages)
+    assert recorder.calls == calls_of_fit(*stages)
     for context in recorder.root:
         assert context.estimator_name == "VaDEClusterer"
         assert context.max_subtasks == len(context._children_map)
 
 
-def test_warm_start_has_the_last_stage_only(make_estimator, X):
+def test_a_warm_start_has_the_last_stage_only(make_estimator, X):
     model, recorder = make_estimator(warm_start=True).fit(X), Recorder()
     model.set_callbacks(recorder).fit(X)
-    assert recorder.calls == watched_fit(TRAIN)
+    assert recorder.calls == calls_of_fit(TRAIN)
     assert recorder.root.max_subtasks == 1
 
 
@@ -106,24 +110,24 @@ def test_converged_training_ends_its_last_epoch(make_estimator, X):
 
 def test_callbacks_get_the_data_as_given(make_estimator, blobs):
     X, y = blobs
-    rows, classes, weight = X.tolist(), ["abc"[c] for c in y], [*range(150)]
+    samples, classes, weight = X.tolist(), ["abc"[c] for c in y], [*range(150)]
     recorder = Recorder()
-    make_estimator().set_callbacks(recorder).fit(rows, classes, weight)
-    assert recorder.told[0] is rows
-    assert recorder.told[1] is classes
-    assert recorder.told[2] == {"sample_weight": weight}
+    make_estimator().set_callbacks(recorder).fit(samples, classes, weight)
+    assert recorder.data[0] is samples
+    assert recorder.data[1] is classes
+    assert recorder.data[2] == {"sample_weight": weight}
     make_estimator().set_callbacks(recorder).fit(X)
-    assert recorder.told == (X, None, None)
+    assert recorder.data == (X, None, None)
 
 
 @pytest.mark.parametrize("method", ["fit_predict", "fit_transform"])
-def test_classes_reach_callbacks_by_every_way_to_fit(make_estimator, blobs, method):
+def test_callbacks_get_y_from_every_method_that_fits(make_estimator, blobs, method):
     recorder, (X, y) = Recorder(), blobs
     getattr(make_estimator().set_callbacks(recorder), method)(X, y)
-    assert recorder.told[1] is y
+    assert recorder.data[1] is y
 
 
-def test_a_stream_is_not_watched(make_estimator, X):
+def test_partial_fit_calls_no_callbacks(make_estimator, X):
     recorder = Recorder()
     make_estimator().set_callbacks(recorder).partial_fit(X).partial_fit(X)
     assert recorder.calls == []
@@ -132,7 +136,7 @@ def test_a_stream_is_not_watched(make_estimator, X):
 # --- The model of an epoch ----------------------------------------------------------
 
 
-def test_there_is_a_model_as_soon_as_there_is_a_mixture(make_estimator, X):
+def test_there_is_a_model_from_the_start_of_the_mixture_on(make_estimator, X):
     snapshots = Snapshots()
     make_estimator().set_callbacks(snapshots).fit(X)
     without = [name for name, fitted in snapshots.kept if fitted is None]
@@ -152,7 +156,7 @@ def test_model_of_an_epoch_is_as_if_training_had_stopped(
         stopped = make_estimator(**parameters, max_iter=n_epochs).fit(X_unit)
         assert model.n_iter_ == n_epochs
         assert model.lower_bounds_ == stopped.lower_bounds_
-        # The numbers of the components are given in the end.
+        # The components are sorted in the end.
         order = model.means_[:, 0].argsort(), stopped.means_[:, 0].argsort()
         assert_array_equal(model.means_[order[0]], stopped.means_[order[1]])
         assert_allclose(
@@ -160,10 +164,10 @@ def test_model_of_an_epoch_is_as_if_training_had_stopped(
             stopped.predict_proba(X_unit)[:, order[1]],
         )
         assert model.score(X_unit) == pytest.approx(stopped.score(X_unit))
-        assert model._memory["seed"] == stopped._memory["seed"]
+        assert model._training_state["seed"] == stopped._training_state["seed"]
 
 
-def test_model_of_an_epoch_knows_nothing_of_an_earlier_fit(
+def test_model_of_an_epoch_has_no_attributes_of_an_earlier_fit(
     make_estimator, X, X_unit, X_new
 ):
     snapshots = Snapshots()
@@ -175,7 +179,7 @@ def test_model_of_an_epoch_knows_nothing_of_an_earlier_fit(
         assert not {"labels_", "lower_bound_", "noise_variance_"} & set(vars(snapshot))
 
 
-def test_model_of_an_epoch_is_on_its_own(make_estimator, X):
+def test_model_of_an_epoch_is_independent_of_the_fit(make_estimator, X):
     snapshots = Snapshots()
     make_estimator().set_callbacks(snapshots).fit(X)
     first = snapshots.at_epochs()[0]
@@ -190,7 +194,7 @@ def test_model_of_an_epoch_is_on_its_own(make_estimator, X):
 
 
 def test_model_is_built_only_if_asked_for(make_estimator, X, monkeypatch):
-    class Modest(Recorder):
+    class NoModelRecorder(Recorder):
         def on_fit_task_begin(self, estimator, context):
             pass
 
@@ -198,7 +202,7 @@ def test_model_is_built_only_if_asked_for(make_estimator, X, monkeypatch):
             pass
 
     monkeypatch.setattr(_callbacks, "snapshot", None)
-    make_estimator().set_callbacks(Modest()).fit(X)
+    make_estimator().set_callbacks(NoModelRecorder()).fit(X)
 
 
 @pytest.mark.filterwarnings("ignore:Clusters share a mode")
@@ -209,7 +213,7 @@ def test_scores_of_each_epoch(make_estimator, blobs):
     model = make_estimator(n_clusters=5, learning_rate_init=1e-2).set_callbacks(monitor)
     model.fit(X, y, sample_weight=weight)
     log = monitor.get_logs().data
-    scores = {row["task_id_path"]: row["adjusted_rand_score"] for row in log}
+    scores = {entry["task_id_path"]: entry["adjusted_rand_score"] for entry in log}
 
     def score_after(n_epochs):
         other = clone(model).set_callbacks().set_params(max_iter=n_epochs)
@@ -235,19 +239,13 @@ def test_stop_in_the_last_stage_keeps_what_was_learned(make_estimator, X):
     assert recorder.calls[-4:] == ["-epoch", "-train", "-fit", "teardown"]
 
 
-def test_stop_at_the_last_epoch_of_the_budget_is_no_lack_of_convergence(
-    make_estimator, X
-):
+def test_stop_at_the_last_epoch_of_max_iter_does_not_warn(make_estimator, X):
     recorder = Recorder(**stop_in("train"))
-    assert (
-        not make_estimator(max_iter=2, tol=1e-3)
-        .set_callbacks(recorder)
-        .fit(X)
-        .converged_
-    )
+    model = make_estimator(max_iter=2, tol=1e-3).set_callbacks(recorder).fit(X)
+    assert not model.converged_
 
 
-def test_stop_with_rows_held_out_keeps_the_best(make_estimator, X):
+def test_stop_with_validation_samples_keeps_the_best_epoch(make_estimator, X):
     recorder = Recorder(**stop_in("train"))
     parameters = {"early_stopping": True, "learning_rate_init": 3e-3}
     model = make_estimator(max_iter=9, **parameters).set_callbacks(recorder).fit(X)
@@ -272,7 +270,7 @@ def test_stop_in_an_earlier_stage_goes_on_with_the_next(
     assert recorder.epochs() == {**full, name: 2}
 
 
-def test_an_imitation_that_was_stopped_is_not_blamed(make_estimator, X):
+def test_an_embedding_that_was_stopped_does_not_warn(make_estimator, X):
     settings = {"embedding": PCA(2), "embedding_input": "autoencoder"}
     model = make_estimator(embedding_max_iter=5, **settings)
     model.set_callbacks(Recorder(**stop_in("embedding")))
@@ -339,7 +337,7 @@ def test_interrupt_in_the_last_stage_ends_the_stage(make_estimator, X):
     assert recorder.calls[-3:] == ["-train", "-fit", "teardown"]
 
 
-# --- No trace -----------------------------------------------------------------------
+# --- No effect on the result --------------------------------------------------------
 
 
 @pytest.mark.filterwarnings("ignore:Clusters share a mode")
@@ -349,7 +347,7 @@ def test_interrupt_in_the_last_stage_ends_the_stage(make_estimator, X):
         {},
         {"early_stopping": True, "n_draws": 2},
         {"responsibilities": "sampled", "pretraining": "vae"},
-        {**EMBEDDING, "embedding": PCA(2, random_state=0)},
+        {**PCA_EMBEDDING, "embedding": PCA(2, random_state=0)},
         {"pretraining": "stacked", "precision": "float64"},
     ],
     ids=str,
@@ -358,9 +356,9 @@ def test_results_are_the_same_to_the_last_bit(make_estimator, blobs, parameters)
     X, y = blobs
     parameters = {"learning_rate_init": 3e-3, **parameters}
     monitor = ScoringMonitor(scoring=["adjusted_rand_score", "rand_score"])
-    watched = make_estimator(**parameters).set_callbacks(Recorder(), monitor).fit(X, y)
-    alone = make_estimator(**parameters).fit(X)
-    assert joblib.hash(watched.set_callbacks()) == joblib.hash(alone)
+    model = make_estimator(**parameters).set_callbacks(Recorder(), monitor).fit(X, y)
+    plain = make_estimator(**parameters).fit(X)
+    assert joblib.hash(model.set_callbacks()) == joblib.hash(plain)
 
 
 def test_nothing_but_the_callbacks_is_left(make_estimator, blobs, capsys):
@@ -377,10 +375,10 @@ def test_nothing_but_the_callbacks_is_left(make_estimator, blobs, capsys):
 
 def test_printed_lines_stay_as_they_are(make_estimator, X, capsys):
     make_estimator(verbose=2).fit(X)
-    alone = capsys.readouterr().out
+    plain = capsys.readouterr().out
     make_estimator(verbose=2).set_callbacks(Recorder()).fit(X)
-    assert capsys.readouterr().out == alone
-    assert "Training epoch 2" in alone
+    assert capsys.readouterr().out == plain
+    assert "Training epoch 2" in plain
 
 
 # --- The tools of scikit-learn ------------------------------------------------------
@@ -393,7 +391,7 @@ def test_progress_bar(make_estimator, X, capsys):
     assert tasks == [
         "VaDEClusterer - fit",
         "VaDEClusterer - pretrain #0",
-        "VaDEClusterer - catch up #2",
+        "VaDEClusterer - warmup #2",
         "VaDEClusterer - train #3",
     ]
     assert all("100%" in line for line in lines)
@@ -403,10 +401,10 @@ def test_pipeline_passes_callbacks_on(make_estimator, blobs):
     recorder = PropagatedRecorder()
     pipeline = make_pipeline(StandardScaler(), make_estimator(max_iter=1))
     pipeline.set_callbacks(recorder).fit_predict(*blobs)
-    inner = watched_fit(PRETRAIN, INIT, CATCH_UP, stage("train", 1))[1:-1]
+    inner = calls_of_fit(PRETRAIN, INIT, WARMUP, stage("train", 1))[1:-1]
     assert recorder.calls[-len(inner) - 2 : -2] == inner
     assert recorder.calls[-2:] == ["-fit-predict", "teardown"]
-    assert recorder.told[1] is blobs[1]
+    assert recorder.data[1] is blobs[1]
     assert set(vars(pipeline[-1])) == set(vars(make_estimator().fit(blobs[0])))
 
 
@@ -426,10 +424,10 @@ def test_search_in_processes_passes_callbacks_on(make_estimator, blobs, capsys):
     model = make_estimator(max_iter=2).set_callbacks(monitor)
     search = GridSearchCV(model, {"n_clusters": [2, 3]}, cv=2, n_jobs=2)
     search.set_callbacks(ProgressBar()).fit(X, y)
-    rows = monitor.get_logs().data
-    n_epochs = sum(row["task_name"] == "epoch" for row in rows)
+    log = monitor.get_logs().data
+    n_epochs = sum(entry["task_name"] == "epoch" for entry in log)
     assert n_epochs == 5 * (1 + 2)  # four fits and the last one, two stages each
-    final = rows[[len(row["task_id_path"]) for row in rows].index(2)]
+    final = log[[len(entry["task_id_path"]) for entry in log].index(2)]
     assert final["adjusted_rand_score"] == adjusted_rand_score(y, search.predict(X))
     assert capsys.readouterr().out.count("VaDEClusterer - fit") == 5
     assert not hasattr(search.best_estimator_, "_parent_callback_ctx")
