@@ -1,4 +1,4 @@
-"""Data that are legal and unkind."""
+"""Valid data at the edge: duplicates, constants, few samples, any origin and scale."""
 
 import numpy as np
 import pandas as pd
@@ -8,40 +8,40 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import adjusted_rand_score
 
 from skvade import VaDEClusterer
-from skvade._batching import Rows
+from skvade._data.dataset import Dataset
 
 RNG = np.random.default_rng(0)
 DISTINCT = RNG.uniform(size=(4, 3))
 
-# Data, and how many clusters are asked of them.
-UNKIND = {
-    "16 rows of 4 kinds": (np.repeat(DISTINCT, 4, axis=0), 8),
-    "all rows equal": (np.tile(DISTINCT[0], (20, 1)), 3),
+# Data and n_clusters.
+EDGE_DATA = {
+    "4 distinct samples, each 4 times": (np.repeat(DISTINCT, 4, axis=0), 8),
+    "all samples equal": (np.tile(DISTINCT[0], (20, 1)), 3),
     "all zero": (np.zeros((20, 3)), 2),
     "all one": (np.ones((20, 3)), 2),
-    "all equal, and their sum rounds": (np.full((5000, 3), 0.1), 2),
+    "all equal, with a sum that rounds": (np.full((5000, 3), 0.1), 2),
     "a constant feature": (np.c_[RNG.uniform(size=(40, 2)), np.full(40, 0.3)], 3),
     "one feature": (RNG.uniform(size=(40, 1)), 3),
     "one cluster": (RNG.uniform(size=(40, 3)), 1),
-    "as many clusters as rows": (RNG.uniform(size=(6, 3)), 6),
-    "one row": (DISTINCT[:1], 1),
-    "two rows": (DISTINCT[:2], 2),
-    "30 rows": (RNG.uniform(size=(30, 4)), 3),
-    "more features than rows": (RNG.uniform(size=(20, 200)), 3),
+    "as many clusters as samples": (RNG.uniform(size=(6, 3)), 6),
+    "one sample": (DISTINCT[:1], 1),
+    "two samples": (DISTINCT[:2], 2),
+    "30 samples": (RNG.uniform(size=(30, 4)), 3),
+    "more features than samples": (RNG.uniform(size=(20, 200)), 3),
     "binary": (RNG.integers(2, size=(60, 4)).astype(float), 4),
     "one outlier": (np.r_[RNG.uniform(size=(50, 3)) * 1e-6, np.ones((1, 3))], 2),
 }
 
 
-def assert_sound(model, X):
-    """Whatever the clusters are, the answers are numbers and agree."""
+def assert_consistent(model, X):
+    """Assert that all results are finite and agree, whatever the clusters are."""
     proba = model.predict_proba(X)
     assert np.isfinite(proba).all()
     assert_allclose(proba.sum(1), 1)
     assert_array_equal(model.predict(X), model.labels_)
     assert set(model.labels_) <= set(range(model.n_clusters))
-    for answer in (model.transform, model.reconstruct, model.score_samples):
-        assert np.isfinite(answer(X)).all()
+    for method in (model.transform, model.reconstruct, model.score_samples):
+        assert np.isfinite(method(X)).all()
     for name in ("weights_", "means_", "covariances_", "cluster_centers_"):
         assert np.isfinite(getattr(model, name)).all()
     assert_allclose(model.weights_.sum(), 1)
@@ -49,7 +49,7 @@ def assert_sound(model, X):
     assert np.isfinite(model.sample(5, random_state=0)[0]).all()
 
 
-# Clusters without rows, in any stage, are what such data have.
+# Such data leave clusters empty, in any stage.
 EMPTY_CLUSTERS = pytest.mark.filterwarnings(
     f"ignore::{ConvergenceWarning.__module__}.{ConvergenceWarning.__name__}",
     "ignore:The initial partition holds:UserWarning",
@@ -58,57 +58,61 @@ EMPTY_CLUSTERS = pytest.mark.filterwarnings(
 
 @EMPTY_CLUSTERS
 @pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
-@pytest.mark.parametrize("kind", UNKIND)
-def test_unkind_data(make_estimator, kind, likelihood):
-    X, n_clusters = UNKIND[kind]
+@pytest.mark.parametrize("kind", EDGE_DATA)
+def test_edge_data_give_finite_consistent_results(make_estimator, kind, likelihood):
+    X, n_clusters = EDGE_DATA[kind]
     model = make_estimator(n_clusters=n_clusters, likelihood=likelihood).fit(X)
-    assert_sound(model, X)
+    assert_consistent(model, X)
 
 
 @EMPTY_CLUSTERS
 @pytest.mark.parametrize("init", ["kmeans", "gmm", "random"])
 @pytest.mark.parametrize("responsibilities", ["expected", "sampled"])
-@pytest.mark.parametrize("kind", ["16 rows of 4 kinds", "all rows equal"])
-def test_duplicates_with_every_start(make_estimator, kind, init, responsibilities):
-    X, n_clusters = UNKIND[kind]
+@pytest.mark.parametrize(
+    "kind", ["4 distinct samples, each 4 times", "all samples equal"]
+)
+def test_duplicates_with_every_init(make_estimator, kind, init, responsibilities):
+    X, n_clusters = EDGE_DATA[kind]
     model = make_estimator(
         n_clusters=n_clusters, init=init, responsibilities=responsibilities
     )
-    assert_sound(model.fit(X), X)
+    assert_consistent(model.fit(X), X)
     counts = np.bincount(model.labels_, minlength=n_clusters)
     assert (np.diff(counts) <= 0).all()
-    for rows in np.split(model.labels_, 4):
-        assert kind == "all rows equal" or len(set(rows)) == 1
+    for labels in np.split(model.labels_, 4):
+        assert kind == "all samples equal" or len(set(labels)) == 1
 
 
 @EMPTY_CLUSTERS
-@pytest.mark.parametrize("kind", ["16 rows of 4 kinds", "all rows equal", "one row"])
-def test_without_a_least_variance(make_estimator, kind):
-    X, n_clusters = UNKIND[kind]
-    assert_sound(make_estimator(n_clusters=n_clusters, reg_covar=0).fit(X), X)
+@pytest.mark.parametrize(
+    "kind", ["4 distinct samples, each 4 times", "all samples equal", "one sample"]
+)
+def test_reg_covar_of_zero(make_estimator, kind):
+    X, n_clusters = EDGE_DATA[kind]
+    assert_consistent(make_estimator(n_clusters=n_clusters, reg_covar=0).fit(X), X)
 
 
 @pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
 def test_one_latent_dimension(make_estimator, X_unit, likelihood):
     model = make_estimator(latent_dim=1, likelihood=likelihood).fit(X_unit)
     assert model.transform(X_unit).shape == (150, 1)
-    assert_sound(model, X_unit)
+    assert_consistent(model, X_unit)
 
 
-# --- The unit of the data -----------------------------------------------------------
+# --- Origin and scale of the data ---------------------------------------------------
 
 
 @pytest.mark.parametrize("offset", [100, -1e4, 1e8])
-def test_the_origin_does_not_matter(make_estimator, X, fitted, offset):
+def test_clusters_do_not_depend_on_the_origin(make_estimator, X, fitted, offset):
     model = make_estimator().fit(X + offset)
-    assert_sound(model, X + offset)
+    assert_consistent(model, X + offset)
     assert_array_equal(model.labels_, fitted.labels_)
     assert_allclose(model.transform(X + offset), fitted.transform(X), atol=1e-3)
     assert_allclose(model.lower_bound_, fitted.lower_bound_, atol=1e-3)
 
 
 @pytest.mark.parametrize("offset", [100, -1e4, 1e8])
-def test_rows_come_back_to_their_origin(make_estimator, X, fitted, offset):
+def test_results_are_in_the_units_of_the_data(make_estimator, X, fitted, offset):
     model = make_estimator().fit(X + offset)
     centers = model.cluster_centers_ - offset
     assert_allclose(centers, fitted.cluster_centers_, atol=1e-2)
@@ -117,9 +121,9 @@ def test_rows_come_back_to_their_origin(make_estimator, X, fitted, offset):
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1e-3, 1e6, 1e-25, 1e25])
-def test_the_unit_does_not_matter(make_estimator, X, fitted, scale):
+def test_clusters_do_not_depend_on_the_scale(make_estimator, X, fitted, scale):
     model = make_estimator().fit(scale * X)
-    assert_sound(model, scale * X)
+    assert_consistent(model, scale * X)
     assert_array_equal(model.labels_, fitted.labels_)
     centers = model.cluster_centers_ / scale
     assert_allclose(centers, fitted.cluster_centers_, rtol=1e-2, atol=1e-2)
@@ -156,7 +160,9 @@ def memory_mapped(X, folder):
     ],
     ids=["list", "Fortran order", "stride", "objects", "read-only memory map"],
 )
-def test_the_container_does_not_matter(make_estimator, X, fitted, tmp_path, contain):
+def test_clusters_do_not_depend_on_the_container(
+    make_estimator, X, fitted, tmp_path, contain
+):
     contained = contain(X, tmp_path)
     model = make_estimator().fit(contained)
     assert_array_equal(model.means_, fitted.means_)
@@ -164,23 +170,25 @@ def test_the_container_does_not_matter(make_estimator, X, fitted, tmp_path, cont
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int64, np.float16])
-def test_the_type_of_the_numbers_hardly_matters(make_estimator, X, dtype):
-    rows = (4 * X).round().astype(dtype)
-    model, expected = (
-        make_estimator().fit(rows),
-        make_estimator().fit(rows.astype(float)),
-    )
+def test_clusters_hardly_depend_on_the_dtype(make_estimator, X, dtype):
+    X = (4 * X).round().astype(dtype)
+    model = make_estimator().fit(X)
+    expected = make_estimator().fit(X.astype(float))
     assert_array_equal(model.labels_, expected.labels_)
     assert_allclose(model.means_, expected.means_, atol=1e-3)
 
 
-def test_rows_are_not_copied_to_another_type(make_estimator, X, monkeypatch):
-    """A float32 matrix of half the memory must not be made one of all of it."""
-    seen = []
-    adopted = Rows.of
-    monkeypatch.setattr(
-        Rows, "of", lambda X, *rest: seen.append(X) or adopted(X, *rest)
-    )
-    rows = X.astype(np.float32)
-    make_estimator().fit(rows)
-    assert all(np.shares_memory(matrix, rows) for matrix in seen if len(matrix) == 150)
+def test_float32_data_are_not_copied(make_estimator, X, monkeypatch):
+    """Nor converted to float64, which would take twice the memory."""
+    matrices = []
+    from_array = Dataset.from_array
+
+    def record(matrix, *arguments):
+        matrices.append(matrix)
+        return from_array(matrix, *arguments)
+
+    monkeypatch.setattr(Dataset, "from_array", record)
+    X = X.astype(np.float32)
+    make_estimator().fit(X).partial_fit(X).predict(X)
+    assert len(matrices) == 3
+    assert all(np.shares_memory(matrix, X) for matrix in matrices)
