@@ -1,4 +1,4 @@
-"""skvade as a user of scikit-learn writes it."""
+"""skvade together with pandas and with the meta-estimators of scikit-learn."""
 
 import re
 
@@ -30,7 +30,7 @@ def frame(X):
 # --- Pipelines and searches ---------------------------------------------------------
 
 
-def test_pipeline_ends_in_clusters(make_estimator, blobs):
+def test_pipeline_that_ends_in_the_clusterer(make_estimator, blobs):
     X, y = blobs
     pipeline = make_pipeline(StandardScaler(), make_estimator(pretrain_max_iter=20))
     labels = pipeline.fit_predict(X)
@@ -40,20 +40,20 @@ def test_pipeline_ends_in_clusters(make_estimator, blobs):
     assert pipeline.score(X) == pipeline[-1].lower_bound_
 
 
-def test_pipeline_goes_on_from_the_coordinates(make_estimator, blobs):
+def test_pipeline_that_clusters_the_coordinates(make_estimator, blobs):
     X, y = blobs
     model = make_estimator(pretrain_max_iter=20)
     pipeline = make_pipeline(model, KMeans(3, n_init=3, random_state=0))
     assert adjusted_rand_score(y, pipeline.fit_predict(X)) > 0.95
 
 
-def test_pipeline_there_and_back(make_estimator, X):
+def test_pipeline_inverts_its_transform(make_estimator, X):
     scaler = MinMaxScaler()
     pipeline = make_pipeline(scaler, make_estimator(likelihood="bernoulli")).fit(X)
-    back = pipeline.inverse_transform(pipeline.transform(X))
-    assert back.shape == X.shape
-    assert (back >= X.min(0)).all()
-    assert (back <= X.max(0)).all()
+    reconstructed = pipeline.inverse_transform(pipeline.transform(X))
+    assert reconstructed.shape == X.shape
+    assert (reconstructed >= X.min(0)).all()
+    assert (reconstructed <= X.max(0)).all()
 
 
 def test_grid_search_over_the_number_of_clusters_needs_no_scoring(make_estimator, X):
@@ -65,7 +65,7 @@ def test_grid_search_over_the_number_of_clusters_needs_no_scoring(make_estimator
     assert search.score(X) == search.best_estimator_.score(X)
 
 
-def test_processes_give_the_result_of_this_one(make_estimator, X):
+def test_two_processes_give_the_result_of_one(make_estimator, X):
     def search(n_jobs):
         grid = {"n_clusters": [2, 3]}
         return (
@@ -87,7 +87,7 @@ def test_grid_search_with_a_score_against_classes(make_estimator, blobs):
     assert search.best_params_ == {"n_clusters": 3}
 
 
-def test_cross_validation_scores_rows_that_were_not_fitted(make_estimator, X):
+def test_cross_validation_scores_samples_that_were_not_fitted(make_estimator, X):
     scores = cross_val_score(make_estimator(), X, cv=3)
     assert len(set(scores)) == 3
     expected = make_estimator().fit(X[50:]).score(X[:50])
@@ -180,32 +180,37 @@ def test_columns_of_a_table(make_estimator, frame):
     assert out.columns.tolist() == ["vadeclusterer0", "vadeclusterer1", *NAMES[3:]]
 
 
-# --- The estimator as scikit-learn sees it ------------------------------------------
+# --- Tags and representations -------------------------------------------------------
 
 
 def test_it_is_a_clusterer():
     assert is_clusterer(VaDEClusterer())
 
 
-def test_notebooks_can_show_it(fitted):
+def test_it_has_representations(fitted):
     assert "VaDEClusterer" in estimator_html_repr(fitted)
     assert "VaDEClusterer" in estimator_html_repr(VaDEClusterer())
     assert repr(VaDEClusterer(latent_dim=3)) == "VaDEClusterer(latent_dim=3)"
 
 
-def test_a_notebook_lists_every_parameter_and_every_result(fitted):
+def fitted_attribute_names(model):
+    """Collect the names of public attributes that end with one underscore."""
+    return {name for name in dir(model) if re.fullmatch("[a-z].*_", name)}
+
+
+def test_a_notebook_lists_every_parameter_and_every_attribute(fitted):
     page = fitted._repr_html_()
-    results = {name for name in vars(fitted) if re.fullmatch("[a-z].*_", name)}
-    assert "lower_bound_" in results
+    attributes = fitted_attribute_names(fitted)
+    assert {"lower_bound_", "cluster_centers_"} < attributes
     cells = set(re.findall(r'<td class="param">(?:<a [^>]*>)?([a-z]\w*)<', page))
-    assert cells == results | set(fitted.get_params())
+    assert cells == attributes | set(fitted.get_params())
 
 
 def test_a_notebook_links_to_no_page_of_scikit_learn(fitted):
     assert "href=" not in re.sub(r"<style.*?</style>", "", fitted._repr_html_())
 
 
-def test_every_parameter_and_result_has_a_tooltip_where_there_is_a_site(
+def test_every_parameter_and_attribute_has_a_tooltip_where_there_is_a_site(
     fitted, monkeypatch
 ):
     address = "https://docs.example/{estimator_module}.{estimator_name}.html"
@@ -214,12 +219,11 @@ def test_every_parameter_and_result_has_a_tooltip_where_there_is_a_site(
     page = fitted._repr_html_()
     assert "https://docs.example/skvade.VaDEClusterer.html#" in page
     explained = set(re.findall(r"position-anchor: --doc-link-(\w+);", page))
-    results = {name for name in vars(fitted) if re.fullmatch("[a-z].*_", name)}
-    assert explained == results | set(fitted.get_params())
+    assert explained == fitted_attribute_names(fitted) | set(fitted.get_params())
 
 
 @pytest.mark.parametrize("state", ["unfitted", "fitted"])
-def test_looking_at_any_attribute_raises_nothing_but_attribute_error(fitted, state):
+def test_reading_any_attribute_raises_nothing_but_attribute_error(fitted, state):
     model = fitted if state == "fitted" else VaDEClusterer()
     names = [name for name in dir(model) if not name.startswith("__")]
     assert "predict" in names

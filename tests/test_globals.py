@@ -1,4 +1,4 @@
-"""What belongs to the user stays as it is. For imports, see test_house.py."""
+"""Global settings stay as they are. For imports, see test_conventions.py."""
 
 import os
 import random
@@ -11,15 +11,15 @@ import torch
 from numpy.testing import assert_array_equal
 from sklearn.utils import check_random_state
 
-from skvade import _training
+from skvade._training import joint
 
-NUMPYS = check_random_state(None)  # its global generator
+NUMPY_RANDOM = check_random_state(None)  # the global generator
 
 
-def state():
+def global_state():
     return {
         "random": random.getstate(),
-        "numpy": repr(NUMPYS.get_state()),
+        "numpy": repr(NUMPY_RANDOM.get_state()),
         "numpy errors": np.geterr(),
         "torch generator": torch.get_rng_state().tolist(),
         "torch seed": torch.initial_seed(),
@@ -39,7 +39,7 @@ def state():
 
 
 def assert_unchanged(before):
-    after = state()
+    after = global_state()
     assert [name for name in before if before[name] != after[name]] == []
 
 
@@ -56,16 +56,16 @@ def assert_unchanged(before):
 )
 def test_fit_leaves_the_globals(make_estimator, X, parameters):
     model = make_estimator(**parameters)
-    before = state()
+    before = global_state()
     if parameters.get("random_state", 0) is None:
-        # scikit-learn takes the seed of seeds from NumPy's global generator.
+        # By scikit-learn's convention the seed is then drawn from NumPy's generator.
         before.pop("numpy")
     model.fit(X)
     assert_unchanged(before)
 
 
 def test_fit_that_fails_leaves_the_globals(make_estimator, X):
-    before = state()
+    before = global_state()
     with pytest.raises(ValueError, match="not finite"):
         make_estimator(learning_rate_init=1e30).fit(X)
     assert_unchanged(before)
@@ -75,9 +75,9 @@ def test_fit_that_is_interrupted_leaves_the_globals(make_estimator, X, monkeypat
     def interrupt(*args):
         raise KeyboardInterrupt
 
-    before = state()
+    before = global_state()
     with monkeypatch.context() as patch:
-        patch.setattr(_training, "_elbo_step", lambda *args: interrupt)
+        patch.setattr(joint, "elbo_loss", interrupt)
         with pytest.raises(KeyboardInterrupt):
             make_estimator().fit(X)
     assert_unchanged(before)
@@ -95,20 +95,20 @@ def test_fit_that_is_interrupted_leaves_the_globals(make_estimator, X, monkeypat
         "to_torch",
     ],
 )
-def test_answers_leave_the_globals(fitted, X, method):
-    before = state()
+def test_predictions_leave_the_globals(fitted, X, method):
+    before = global_state()
     getattr(fitted, method)(*([] if method in ("sample", "to_torch") else [X]))
     assert_unchanged(before)
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_seeds_of_the_globals_do_not_matter(make_estimator, X, fitted, seed):
-    numpy_state = NUMPYS.get_state()
+def test_global_seeds_do_not_matter(make_estimator, X, fitted, seed):
+    numpy_state = NUMPY_RANDOM.get_state()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        NUMPYS.seed(seed)
+        NUMPY_RANDOM.seed(seed)
         model = make_estimator().fit(X)
-    NUMPYS.set_state(numpy_state)
+    NUMPY_RANDOM.set_state(numpy_state)
     assert_array_equal(model.means_, fitted.means_)
 
 
@@ -125,7 +125,7 @@ def test_the_default_dtype_does_not_matter(make_estimator, X, fitted):
 @pytest.mark.parametrize(
     "parameters",
     [{}, {"activation": "gelu"}, {"precision": "bfloat16"}],
-    ids=["written out", "by torch", "bfloat16"],
+    ids=["relu", "gelu", "bfloat16"],
 )
 def test_autocast_of_the_caller_does_not_matter(make_estimator, X, parameters):
     expected = make_estimator(**parameters).fit(X)
@@ -138,7 +138,7 @@ def test_autocast_of_the_caller_does_not_matter(make_estimator, X, parameters):
 
 
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
-def test_switched_off_gradients_do_not_matter(make_estimator, X, fitted, context):
+def test_disabled_gradients_do_not_matter(make_estimator, X, fitted, context):
     with context():
         model = make_estimator().fit(X)
     assert_array_equal(model.means_, fitted.means_)

@@ -19,12 +19,12 @@ def convolutional(n_features_in, latent_dim):
     )
 
 
-# How each of the exported models is fitted, and what is asked of it.
+# Parameters of each exported model, and the exported method.
 CASES = {
     "expected": ({}, "predict_proba"),
     "sampled": ({"responsibilities": "sampled"}, "predict_proba"),
     "coordinates": ({"likelihood": "bernoulli"}, "transform"),
-    "own networks": ({"encoder": convolutional}, "predict_proba"),
+    "custom networks": ({"encoder": convolutional}, "predict_proba"),
     "float64": ({"precision": "float64"}, "predict_proba"),
 }
 
@@ -35,15 +35,15 @@ pytestmark = pytest.mark.filterwarnings(
 
 
 @pytest.fixture(scope="module")
-def rows():
-    """1,000 rows in [0, 1] that no model has seen."""
+def samples():
+    """1,000 samples in [0, 1] that no model was fitted to."""
     X = make_blobs(1000, 5, centers=3, cluster_std=3, random_state=0)[0]
     return ((X - X.min(0)) / np.ptp(X, axis=0)).astype(np.float32)
 
 
 @pytest.fixture(scope="module", params=CASES)
 def exported(request, make_estimator, X_unit, tmp_path_factory):
-    """A fitted estimator, the name of a method, and the same by onnxruntime."""
+    """A fitted estimator, the name of a method, and its session in onnxruntime."""
     for package in ("onnx", "onnxscript"):
         pytest.importorskip(package)
     onnxruntime = pytest.importorskip("onnxruntime")
@@ -61,27 +61,27 @@ def input_dtype(model):
     return np.float64 if model.precision == "float64" else np.float32
 
 
-@pytest.mark.parametrize("n_rows", [1000, 257, 2, 1])
-def test_the_runtime_gives_the_same_answers(exported, rows, n_rows):
+@pytest.mark.parametrize("n_samples", [1000, 257, 2, 1])
+def test_the_runtime_gives_the_same_output(exported, samples, n_samples):
     model, method, session = exported
-    X = rows[:n_rows].astype(input_dtype(model))
-    (answers,) = session.run([method], {"X": X})
-    assert answers.dtype == X.dtype
-    assert_allclose(answers, getattr(model, method)(X), rtol=0, atol=1e-5)
+    X = samples[:n_samples].astype(input_dtype(model))
+    (output,) = session.run([method], {"X": X})
+    assert output.dtype == X.dtype
+    assert_allclose(output, getattr(model, method)(X), rtol=0, atol=1e-5)
 
 
-def test_the_answers_depend_on_the_rows(exported, rows):
+def test_the_output_depends_on_the_samples(exported, samples):
     model, method, session = exported
-    (answers,) = session.run([method], {"X": rows.astype(input_dtype(model))})
-    assert np.ptp(answers, axis=0).max() > 0.1
+    (output,) = session.run([method], {"X": samples.astype(input_dtype(model))})
+    assert np.ptp(output, axis=0).max() > 0.1
 
 
-def test_the_runtime_understands_nan(exported, rows):
+def test_the_runtime_imputes_missing_entries(exported, samples):
     model, method, session = exported
-    X = rows.astype(input_dtype(model))
+    X = samples.astype(input_dtype(model))
     X[::2, 1] = np.nan
-    (answers,) = session.run([method], {"X": X})
-    assert_allclose(answers, getattr(model, method)(X), rtol=0, atol=1e-5)
+    (output,) = session.run([method], {"X": X})
+    assert_allclose(output, getattr(model, method)(X), rtol=0, atol=1e-5)
 
 
 def test_an_unknown_method_is_an_error(fitted, tmp_path):
