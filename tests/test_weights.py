@@ -1,7 +1,8 @@
-"""sample_weight: what a row counts, in every stage and in the score."""
+"""sample_weight, in every stage and in the score."""
 
 import numpy as np
 import pytest
+from custom_modules import assert_same_networks
 from numpy.random import RandomState
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn import config_context
@@ -13,11 +14,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
 
 from skvade import VaDEClusterer
-from skvade._batching import Rows, make_generator, place
-from skvade._initial_mixture import initial_mixture, moments_of_partition
-from skvade._matrix import Standardization
+from skvade._data.scaling import DataSummary
+from skvade._model.prior import DiagonalMixturePrior
+from skvade._training.initialization import initial_labels
 
-# Few epochs on such rows may end without clusters, and the warning is right to say so.
+# A few epochs on such data may leave clusters overlapping, of which a fit warns.
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
 
@@ -28,15 +29,18 @@ def weight(X):
 
 
 def assert_same_model(model, expected):
-    assert model._parameters.keys() == expected._parameters.keys()
-    for name, values in expected._parameters.items():
-        assert_array_equal(model._parameters[name], values, err_msg=name)
+    assert_same_networks(model, expected)
+    for name, values in expected._scaling.items():
+        assert_array_equal(model._scaling[name], values, err_msg=name)
+    for name in ("weights_", "means_", "covariances_"):
+        assert_array_equal(getattr(model, name), getattr(expected, name), err_msg=name)
+    assert model.noise_variance_ == expected.noise_variance_
     assert model.lower_bound_ == pytest.approx(expected.lower_bound_, rel=1e-12)
     assert model.lower_bounds_ == expected.lower_bounds_
     assert model.pretrain_loss_curve_ == expected.pretrain_loss_curve_
 
 
-# --- All alike, or nothing ----------------------------------------------------------
+# --- Uniform weights, weights of zero -----------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -51,7 +55,7 @@ def assert_same_model(model, expected):
         {"responsibilities": "sampled"},
     ],
 )
-def test_ones_are_no_weights_to_the_last_bit(make_estimator, X, change):
+def test_weights_of_one_change_nothing_to_the_last_bit(make_estimator, X, change):
     model = make_estimator(**change).fit(X, sample_weight=np.ones(len(X)))
     expected = make_estimator(**change).fit(X)
     assert_same_model(model, expected)
@@ -69,9 +73,7 @@ def test_only_the_ratios_matter(make_estimator, X, weight, factor):
 
 
 @pytest.mark.parametrize("change", [{}, {"early_stopping": True}, {"init": "random"}])
-def test_rows_of_weight_zero_are_as_if_they_were_not_there(
-    make_estimator, X, weight, change
-):
+def test_samples_of_weight_zero_change_nothing(make_estimator, X, weight, change):
     absent = np.arange(len(X)) % 3 == 0
     kept = np.where(absent, 0, weight)
     far = np.where(absent[:, None], 1e3 + X, X)
@@ -82,25 +84,26 @@ def test_rows_of_weight_zero_are_as_if_they_were_not_there(
     assert_array_equal(model.labels_, model.predict(far))
 
 
-def test_rows_of_weight_zero_may_be_beyond_any_likelihood(make_estimator, X, weight):
-    """Their bound is minus infinity, of which zero times would be NaN."""
-    unit = Standardization.of(X, center=True, weight=weight).scale
-    wild = np.vstack([np.full((1, 5), 1.5e19 * unit), X])
+def test_samples_of_weight_zero_may_have_a_bound_of_minus_infinity(
+    make_estimator, X, weight
+):
+    """Zero times this would be NaN."""
+    scale = DataSummary.from_array(X, weight).scaling(center=True).scale
+    X_outlier = np.vstack([np.full((1, 5), 1.5e19 * scale), X])
     weight = np.r_[0, weight]
-    model = make_estimator().fit(wild, sample_weight=weight)
-    assert model.score_samples(wild)[0] == -np.inf
-    assert (
-        model.lower_bound_
-        == make_estimator().fit(X, sample_weight=weight[1:]).lower_bound_
-    )
-    assert model.score(wild, sample_weight=weight) == model.lower_bound_
+    model = make_estimator().fit(X_outlier, sample_weight=weight)
+    assert model.score_samples(X_outlier)[0] == -np.inf
+    expected = make_estimator().fit(X, sample_weight=weight[1:])
+    assert model.lower_bound_ == expected.lower_bound_
+    score = model.score(X_outlier, sample_weight=weight)
+    assert score == pytest.approx(model.lower_bound_, rel=1e-12)
 
 
-def test_a_warm_start_passes_rows_of_weight_zero_by(make_estimator, X, weight):
-    model, expected = (
-        make_estimator(warm_start=True).fit(X),
-        make_estimator(warm_start=True).fit(X),
-    )
+def test_samples_of_weight_zero_change_nothing_in_a_warm_start(
+    make_estimator, X, weight
+):
+    model = make_estimator(warm_start=True).fit(X)
+    expected = make_estimator(warm_start=True).fit(X)
     absent = np.arange(len(X)) % 3 == 0
     model.fit(X, sample_weight=np.where(absent, 0, weight))
     assert_same_model(model, expected.fit(X[~absent], sample_weight=weight[~absent]))
@@ -117,7 +120,7 @@ def test_a_group_of_weight_zero_gets_no_component(make_estimator, blobs):
     assert adjusted_rand_score(y[y != 0], unweighted.labels_[y != 0]) < 1
 
 
-def test_a_component_of_rows_that_weigh_nothing_comes_before_empty_ones(
+def test_a_component_of_samples_of_weight_zero_comes_before_empty_ones(
     make_estimator, blobs
 ):
     X, y = blobs
@@ -128,7 +131,7 @@ def test_a_component_of_rows_that_weigh_nothing_comes_before_empty_ones(
     assert (model.labels_[model.init_labels_ == 2] == 2).all()
 
 
-def test_components_are_numbered_by_the_weight_of_their_rows(make_estimator, blobs):
+def test_components_are_sorted_by_the_weight_of_their_samples(make_estimator, blobs):
     X, y = blobs
     weight = np.array([1, 9, 4])[y]
     labels = make_estimator(init=y).fit(X, sample_weight=weight).labels_
@@ -138,47 +141,64 @@ def test_components_are_numbered_by_the_weight_of_their_rows(make_estimator, blo
 # --- Weights are repetitions --------------------------------------------------------
 
 
-def test_moments_of_weighted_rows_are_those_of_repeated_ones(blobs, weight):
+def partition(Z, init, n_clusters, n_init, weight):
+    return initial_labels(Z, init, n_clusters, n_init, weight, RandomState(0))
+
+
+def prior_of_partition(Z, labels, n_components, weight):
+    prior = DiagonalMixturePrior(n_components, Z.shape[1], reg_covar=0.0).double()
+    prior.initialize_from_partition(Z, labels, weight, RandomState(0))
+    return prior.fitted_attributes()
+
+
+def test_a_prior_of_weighted_samples_is_that_of_repeated_ones(blobs, weight):
     Z, y = blobs
-    repeated = moments_of_partition(
-        np.repeat(Z, weight, axis=0), np.repeat(y, weight), 3, RandomState(0)
+    repeated = prior_of_partition(
+        np.repeat(Z, weight, axis=0), np.repeat(y, weight), 3, np.ones(weight.sum())
     )
-    found = moments_of_partition(Z, y, 3, RandomState(0), weight.astype(float))
-    for values, expected in zip(found, repeated, strict=True):
-        assert_allclose(values, expected)
+    found = prior_of_partition(Z, y, 3, weight.astype(float))
+    for name, expected in repeated.items():
+        assert_allclose(found[name], expected, err_msg=name)
 
 
-def test_kmeans_heeds_the_weights(blobs):
+def test_kmeans_uses_the_weights(blobs):
+    """Samples of next to no weight get no cluster of their own."""
     Z, y = blobs
     weight = np.where(y == 2, 1e-6, 1.0)
-    means = initial_mixture(Z, "kmeans", 2, 5, RandomState(0), weight).means
+    labels = partition(Z, "kmeans", 2, 5, weight)
+    assert adjusted_rand_score(y[y != 2], labels[y != 2]) == 1
+    means = prior_of_partition(Z, labels, 2, weight)["means_"]
     expected = [Z[y == c].mean(0) for c in (0, 1)]
     assert_allclose(sorted(means.tolist()), sorted(map(list, expected)), rtol=1e-3)
 
 
-def test_random_rows_are_drawn_by_their_weight():
+def test_random_samples_are_drawn_by_their_weight():
+    """Those that start the groups, and those that stand for groups without any."""
     Z, weight = np.arange(100.0)[:, None], np.where(np.arange(100) < 40, 1e6, 1e-6)
-    means = initial_mixture(Z, "random", 30, 1, RandomState(0), weight).means
+    labels = partition(Z, "random", 30, 1, weight)
+    # Each of 30 samples drawn from the first 40 is in a group of its own.
+    assert len(np.unique(labels[:40])) == 30
+    assert len(np.unique(labels[40:])) == 1
     one_group = np.zeros(100, int)
     with pytest.warns(UserWarning, match="holds 1 of 31 clusters"):
-        filled = moments_of_partition(Z, one_group, 31, RandomState(0), weight).means
-    for rows in (means, filled[1:]):
-        assert len(np.unique(rows)) == 30
-        assert (rows < 40).all()
+        means = prior_of_partition(Z, one_group, 31, weight)["means_"][1:]
+    assert len(np.unique(means)) == 30
+    assert (means < 40).all()
 
 
-def test_a_clusterer_gets_the_weights_if_it_takes_any(blobs):
+def test_a_clusterer_gets_the_weights_if_it_accepts_them(blobs):
     Z, y = blobs
     weight = np.where(y == 2, 1e-6, 1.0)
     with_weights = KMeans(2, n_init=5, random_state=0)
-    means = initial_mixture(Z, with_weights, 2, 1, RandomState(0), weight).means
+    labels = partition(Z, with_weights, 2, 1, weight)
+    means = prior_of_partition(Z, labels, 2, weight)["means_"]
     assert np.abs(means - Z[y == 0].mean(0)).sum(1).min() < 1e-2
-    without = AgglomerativeClustering(3)
-    weights = initial_mixture(Z, without, 3, 1, RandomState(0), weight).weights
+    labels = partition(Z, AgglomerativeClustering(3), 3, 1, weight)
+    weights = prior_of_partition(Z, labels, 3, weight)["weights_"]
     assert_allclose(np.sort(weights), [5e-7, 0.5, 0.5], rtol=1e-3)
 
 
-def test_a_pretraining_step_on_weighted_rows_is_one_on_repeated_rows(
+def test_pretraining_on_weighted_samples_is_that_on_repeated_ones(
     make_estimator, X, weight
 ):
     def pretrained(X, weight):
@@ -201,10 +221,10 @@ def test_recorded_bounds_are_weighted_means(make_estimator, X, weight):
     assert model.lower_bound_ == pytest.approx(expected, rel=1e-12)
 
 
-def test_weighted_rows_and_repeated_rows_agree_over_seeds():
+def test_weighted_and_repeated_samples_agree_over_seeds():
     """The mean of the model, over seeds: 3 standard errors leave chance out.
 
-    The same seed does not give the same model, since repeated rows come in another
+    The same seed does not give the same model, since repeated samples come in another
     order: that is why scikit-learn's two checks can not pass.
     """
     rng = np.random.default_rng(0)
@@ -258,7 +278,7 @@ def test_a_pipeline_passes_weights_on(make_estimator, X, weight):
     assert_array_equal(labels, expected.labels_)
 
 
-def test_a_search_splits_the_weights_with_the_rows(make_estimator, X, weight):
+def test_a_search_splits_the_weights_with_the_samples(make_estimator, X, weight):
     grid = {"n_clusters": [2, 3]}
     with config_context(enable_metadata_routing=True):
         model = make_estimator().set_fit_request(sample_weight=True)
@@ -271,17 +291,6 @@ def test_a_search_splits_the_weights_with_the_rows(make_estimator, X, weight):
     half = make_estimator(n_clusters=3).fit(X[75:], sample_weight=weight[75:])
     score = half.score(X[:75], sample_weight=weight[:75])
     assert search.cv_results_["split0_test_score"][1] == pytest.approx(score, rel=1e-12)
-
-
-def test_batches_carry_the_weights_of_their_rows():
-    X, weight = np.arange(20.0)[:, None], np.arange(20.0)
-    as_is = Standardization(np.zeros(1), 1.0, np.zeros(1))
-    rows = Rows.of(X, as_is, place("cpu", "float32"), weight).weighty()
-    batches = list(rows.batches(6, make_generator(0)))
-    assert len(rows) == sum(len(batch.x) for batch in batches) == 19
-    for x, w, *_ in batches:
-        assert x.dtype == w.dtype
-        assert_array_equal(x[:, 0], w)
 
 
 # --- Errors -------------------------------------------------------------------------
@@ -299,7 +308,7 @@ def test_batches_carry_the_weights_of_their_rows():
         (np.full(150, np.inf), "Input sample_weight contains infinity"),
     ],
 )
-def test_weights_that_are_none(make_estimator, fitted, X, method, weight, message):
+def test_invalid_weights_raise(make_estimator, fitted, X, method, weight, message):
     model = fitted if method == "score" else make_estimator()
     before = dict(vars(model))
     with pytest.raises(ValueError, match=message):
@@ -307,14 +316,14 @@ def test_weights_that_are_none(make_estimator, fitted, X, method, weight, messag
     assert vars(model) == before
 
 
-def test_fewer_rows_that_count_than_clusters(make_estimator, X):
+def test_fewer_samples_of_positive_weight_than_clusters_raise(make_estimator, X):
     message = r"n_samples=2 should be >= n_clusters=3"
     with pytest.raises(ValueError, match=message):
         make_estimator().fit(X, sample_weight=np.arange(150) < 2)
 
 
-def test_expectation_maximization_takes_no_weights(make_estimator, X, weight):
-    message = r"init='gmm' can not heed sample_weight.*Use init='kmeans'"
+def test_the_initial_mixture_gmm_takes_no_weights(make_estimator, X, weight):
+    message = r"init='gmm' can not use sample_weight.*Use init='kmeans'"
     with pytest.raises(ValueError, match=message):
         make_estimator(init="gmm").fit(X, sample_weight=weight)
     make_estimator(init="gmm").fit(X, sample_weight=np.arange(150) % 2)
