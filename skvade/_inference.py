@@ -30,6 +30,7 @@ from skvade._model.likelihoods import Likelihood
 from skvade._model.module import VaDE
 
 __all__ = [
+    "INVERSE_OUTLIER_PROBABILITY",
     "AssignmentSummary",
     "decode",
     "elbo_samples",

@@ -13,6 +13,7 @@ from skvade._data.device import bfloat16_autocast
 __all__ = [
     "CustomNetwork",
     "ModuleFactory",
+    "add_note_on_error",
     "build_custom_decoder",
     "build_custom_encoder",
     "training_mode",

@@ -24,6 +24,7 @@ __all__ = [
     "DiagonalMixturePrior",
     "MixturePrior",
     "average_log_responsibilities",
+    "draw_samples",
     "expected_log_joint",
     "logaddexp_floor",
 ]

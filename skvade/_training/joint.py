@@ -135,7 +135,7 @@ def partial_fit_epoch(state: TrainingState) -> None:
 
 
 def sort_components(state: TrainingState) -> None:
-    """Number the components by the weight of their samples; empty ones come last."""
+    """Sort the components by the weight of their samples; empty ones come last."""
     module, dataset, history = state.module, state.dataset.full(), state.history
     labels = predict_labels(module, dataset, state.config.responsibilities)
     n_components = len(module.prior.logits)

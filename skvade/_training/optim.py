@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
-__all__ = ["SGD", "Adam"]
+__all__ = ["SGD", "Adam", "Optimizer", "Parameters"]
 
 FLUSH_INTERVAL = 64  # steps, in which an average of momentum 0.9 falls to a thousandth
 FLUSH_THRESHOLD = 1e6  # times the smallest normal number

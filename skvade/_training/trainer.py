@@ -15,6 +15,7 @@ from skvade._training.state import TrainingState
 
 __all__ = [
     "MIN_STEPS",
+    "LossFunction",
     "check_finite_loss",
     "iter_epochs",
     "log_epoch",
