@@ -320,14 +320,15 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         encoder: ModuleFactory | None = None,
         decoder: ModuleFactory | None = None,
         likelihood: str = "gaussian",
-        pretraining: str = "autoencoder",
-        pretrain_max_iter: int = 10,
+        pretraining: str = "neighbors",
+        neighbors: int | BaseEstimator = 15,
+        pretrain_max_iter: int | str = "auto",
         pretrain_learning_rate_init: float | str = "auto",
         embedding: BaseEstimator | None = None,
         embedding_input: str = "data",
         embedding_max_samples: int = 20_000,
         embedding_max_iter: int = 50,
-        init: Any = "kmeans",
+        init: Any = "communities",
         n_init: int = 10,
         warmup_max_iter: int = 3,
         responsibilities: str = "expected",
@@ -356,6 +357,7 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         self.decoder = decoder
         self.likelihood = likelihood
         self.pretraining = pretraining
+        self.neighbors = neighbors
         self.pretrain_max_iter = pretrain_max_iter
         self.pretrain_learning_rate_init = pretrain_learning_rate_init
         self.embedding = embedding

@@ -208,13 +208,20 @@ def embed(module: VaDE, dataset: Dataset) -> NDArray:
     return _map_inputs(module, dataset, lambda x: _encode_mean(module, x))
 
 
-def _pretrained_mean(module: VaDE, batch: Batch) -> Tensor:
-    return _encode_mean(module, module.impute_batch(batch, pretraining=True).x)
+def pretrained_embedding(module: VaDE, dataset: Dataset, has_decoder: bool) -> NDArray:
+    """Compute posterior means after pretraining, (n, L).
+
+    Missing entries are imputed only where pretraining has trained the decoder.
+    """
+    return map_batches(
+        module, dataset, lambda batch: _pretrained_mean(module, batch, has_decoder)
+    )
 
 
-def pretrained_embedding(module: VaDE, dataset: Dataset) -> NDArray:
-    """Compute posterior means while the decoder is that of an autoencoder, (n, L)."""
-    return map_batches(module, dataset, lambda batch: _pretrained_mean(module, batch))
+def _pretrained_mean(module: VaDE, batch: Batch, has_decoder: bool) -> Tensor:
+    if has_decoder:
+        batch = module.impute_batch(batch, pretraining=True)
+    return _encode_mean(module, batch.x)
 
 
 def decode(module: VaDE, dataset: Dataset, likelihood: Likelihood) -> NDArray:
@@ -243,12 +250,13 @@ def reconstruct(module: VaDE, dataset: Dataset, likelihood: Likelihood) -> NDArr
 # --- Clusters -----------------------------------------------------------------------
 
 
-def mixture_labels(module: VaDE, dataset: Dataset) -> NDArray:
+def mixture_labels(module: VaDE, dataset: Dataset, has_decoder: bool) -> NDArray:
     """Find the likeliest component of each pretrained mean under the mixture, (n,)."""
     prior = module.prior_float64()
 
     def function(batch: Batch) -> Tensor:
-        return prior.log_joint(_pretrained_mean(module, batch)).argmax(1)
+        z = _pretrained_mean(module, batch, has_decoder)
+        return prior.log_joint(z).argmax(1)
 
     return map_batches(module, dataset, function)
 

@@ -36,6 +36,7 @@ from skvade._model.likelihoods import LIKELIHOODS
 from skvade._model.module import VaDE
 from skvade._model.networks import reset_parameters
 from skvade._prediction import PredictionMixin
+from skvade._training.neighbor_embedding import n_neighbor_epochs
 from skvade._training.state import (
     History,
     RandomStreams,
@@ -62,6 +63,8 @@ __all__ = [
     "snapshot",
 ]
 
+PRETRAIN_MAX_ITER = 10  # epochs of an autoencoder, where `pretrain_max_iter` is "auto"
+
 
 @contextmanager
 def restore_on_error(estimator: PredictionMixin) -> Iterator[None]:
@@ -84,6 +87,10 @@ def make_config(estimator: PredictionMixin, n_samples: int) -> TrainingConfig:
     config = TrainingConfig(**params)
     if config.batch_size == "auto":
         config.batch_size = min(256, max(16, n_samples // 32))
+    if config.pretrain_max_iter == "auto":
+        config.pretrain_max_iter = PRETRAIN_MAX_ITER
+        if config.pretraining == "neighbors":
+            config.pretrain_max_iter = n_neighbor_epochs(n_samples)
     labels = labels_from_init(config.init)
     if labels is not None:
         config.init = labels

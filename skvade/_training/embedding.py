@@ -169,7 +169,7 @@ def _compute_target(state: TrainingState) -> Tensor:
     if config.embedding_input == "data":
         source = _mean_imputed(dataset)
     else:
-        source = pretrained_embedding(state.module, dataset)
+        source = pretrained_embedding(state.module, dataset, has_decoder=True)
     latent_dim = state.module.prior.means.shape[1]
     Z = target_embedding(config.embedding, source, latent_dim, state.random.numpy)
     return dataset.device_config.to_tensor(Z)

@@ -1,7 +1,7 @@
 """From the pretrained embedding to a partition, which the mixture starts from."""
 
 from collections.abc import Callable
-from typing import Any
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -13,8 +13,12 @@ from sklearn.metrics import pairwise_distances_argmin
 from sklearn.mixture import GaussianMixture
 from sklearn.utils.validation import has_fit_parameter
 
+from skvade._data.dataset import Dataset
+from skvade._data.neighbors import find_neighbors
 from skvade._inference import mixture_labels, pretrained_embedding
 from skvade._model.prior import draw_samples
+from skvade._training.communities import community_labels
+from skvade._training.neighbor_embedding import neighbor_graph
 from skvade._training.state import TrainingState
 
 __all__ = [
@@ -26,6 +30,7 @@ __all__ = [
 ]
 
 MAX_INIT_SAMPLES = 200_000  # that the initial mixture is fitted on
+N_EMBEDDING_NEIGHBORS = 15  # in the embedding, where those of X come from a transformer
 INIT_POSTERIOR_VARIANCE = 0.05  # as a fraction of the average component's variance
 MAX_INIT_POSTERIOR_VARIANCE = 0.5  # and of the components' in any one dimension
 
@@ -33,48 +38,35 @@ MAX_INIT_POSTERIOR_VARIANCE = 0.5  # and of the components' in any one dimension
 def initialize_mixture(state: TrainingState) -> None:
     """Start the mixture from a partition of the embedding."""
     module, config, dataset = state.module, state.config, state.dataset
-    random_state = state.random.numpy
     given = isinstance(config.init, np.ndarray)
     if len(dataset) > MAX_INIT_SAMPLES and not given:
-        dataset = dataset.subsample(MAX_INIT_SAMPLES, random_state)
-    Z, sample_weight = pretrained_embedding(module, dataset), dataset.weights
-    init = config.init[dataset.indices] if given else config.init
-    n_clusters = len(module.prior.logits)
-    labels = initial_labels(
-        Z, init, n_clusters, config.n_init, sample_weight, random_state
+        dataset = dataset.subsample(MAX_INIT_SAMPLES, state.random.numpy)
+    has_decoder = config.pretraining != "neighbors"
+    Z = pretrained_embedding(module, dataset, has_decoder)
+    labels = initial_labels(state, dataset, Z)
+    module.prior.initialize_from_partition(
+        Z, labels, dataset.weights, state.random.numpy
     )
-    module.prior.initialize_from_partition(Z, labels, sample_weight, random_state)
     variances = module.prior.variances.double().cpu()
     # A wider posterior than a component would decide about the responsibilities.
     limit = MAX_INIT_POSTERIOR_VARIANCE * variances.mean(0)
     width = torch.minimum(INIT_POSTERIOR_VARIANCE * variances.mean(), limit)
     module.encoder.reset_variance(width)
-    state.history.init_labels = mixture_labels(module, state.dataset.full())
+    full = state.dataset.full()
+    state.history.init_labels = mixture_labels(module, full, has_decoder)
 
 
-def initial_labels(
-    Z: NDArray,
-    init: Any,
-    n_clusters: int,
-    n_init: int,
-    sample_weight: NDArray,
-    random_state: RandomState,
-) -> NDArray:
+def initial_labels(state: TrainingState, dataset: Dataset, Z: NDArray) -> NDArray:
     """Partition the embedding as the parameter `init` says.
 
     Parameters
     ----------
+    state : TrainingState
+        Its configuration and its random streams are used.
+    dataset : Dataset
+        The samples to partition, of the training data.
     Z : ndarray of shape (n_samples, latent_dim)
-        Embedding of the samples.
-    init : str, array-like of shape (n_samples,) or clusterer
-        A key of `INITIALIZERS`, the labels themselves, or a clusterer, of which a clone
-        is fitted.
-    n_clusters, n_init : int
-        Parameters of the estimator.
-    sample_weight : ndarray of shape (n_samples,)
-        Positive weights, one on average.
-    random_state : RandomState
-        Source of randomness.
+        Their embedding.
 
     Returns
     -------
@@ -84,62 +76,65 @@ def initial_labels(
     Raises
     ------
     ValueError
-        If the clusterer or the array gives labels that do not fit.
+        If a clusterer or an array gives labels that do not fit.
     """
+    init, n_clusters = state.config.init, state.config.n_clusters
     if isinstance(init, str):
-        initializer = INITIALIZERS[init]
-        return initializer(Z, n_clusters, n_init, sample_weight, random_state)
-    if hasattr(init, "fit_predict"):
+        return INITIALIZERS[init](state, dataset, Z)
+    if isinstance(init, np.ndarray):
+        labels, source = init[dataset.indices], "The array given as init"
+    else:
         weights = {}
         if has_fit_parameter(init, "sample_weight"):
-            weights["sample_weight"] = sample_weight
-        clusterer = seeded_clone(init, random_state)
+            weights["sample_weight"] = dataset.weights
+        clusterer = seeded_clone(init, state.random.numpy)
         labels = np.asarray(clusterer.fit_predict(Z, **weights))
-        check_labels(
-            labels, n_clusters, len(Z), f"The clusterer given as init, {init!r},"
-        )
-        return labels
-    labels = np.asarray(init)
-    check_labels(labels, n_clusters, len(Z), "The array given as init")
+        source = f"The clusterer given as init, {init!r},"
+    check_labels(labels, n_clusters, len(Z), source)
     return labels
 
 
-def _kmeans_labels(
-    Z: NDArray,
-    n_clusters: int,
-    n_init: int,
-    sample_weight: NDArray,
-    random_state: RandomState,
-) -> NDArray:
-    kmeans = KMeans(n_clusters, n_init=n_init, random_state=random_state)
-    return kmeans.fit_predict(Z, sample_weight=sample_weight)
+def _community_labels(state: TrainingState, dataset: Dataset, Z: NDArray) -> NDArray:
+    n_neighbors = state.config.neighbors
+    if not isinstance(n_neighbors, Integral):
+        n_neighbors = N_EMBEDDING_NEIGHBORS
+    embedding = torch.from_numpy(Z).float()
+    graphs = (
+        neighbor_graph(state, dataset),
+        find_neighbors(embedding, int(n_neighbors), state.random.shuffle),
+    )
+    return community_labels(
+        Z, graphs, state.config.n_clusters, dataset.weights, state.random.numpy
+    )
 
 
-def _gmm_labels(
-    Z: NDArray,
-    n_clusters: int,
-    n_init: int,
-    sample_weight: NDArray,
-    random_state: RandomState,
-) -> NDArray:
+def _kmeans_labels(state: TrainingState, dataset: Dataset, Z: NDArray) -> NDArray:
+    kmeans = KMeans(
+        state.config.n_clusters,
+        n_init=state.config.n_init,
+        random_state=state.random.numpy,
+    )
+    return kmeans.fit_predict(Z, sample_weight=dataset.weights)
+
+
+def _gmm_labels(state: TrainingState, dataset: Dataset, Z: NDArray) -> NDArray:
     mixture = GaussianMixture(
-        n_clusters, covariance_type="diag", n_init=n_init, random_state=random_state
+        state.config.n_clusters,
+        covariance_type="diag",
+        n_init=state.config.n_init,
+        random_state=state.random.numpy,
     )
     return mixture.fit_predict(Z)
 
 
-def _random_labels(
-    Z: NDArray,
-    n_clusters: int,
-    n_init: int,
-    sample_weight: NDArray,
-    random_state: RandomState,
-) -> NDArray:
-    centers = Z[draw_samples(n_clusters, sample_weight, random_state)]
+def _random_labels(state: TrainingState, dataset: Dataset, Z: NDArray) -> NDArray:
+    n_clusters, random_state = state.config.n_clusters, state.random.numpy
+    centers = Z[draw_samples(n_clusters, dataset.weights, random_state)]
     return pairwise_distances_argmin(Z, centers)
 
 
-INITIALIZERS: dict[str, Callable[..., NDArray]] = {
+INITIALIZERS: dict[str, Callable[[TrainingState, Dataset, NDArray], NDArray]] = {
+    "communities": _community_labels,
     "kmeans": _kmeans_labels,
     "gmm": _gmm_labels,
     "random": _random_labels,

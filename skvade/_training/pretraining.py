@@ -1,4 +1,4 @@
-"""Pretraining: the networks learn to reconstruct the samples."""
+"""Pretraining of the networks, on neighbors or by reconstruction of the samples."""
 
 import math
 from collections.abc import Callable
@@ -15,6 +15,7 @@ from skvade._data.scaling import TARGET_STD
 from skvade._model.elbo import posterior_entropy, reparameterize, squared_error
 from skvade._model.likelihoods import n_observed
 from skvade._model.module import LossOutput, VaDE
+from skvade._training.neighbor_embedding import pretrain_neighbors
 from skvade._training.optim import SGD, Adam, Optimizer, Parameters
 from skvade._training.state import TrainingState
 from skvade._training.trainer import (
@@ -49,10 +50,11 @@ _VARIANCE = TARGET_STD**2  # of the average feature of standardized samples
 
 
 def pretrain(state: TrainingState) -> None:
-    """Train encoder and decoder to reconstruct, by the method `pretraining`.
+    """Train encoder and decoder by the method `pretraining`.
 
-    The curve holds the squared error as a fraction of the variance of the data. If it
-    ends near one, the history gets the principal components that were not learned.
+    The curve of a reconstruction holds the squared error as a fraction of the variance
+    of the data. If it ends near one, the history gets the principal components that
+    were not learned.
     """
     PRETRAINING[state.config.pretraining](state)
     curve = state.history.pretraining["unexplained_variance"]
@@ -182,6 +184,7 @@ def _pretrain_variational(state: TrainingState) -> None:
 
 
 PRETRAINING: dict[str, Callable[[TrainingState], None]] = {
+    "neighbors": pretrain_neighbors,
     "autoencoder": _pretrain_autoencoder,
     "stacked": _pretrain_stacked,
     "vae": _pretrain_variational,

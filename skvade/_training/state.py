@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 
 from skvade._data.dataset import Dataset
 from skvade._data.device import make_generator
+from skvade._data.neighbors import NeighborGraph
 from skvade._data.scaling import WeightStatistics
 from skvade._model.arrays import OptimizerState
 from skvade._model.module import VaDE
@@ -145,6 +146,8 @@ class TrainingState:
         Of the last stage, to go on from in the next call of `partial_fit`.
     task : FitTask
         The current task of the callback protocol.
+    neighbors : NeighborGraph or None
+        Neighbors of the samples, once they are known.
     """
 
     module: VaDE
@@ -156,3 +159,4 @@ class TrainingState:
     weight_statistics: WeightStatistics = field(default_factory=WeightStatistics)
     optimizer_state: OptimizerState = field(default_factory=dict)
     task: FitTask = field(default_factory=FitTask)
+    neighbors: NeighborGraph | None = None

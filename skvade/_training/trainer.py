@@ -1,7 +1,7 @@
 """The epoch loop. Nothing in this file depends on the model that is trained."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -54,6 +54,7 @@ def train_epoch(
     loss_function: LossFunction,
     optimizer: Optimizer,
     min_steps: int = 1,
+    batches: Iterable[Batch] | None = None,
 ) -> dict[str, float]:
     """Take a step of the optimizer for every batch of an epoch.
 
@@ -67,6 +68,8 @@ def train_epoch(
         Holds the parameters to train.
     min_steps : int, default=1
         The samples are visited repeatedly where one visit makes fewer steps.
+    batches : iterable of Batch, default=None
+        The batches of the epoch; by default every sample once, in random order.
 
     Returns
     -------
@@ -78,9 +81,10 @@ def train_epoch(
     totals: Any = 0.0
     names: list[str] = []
     n_visited = 0
-    batches = dataset.iter_batches(
-        state.config.batch_size, state.random.shuffle, min_steps
-    )
+    if batches is None:
+        batches = dataset.iter_batches(
+            state.config.batch_size, state.random.shuffle, min_steps
+        )
     with (
         dataset.device_config.autocast_disabled(),
         training_mode(state.module, state.random.dropout),

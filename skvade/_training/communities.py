@@ -1,0 +1,278 @@
+"""A partition of an embedding into communities of its neighbor graphs.
+
+Clusters of an embedding are compact, but lie at irregular distances: inertia and
+likelihood prefer to split a far one and to merge two near ones. Communities of a graph
+do not depend on these distances. The graph is small, micro-clusters of the embedding,
+and dense: on such graphs the moves below take milliseconds as NumPy operations.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.random import RandomState
+from numpy.typing import NDArray
+from sklearn.cluster import KMeans
+from sklearn.metrics import adjusted_rand_score
+
+from skvade._data.neighbors import NeighborGraph
+
+__all__ = [
+    "candidate_partitions",
+    "choose_partition",
+    "communities",
+    "community_labels",
+    "modularity",
+]
+
+# Micro-clusters for each cluster: one group of candidate partitions for each number.
+MICRO_CLUSTERS = (15, 20, 30)
+SAMPLES_PER_MICRO_CLUSTER = 10  # at least
+KERNEL_WEIGHTS = (2.0, 3.0, 5.0, 9.0)  # of the kernel, beside one for the edge counts
+MAX_KMEANS_SAMPLES = 20_000  # that micro-clusters are fitted on
+N_AGREEMENT_SAMPLES = 2_000  # on which candidate partitions are compared
+N_TRIES = 3  # of Louvain's method at each resolution
+N_BISECTIONS = 14
+MIN_RESOLUTION, MAX_RESOLUTION = 0.02, 30.0
+MAX_PASSES = 20  # over the nodes of a graph
+
+
+def community_labels(
+    Z: NDArray,
+    graphs: Sequence[NeighborGraph],
+    n_clusters: int,
+    sample_weight: NDArray,
+    random_state: RandomState,
+) -> NDArray:
+    """Partition an embedding into `n_clusters` communities.
+
+    Parameters
+    ----------
+    Z : ndarray of shape (n_samples, latent_dim)
+        The embedding.
+    graphs : sequence of NeighborGraph
+        Neighbor graphs of the samples: of X, and of the embedding. Partitions are
+        judged on the first.
+    n_clusters : int
+        Number of groups.
+    sample_weight : ndarray of shape (n_samples,)
+        Weights of the samples.
+    random_state : RandomState
+        Source of randomness.
+
+    Returns
+    -------
+    labels : ndarray of shape (n_samples,)
+        Group of each sample.
+    """
+    candidates = candidate_partitions(
+        Z, graphs, n_clusters, sample_weight, random_state
+    )
+    if not candidates:
+        kmeans = KMeans(n_clusters, n_init=10, random_state=random_state)
+        return kmeans.fit_predict(Z, sample_weight=sample_weight)
+    return choose_partition(candidates, graphs[0], sample_weight, random_state)
+
+
+# --- Candidates ---------------------------------------------------------------------
+
+
+def candidate_partitions(
+    Z: NDArray,
+    graphs: Sequence[NeighborGraph],
+    n_clusters: int,
+    sample_weight: NDArray,
+    random_state: RandomState,
+) -> list[NDArray]:
+    """Find communities for several numbers of micro-clusters and weights of the kernel.
+
+    The result is empty where no resolution gives `n_clusters` of them.
+    """
+    candidates = []
+    most = max(len(Z) // SAMPLES_PER_MICRO_CLUSTER, n_clusters)
+    for per_cluster in MICRO_CLUSTERS:
+        micro_labels = _micro_clusters(
+            Z, min(per_cluster * n_clusters, most), sample_weight, random_state
+        )
+        counts = np.sum(
+            [_edge_counts(micro_labels, g, sample_weight) for g in graphs], axis=0
+        )
+        kernel = _kernel(Z, micro_labels, sample_weight)
+        for weight in KERNEL_WEIGHTS:
+            links = counts / counts.sum() + weight * kernel / kernel.sum()
+            groups = communities(links, n_clusters, random_state)
+            if groups is not None:
+                candidates.append(groups[micro_labels])
+    return candidates
+
+
+def _micro_clusters(
+    Z: NDArray, n_clusters: int, sample_weight: NDArray, random_state: RandomState
+) -> NDArray:
+    """Partition the embedding into many small clusters, by k-means."""
+    subset = random_state.permutation(len(Z))[:MAX_KMEANS_SAMPLES]
+    kmeans = KMeans(n_clusters, n_init=1, random_state=random_state)
+    kmeans.fit(Z[subset], sample_weight=sample_weight[subset])
+    return np.unique(kmeans.predict(Z), return_inverse=True)[1]
+
+
+def _edge_counts(
+    labels: NDArray, graph: NeighborGraph, sample_weight: NDArray
+) -> NDArray[np.float64]:
+    """Count the edges between groups, symmetrically, by the weights of their sources."""
+    n_groups = labels.max() + 1
+    sources = graph.sources()
+    pairs = labels[sources].astype(np.int64) * n_groups + labels[graph.indices]
+    counts = np.bincount(pairs, sample_weight[sources], n_groups**2)
+    counts = counts.reshape(n_groups, n_groups)
+    return (counts + counts.T) / 2
+
+
+def _kernel(Z: NDArray, labels: NDArray, sample_weight: NDArray) -> NDArray[np.float64]:
+    """Weigh pairs of groups by a squared Cauchy kernel of their mean squared distance.
+
+    The weights of the groups multiply it.
+    """
+    weights = np.bincount(labels, sample_weight)
+    sums = [np.bincount(labels, sample_weight * z) for z in Z.T]
+    centers = np.stack(sums, axis=1) / weights[:, None]
+    deviations = np.square(Z - centers[labels]).sum(1)
+    spreads = np.bincount(labels, sample_weight * deviations) / weights
+    distances = np.square(centers[:, None] - centers).sum(-1)
+    distances += (spreads[:, None] + spreads) / 2
+    return np.outer(weights, weights) / np.square(1 + distances)
+
+
+# --- Communities of a small dense graph ---------------------------------------------
+
+
+def communities(
+    links: NDArray, n_communities: int, random_state: RandomState
+) -> NDArray | None:
+    """Find `n_communities` of a graph by Louvain's method, by bisecting the resolution.
+
+    Parameters
+    ----------
+    links : ndarray of shape (n_nodes, n_nodes)
+        Symmetric weights of the edges.
+    n_communities : int
+        Number of communities.
+    random_state : RandomState
+        Decides about the order of the nodes.
+
+    Returns
+    -------
+    labels : ndarray of shape (n_nodes,) or None
+        None if no resolution that was tried gives this number.
+    """
+    low, high, found = MIN_RESOLUTION, MAX_RESOLUTION, None
+    for _ in range(N_BISECTIONS):
+        resolution = np.sqrt(low * high)
+        tries = [louvain(links, resolution, random_state) for _ in range(N_TRIES)]
+        tries.sort(key=lambda labels: modularity(links, labels, resolution))
+        n_found = tries[-1].max() + 1
+        if n_found == n_communities:
+            return tries[-1]
+        for labels in tries:
+            if labels.max() + 1 == n_communities:
+                found = labels
+        if n_found > n_communities:
+            high = resolution
+        else:
+            low = resolution
+    return found
+
+
+def louvain(links: NDArray, resolution: float, random_state: RandomState) -> NDArray:
+    """Maximize modularity by moving nodes, then groups of them (Blondel et al., 2008).
+
+    Single nodes are moved once more at the end.
+    """
+    labels, level = np.arange(len(links)), links
+    while True:
+        singletons = np.arange(len(level))
+        groups = _move_nodes(level, singletons, resolution, random_state)
+        if groups.max() + 1 == len(level):
+            return _move_nodes(links, labels, resolution, random_state)
+        labels = groups[labels]
+        level = _aggregate(links, labels)
+
+
+def _move_nodes(
+    links: NDArray, labels: NDArray, resolution: float, random_state: RandomState
+) -> NDArray:
+    """Move nodes to the group that raises the modularity most, until none moves."""
+    labels, degrees = labels.copy(), links.sum(1)
+    n_groups, total = labels.max() + 1, degrees.sum()
+    group_degrees = np.bincount(labels, degrees, n_groups)
+    to_groups = _one_hot(labels).T @ links  # (n_groups, n_nodes)
+    to_groups = np.ascontiguousarray(to_groups.T)
+    penalties = resolution * degrees / total
+    for _ in range(MAX_PASSES):
+        has_moved = False
+        for node in random_state.permutation(len(links)):
+            old = labels[node]
+            gains = to_groups[node] - penalties[node] * group_degrees
+            gains[old] += penalties[node] * degrees[node] - links[node, node]
+            new = gains.argmax()
+            if gains[new] > gains[old] + 1e-12 * total:
+                labels[node], has_moved = new, True
+                to_groups[:, old] -= links[:, node]
+                to_groups[:, new] += links[:, node]
+                group_degrees[old] -= degrees[node]
+                group_degrees[new] += degrees[node]
+        if not has_moved:
+            break
+    return np.unique(labels, return_inverse=True)[1]
+
+
+def _one_hot(labels: NDArray) -> NDArray[np.float64]:
+    return np.eye(labels.max() + 1)[labels]
+
+
+def _aggregate(links: NDArray, labels: NDArray) -> NDArray:
+    """Sum the weights of the edges between groups."""
+    members = _one_hot(labels)
+    return members.T @ links @ members
+
+
+def modularity(links: NDArray, labels: NDArray, resolution: float = 1.0) -> float:
+    """Compute the modularity of a partition of a graph (Newman, 2006)."""
+    return _modularity(_aggregate(links, labels), resolution)
+
+
+def _modularity(between: NDArray, resolution: float = 1.0) -> float:
+    """Compute modularity from the weights of the edges between groups."""
+    fractions = between.sum(1) / between.sum()
+    inside = between.trace() / between.sum()
+    return float(inside - resolution * np.square(fractions).sum())
+
+
+# --- The choice ---------------------------------------------------------------------
+
+
+def choose_partition(
+    candidates: Sequence[NDArray],
+    graph: NeighborGraph,
+    sample_weight: NDArray,
+    random_state: RandomState,
+) -> NDArray:
+    """Choose the candidate of high modularity that agrees with the others.
+
+    Modularity is that of the samples' own neighbor graph, agreement the mean adjusted
+    Rand index with all candidates; their standardized values are added.
+    """
+    subset = random_state.permutation(len(sample_weight))[:N_AGREEMENT_SAMPLES]
+    agreement = [
+        np.mean([adjusted_rand_score(a[subset], b[subset]) for b in candidates])
+        for a in candidates
+    ]
+    modularities = [
+        _modularity(_edge_counts(labels, graph, sample_weight)) for labels in candidates
+    ]
+    score = _standardize(agreement) + _standardize(modularities)
+    return candidates[int(score.argmax())]
+
+
+def _standardize(values: Sequence[float]) -> NDArray[np.float64]:
+    deviations = np.asarray(values) - np.mean(values)
+    return deviations / max(np.std(values), 1e-9)

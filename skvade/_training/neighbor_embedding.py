@@ -1,0 +1,162 @@
+"""Pretraining of the encoder on the neighbor graph: contrastive neighbor embedding.
+
+Damrich, Böhm, Hamprecht and Kobak, "From t-SNE to UMAP with contrastive learning",
+ICLR 2023: the embedding puts neighbors close together and all other samples of a batch
+apart.
+"""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from skvade._data.dataset import Batch, Dataset
+from skvade._data.neighbors import (
+    NeighborGraph,
+    find_neighbors,
+    neighbors_from_transformer,
+    search_features,
+)
+from skvade._model.module import LossOutput
+from skvade._training.optim import Adam
+from skvade._training.state import TrainingState
+from skvade._training.trainer import (
+    check_finite_loss,
+    iter_epochs,
+    log_epoch,
+    train_epoch,
+)
+
+__all__ = [
+    "contrastive_neighbor_loss",
+    "mean_imputed",
+    "n_neighbor_epochs",
+    "neighbor_graph",
+    "pretrain_neighbors",
+]
+
+ATTRACTION = 2.0  # weight of the neighbors against all other samples of the batch
+N_PAIRS = 256  # per step
+STEPS_PER_EPOCH = 100
+MIN_EPOCHS = 20  # up to `FULL_BUDGET_SAMPLES`, more in proportion to the square root
+FULL_BUDGET_SAMPLES = 20_000
+LEARNING_RATE = 5e-3  # of Adam at the start, from where it falls linearly to zero
+
+
+# --- The graph ----------------------------------------------------------------------
+
+
+def neighbor_graph(
+    state: TrainingState, dataset: Dataset | None = None
+) -> NeighborGraph:
+    """Find the neighbors of the training samples, once, or of a subset of them.
+
+    As the parameter `neighbors` says: by Euclidean distance, or by a transformer.
+    """
+    if dataset is None or len(dataset) == len(state.dataset):
+        if state.neighbors is None:
+            state.neighbors = _compute_graph(state, state.dataset)
+        return state.neighbors
+    return _compute_graph(state, dataset)
+
+
+def _compute_graph(state: TrainingState, dataset: Dataset) -> NeighborGraph:
+    neighbors = state.config.neighbors
+    if hasattr(neighbors, "fit_transform"):
+        return neighbors_from_transformer(neighbors, mean_imputed(dataset))
+    features = search_features(dataset, state.random.numpy)
+    return find_neighbors(features, neighbors, state.random.shuffle)
+
+
+def mean_imputed(dataset: Dataset) -> NDArray:
+    """Give samples of X, missing entries replaced by the mean of the feature."""
+    X = dataset.X[dataset.indices]
+    if not dataset.has_missing:
+        return X
+    return np.where(np.isnan(X), dataset.scaling.feature_mean.astype(X.dtype), X)
+
+
+# --- The encoder --------------------------------------------------------------------
+
+
+def contrastive_neighbor_loss(z: Tensor, attraction: float) -> Tensor:
+    r"""Compute the loss of anchors and their neighbors, (2 B, L) to (B,).
+
+    .. math:: L_i = -a \log q(i, j) + \log \sum_{v \ne i} q(i, v), \qquad
+        q(u, v) = \frac{1}{1 + \lVert z_u - z_v \rVert^2}
+
+    The first half of `z` are the anchors i, the second their neighbors j; v runs over
+    all points of the batch.
+    """
+    n_anchors = len(z) // 2
+    anchors, neighbors = z[:n_anchors], z[n_anchors:]
+    squares = z.square().sum(1)
+    distances = torch.addmm(
+        squares[:n_anchors, None] + squares, anchors, z.T, alpha=-2
+    ).clamp_min(0)
+    similarities = (1 + distances).reciprocal()
+    repulsion = (similarities.sum(1) - similarities.diagonal()).log()
+    attraction_term = torch.log1p((anchors - neighbors).square().sum(1))
+    return repulsion + attraction * attraction_term
+
+
+def neighbor_loss(state: TrainingState, batch: Batch) -> LossOutput:
+    """Compute the contrastive loss of the encoder's means."""
+    module = state.module
+    z = module.encoder.encode_mean(module.likelihood.encoder_input(batch.x))
+    loss = contrastive_neighbor_loss(z, ATTRACTION).mean()
+    return LossOutput(loss, {"loss": loss.detach() * len(batch.x)})
+
+
+def iter_pair_batches(
+    dataset: Dataset, graph: NeighborGraph, generator: torch.Generator
+) -> Iterator[Batch]:
+    """Draw the batches of an epoch: pairs of neighbors, by the weight of the anchor."""
+    sources = graph.sources()
+    weights = dataset.weights
+    cumulative = None
+    if weights.strides != (0,):
+        cumulative = np.cumsum(weights[sources])
+        cumulative /= cumulative[-1]
+    for _ in range(STEPS_PER_EPOCH):
+        uniform = torch.rand(N_PAIRS, generator=generator, dtype=torch.float64).numpy()
+        if cumulative is None:
+            pairs = (uniform * len(sources)).astype(np.int64)
+        else:
+            pairs = np.searchsorted(cumulative, uniform, side="right")
+        positions = np.concatenate([sources[pairs], graph.indices[pairs]])
+        yield dataset.get_batch(positions)
+
+
+def n_neighbor_epochs(n_samples: int) -> int:
+    """Choose the number of epochs, of `STEPS_PER_EPOCH` steps each, automatically."""
+    growth = max(1.0, n_samples / FULL_BUDGET_SAMPLES)
+    return round(MIN_EPOCHS * math.sqrt(growth))
+
+
+def pretrain_neighbors(state: TrainingState) -> None:
+    """Train the encoder to put neighbors close together and other samples apart.
+
+    Pairs are drawn uniformly from the mutual neighbors. The decoder is not trained: it
+    learns in the warm-up.
+    """
+    graph = neighbor_graph(state).mutual()
+    encoder, max_epochs = state.module.encoder, state.config.pretrain_max_iter
+    rate = state.config.pretrain_learning_rate_init
+    if rate == "auto":
+        rate = LEARNING_RATE
+    parameters = [*encoder.backbone.parameters(), *encoder.mean.parameters()]
+    fused = state.dataset.device_config.has_fused_optimizers
+    optimizer = Adam([(rate, parameters)], fused)
+    curve = state.history.pretraining["neighbor_loss"]
+    for epoch in iter_epochs(state, max_epochs):
+        (group,) = optimizer.param_groups
+        group["lr"] = rate * (1 - epoch / max_epochs)
+        batches = iter_pair_batches(state.dataset, graph, state.random.shuffle)
+        means = train_epoch(state, neighbor_loss, optimizer, batches=batches)
+        check_finite_loss(means, f"Lower pretrain_learning_rate_init={rate!r}")
+        curve.append(means["loss"])
+        log_epoch(state, "Pretraining", curve, "neighbor loss")
