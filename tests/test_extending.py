@@ -1,7 +1,7 @@
 """Extensions of the model: each is one class or function, registered in one place.
 
-A user of the internals would write them as they stand here. No module of skvade knows
-of them, and the estimator fits with them.
+A user of the internals would write them as they stand here. No module of skvade is
+changed for them, and the estimator fits with them.
 """
 
 import copy
