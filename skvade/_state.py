@@ -22,6 +22,7 @@ from skvade._data.dataset import Dataset
 from skvade._data.device import resolve_device
 from skvade._data.scaling import (
     DataSummary,
+    Scaling,
     WeightStatistics,
     normalize_weights,
 )
@@ -160,7 +161,11 @@ def _resume(
     random = RandomStreams.from_random_state(random_state, device_config.device)
     statistics = statistics.update(sample_weight)
     sample_weight = normalize_weights(sample_weight, statistics.mean)
-    dataset = estimator._make_dataset(X, device_config, sample_weight)
+    summary, scaling = DataSummary.from_array(X), Scaling(**estimator._scaling)
+    check_data(estimator.likelihood, summary, scaling, device_config.dtype)
+    dataset = Dataset.from_array(
+        X, scaling, device_config, sample_weight, summary.has_missing
+    )
     dataset = dataset.cache_on_device()
     module = estimator._make_module(device_config)
     init_labels = predict_labels(module, dataset, estimator.responsibilities)

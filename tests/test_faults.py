@@ -1,6 +1,6 @@
-"""The faults of other implementations, one test each: what they give, and what we give.
+"""Faults of other implementations, one test each.
 
-Each test also computes the faulty formula, so that it shows the difference it guards.
+Each test also computes the faulty formula, and shows that it differs from ours.
 """
 
 import random
@@ -14,18 +14,18 @@ from scipy.stats import norm
 from sklearn.mixture import GaussianMixture
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from skvade import _backward
-from skvade._likelihoods import bernoulli_log_density, gaussian_log_density
-from skvade._mixture import MixturePrior
-from skvade._networks import Decoder
-from skvade._objective import Posterior, elbo, latent_entropy, reparameterize
+from skvade._model import module as vade_module
+from skvade._model.elbo import Posterior, elbo, posterior_entropy, reparameterize
+from skvade._model.likelihoods import bernoulli_log_prob, gaussian_log_prob
+from skvade._model.networks import Decoder
+from skvade._model.prior import DiagonalMixturePrior
 
 WEIGHTS = np.array([0.8, 0.15, 0.05])
 
 
 @pytest.fixture
 def mixture(normal):
-    """Means (K, L) and variances (K, L) of a mixture with the weights above."""
+    """Give means (K, L) and variances (K, L) of a mixture with the weights above."""
     return normal(3, 4).numpy(), normal(3, 4).exp().numpy()
 
 
@@ -36,13 +36,13 @@ def fitted(make_estimator, X):
 
 
 def log_components(z, means, variances):
-    """log N(z | c) from SciPy, (B, K)."""
+    """Compute log N(z | c) by SciPy, (B, K)."""
     return norm.logpdf(z[:, None], means, np.sqrt(variances)).sum(-1)
 
 
 def our_responsibilities(z, means, variances):
-    prior = MixturePrior(*means.shape, reg_covar=0).double()
-    prior.assign(*map(torch.from_numpy, (WEIGHTS, means, variances)))
+    prior = DiagonalMixturePrior(*means.shape, reg_covar=0).double()
+    prior.set_parameters(*map(torch.from_numpy, (WEIGHTS, means, variances)))
     return prior.log_joint(torch.from_numpy(z)).softmax(-1).numpy(force=True)
 
 
@@ -50,8 +50,8 @@ def our_responsibilities(z, means, variances):
 
 
 @pytest.mark.parametrize("scale, contrast_left", [(1, 1), (3, 0), (30, 0)])
-def test_an_epsilon_beside_the_densities_hides_them(normal, scale, contrast_left):
-    """Responsibilities do not change with the unit of z; densities do."""
+def test_responsibilities_do_not_depend_on_the_scale_of_z(normal, scale, contrast_left):
+    """Beside the densities, which do, an epsilon would hide them."""
     means, z = 0.7 * normal(3, 10).numpy(), normal(100, 10).numpy()
     right = softmax(np.log(WEIGHTS) + log_components(z, means, 1.0), axis=1)
     problem = scale * z, scale * means, np.full((3, 10), scale**2.0)
@@ -63,7 +63,7 @@ def test_an_epsilon_beside_the_densities_hides_them(normal, scale, contrast_left
     assert contrast == pytest.approx(contrast_left, abs=0.1)
 
 
-def test_weights_counted_once_per_latent_dimension(mixture, normal):
+def test_weights_count_once_and_not_per_latent_dimension(mixture, normal):
     z = normal(200, 4).numpy()
     log_density = log_components(z, *mixture)
     ours = our_responsibilities(z, *mixture)
@@ -73,7 +73,7 @@ def test_weights_counted_once_per_latent_dimension(mixture, normal):
     assert (faulty.argmax(1) != ours.argmax(1)).mean() > 0.1
 
 
-def test_softmax_of_probabilities(mixture, normal):
+def test_responsibilities_are_a_softmax_of_log_densities(mixture, normal):
     z = normal(200, 4).numpy()
     log_joint = np.log(WEIGHTS) + log_components(z, *mixture)
     ours = our_responsibilities(z, *mixture)
@@ -86,10 +86,10 @@ def test_softmax_of_probabilities(mixture, normal):
 # --- The parameters of the mixture --------------------------------------------------
 
 
-def test_raw_weights_leave_the_simplex(normal):
+def test_weights_sum_to_one_after_a_step(normal):
     log_density = 3 * normal(50, 3)
     raw = torch.full((3,), 1 / 3, dtype=torch.float64, requires_grad=True)
-    prior = MixturePrior(3, 1, reg_covar=0).double()
+    prior = DiagonalMixturePrior(3, 1, reg_covar=0).double()
     for log_weights, parameter in (
         (lambda: raw.log(), raw),
         (lambda: prior.log_weights, prior.logits),
@@ -104,20 +104,20 @@ def test_raw_weights_leave_the_simplex(normal):
     assert torch.equal(moved.sign(), (right - 1 / 3).sign())
 
 
-def test_raw_variances_become_negative():
+def test_variances_are_positive_after_a_step():
     z, step = torch.zeros(1, 1).double(), 1.0
     raw = torch.full((1, 1), 0.5, dtype=torch.float64, requires_grad=True)
     (-0.5 * (raw.log() + z**2 / raw)).sum().backward()
     assert raw + step * raw.grad < 0
 
-    prior = MixturePrior(1, 1, reg_covar=1e-3).double()
-    prior.assign(torch.ones(1), z, raw.detach())
+    prior = DiagonalMixturePrior(1, 1, reg_covar=1e-3).double()
+    prior.set_parameters(torch.ones(1), z, raw.detach())
     prior.log_joint(z).sum().backward()
-    prior.log_excess.data += step * prior.log_excess.grad
-    assert 1e-3 <= prior.log_variances.exp() < 0.5
+    prior.raw_log_variances.data += step * prior.raw_log_variances.grad
+    assert 1e-3 <= prior.variances < 0.5
 
 
-def test_log_variance_without_its_half():
+def test_log_variances_count_half():
     log_variance = torch.full((1, 1), np.log(9.0)).double()
     posterior = Posterior(torch.zeros(1, 1).double(), log_variance)
     one = torch.ones(1, 1, 1).double()
@@ -126,23 +126,23 @@ def test_log_variance_without_its_half():
 
     right = norm(0, 3).entropy()
     faulty = 0.5 * (np.log(2 * np.pi) + 1) + np.log(9.0)
-    torch.testing.assert_close(latent_entropy(posterior).item(), right)
+    torch.testing.assert_close(posterior_entropy(posterior).item(), right)
     assert faulty - right > 1
 
-    density = gaussian_log_density(one[0], 0 * one[0], log_variance[0, 0]).item()
+    density = gaussian_log_prob(one[0], 0 * one[0], log_variance[0, 0]).item()
     torch.testing.assert_close(density, norm.logpdf(1, 0, 3))
     assert density - norm.logpdf(1, 0, 9) > 0.5
 
 
-def test_log_variances_published_as_covariances(fitted):
+def test_covariances_are_variances_and_not_their_logarithms(fitted):
     prior = fitted.to_torch("cpu").prior
     faulty = prior.log_variances.numpy(force=True)
     np.testing.assert_allclose(fitted.covariances_, np.exp(faulty), rtol=1e-6)
     assert faulty.min() < 0 < fitted.covariances_.min()
 
 
-def published_responsibilities(estimator, X, covariances):
-    """q(c|x) from public attributes and the variances of the posterior."""
+def responsibilities_from_attributes(estimator, X, covariances):
+    """Compute q(c|x) from fitted attributes and the variances of the posterior."""
     model, m = estimator.to_torch("cpu"), estimator.transform(X)
     posterior = model.encode(torch.tensor(X, dtype=torch.float32))
     v = posterior.log_variance.exp().numpy(force=True)
@@ -151,17 +151,19 @@ def published_responsibilities(estimator, X, covariances):
     return softmax(np.log(estimator.weights_) + log_density, axis=1)
 
 
-def test_published_mixture_gives_the_predictions(fitted, X):
-    expected = published_responsibilities(fitted, X, fitted.covariances_)
+def test_predictions_follow_from_the_fitted_attributes(fitted, X):
+    expected = responsibilities_from_attributes(fitted, X, fitted.covariances_)
     np.testing.assert_allclose(fitted.predict_proba(X), expected, atol=1e-4)
-    deviations = published_responsibilities(fitted, X, np.sqrt(fitted.covariances_))
+    deviations = responsibilities_from_attributes(
+        fitted, X, np.sqrt(fitted.covariances_)
+    )
     assert np.abs(deviations - expected).max() > 0.01
 
 
 # --- Predictions --------------------------------------------------------------------
 
 
-def test_prediction_from_a_draw_of_z(fitted, X):
+def test_predictions_use_no_draw_of_z(fitted, X):
     between = fitted.inverse_transform(fitted.means_[:2].mean(0, keepdims=True))
     X = np.vstack([X, np.repeat(between, 200, axis=0)])
     labels = fitted.predict(X)
@@ -176,8 +178,8 @@ def test_prediction_from_a_draw_of_z(fitted, X):
     assert len(faulty[-200:].unique()) > 1
 
 
-def test_labels_of_a_mixture_fitted_again(fitted, X):
-    joint = published_responsibilities(fitted, X, fitted.covariances_)
+def test_labels_are_those_of_the_trained_mixture(fitted, X):
+    joint = responsibilities_from_attributes(fitted, X, fitted.covariances_)
     np.testing.assert_array_equal(fitted.labels_, joint.argmax(1))
     np.testing.assert_array_equal(fitted.labels_, fitted.predict(X))
 
@@ -189,7 +191,7 @@ def test_labels_of_a_mixture_fitted_again(fitted, X):
     assert not all(np.array_equal(labels, fitted.labels_) for labels in faulty)
 
 
-def test_predictions_that_depend_on_the_other_rows(fitted, X):
+def test_predictions_do_not_depend_on_the_other_samples(fitted, X):
     far = np.vstack([X, np.full((1, X.shape[1]), 1e3)])
     proba, embedding = fitted.predict_proba(X), fitted.transform(X)
     np.testing.assert_array_equal(fitted.predict_proba(far)[:-1], proba)
@@ -205,7 +207,7 @@ def test_predictions_that_depend_on_the_other_rows(fitted, X):
 # --- The two halves of the bound ----------------------------------------------------
 
 
-def test_reconstruction_summed_over_the_batch(make_prior, make_posterior, normal):
+def test_all_terms_are_averaged_over_the_batch(make_prior, make_posterior, normal):
     posterior, prior, log_likelihood = make_posterior(), make_prior(), normal(2, 5)
     once = elbo(log_likelihood, posterior, prior)
     doubled = Posterior(*(torch.cat([t, t]) for t in posterior))
@@ -239,11 +241,11 @@ def test_loss_does_not_depend_on_the_batch_size(make_estimator, X_unit):
 
 
 @pytest.mark.parametrize("n_copies", [2, 100])
-def test_mean_over_the_features(normal, n_copies):
+def test_log_likelihood_is_a_sum_over_features(normal, n_copies):
     x, output = normal(5, 3).sigmoid(), normal(5, 3)
     for density in (
-        bernoulli_log_density,
-        lambda x, mean: gaussian_log_density(x, mean, torch.tensor(0.3)),
+        bernoulli_log_prob,
+        lambda x, mean: gaussian_log_prob(x, mean, torch.tensor(0.3)),
     ):
         once, copies = density(x, output), [t.repeat(1, n_copies) for t in (x, output)]
         torch.testing.assert_close(density(*copies), n_copies * once)
@@ -252,43 +254,47 @@ def test_mean_over_the_features(normal, n_copies):
 
 @contextmanager
 def decoded():
-    """Record all z that any decoder is given."""
-    seen = []
+    """Record all z that any decoder is called on."""
+    recorded = []
 
     def record(module, arguments):
         if isinstance(module, Decoder):
-            seen.append(*arguments)
+            recorded.append(*arguments)
 
     hook = register_module_forward_pre_hook(record)
     try:
-        yield seen
+        yield recorded
     finally:
         hook.remove()
 
 
 @pytest.mark.filterwarnings("ignore:Clusters share a mode")
-def test_z_drawn_twice(make_estimator, X, monkeypatch):
-    scored = []
+def test_both_halves_of_the_bound_have_the_same_draws_of_z(
+    make_estimator, X, monkeypatch
+):
+    in_latent_terms = []
 
-    def spy(log_likelihood, posterior, prior, draws=None):
-        scored.append(draws)
+    def recording_elbo(log_likelihood, posterior, prior, draws=None):
+        in_latent_terms.append(draws)
         return elbo(log_likelihood, posterior, prior, draws)
 
-    monkeypatch.setattr(_backward, "elbo", spy)
-    with decoded() as seen:
-        make_estimator(responsibilities="sampled", n_draws=2, pretrain_max_iter=0).fit(
-            X
-        )
-    in_training = [z for z in seen if z.requires_grad]
-    assert len(scored) == len(in_training) > 10
-    assert all(map(torch.equal, scored, in_training))
-    assert not torch.equal(scored[0][0], scored[0][1])
+    monkeypatch.setattr(vade_module, "elbo", recording_elbo)
+    estimator = make_estimator(
+        responsibilities="sampled", n_draws=2, pretrain_max_iter=0
+    )
+    with decoded() as recorded:
+        estimator.fit(X)
+    in_reconstruction = [z for z in recorded if z.requires_grad]
+    assert len(in_latent_terms) == len(in_reconstruction) > 10
+    for draws, z in zip(in_latent_terms, in_reconstruction, strict=True):
+        assert torch.equal(draws.flatten(0, 1), z)
+        assert not torch.equal(draws[0], draws[1])
 
 
 # --- What the model can say ---------------------------------------------------------
 
 
-def test_likelihood_that_can_represent_the_data(make_estimator, X):
+def test_the_likelihood_can_represent_the_data(make_estimator, X):
     X = (X - X.mean(0)) / X.std(0)
     fitted = make_estimator(pretrain_max_iter=30, max_iter=10).fit(X)
     residual = np.square(fitted.reconstruct(X) - X).mean()
@@ -300,11 +306,11 @@ def test_likelihood_that_can_represent_the_data(make_estimator, X):
         make_estimator(likelihood="bernoulli").fit(X)
 
 
-def test_generation_from_a_standard_normal(fitted, assert_is_mean):
-    with decoded() as seen:
+def test_samples_are_drawn_from_the_mixture(fitted, assert_is_mean):
+    with decoded() as recorded:
         _, c = fitted.sample(4000, random_state=0)
     assert_is_mean(torch.from_numpy(fitted.weights_), torch.from_numpy(np.eye(3)[c]))
-    z = seen[0].numpy()
+    z = recorded[0].numpy()
     noise = torch.from_numpy((z - fitted.means_[c]) / np.sqrt(fitted.covariances_[c]))
     assert_is_mean(torch.zeros(2), noise)
     assert_is_mean(torch.ones(2), noise**2)
@@ -312,10 +318,10 @@ def test_generation_from_a_standard_normal(fitted, assert_is_mean):
 
 
 @pytest.mark.parametrize("label", range(3))
-def test_generation_of_one_cluster(fitted, normal, label):
-    rows, c = fitted.sample(300, label=label, random_state=0)
+def test_samples_of_a_cluster_belong_to_it(fitted, normal, label):
+    samples, c = fitted.sample(300, label=label, random_state=0)
     assert set(c) == {label}
-    assert (fitted.predict(rows) == label).mean() > 0.9
+    assert (fitted.predict(samples) == label).mean() > 0.9
     faulty = fitted.predict(fitted.inverse_transform(normal(300, 2).numpy()))
     assert (faulty == label).mean() < 0.8
 
@@ -344,7 +350,7 @@ def global_generators():
 
 
 @pytest.mark.parametrize("random_state", [0, np.random.RandomState(0)])
-def test_global_generators_are_reseeded(make_estimator, X, random_state):
+def test_global_generators_are_left_alone(make_estimator, X, random_state):
     before = global_generators()
     estimator = make_estimator(random_state=random_state, early_stopping=True).fit(X)
     estimator.predict(X)

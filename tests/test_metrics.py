@@ -7,10 +7,10 @@ import pytest
 from skvade.metrics import clustering_accuracy
 
 
-def accuracy_of_best_map(y_true, y_pred):
-    """Try every one-to-one map of clusters to classes."""
+def best_accuracy(y_true, y_pred):
+    """Give the accuracy under the best of all one-to-one maps to classes."""
     clusters = np.unique(y_pred)
-    # A class of its own, which nothing belongs to, for each cluster left out.
+    # An empty class for each cluster that is matched to none.
     targets = [*np.unique(y_true), *(-1 - clusters)]
     return max(
         np.mean(y_true == np.asarray(match)[np.searchsorted(clusters, y_pred)])
@@ -20,17 +20,17 @@ def accuracy_of_best_map(y_true, y_pred):
 
 @pytest.mark.parametrize("n_classes, n_clusters", [(3, 3), (4, 2), (2, 4), (1, 3)])
 @pytest.mark.parametrize("seed", range(3))
-def test_equals_the_best_of_all_maps(n_classes, n_clusters, seed):
+def test_accuracy_is_that_of_the_best_map(n_classes, n_clusters, seed):
     rng = np.random.default_rng(seed)
     y_true = rng.integers(n_classes, size=25)
     y_pred = rng.integers(n_clusters, size=25)
 
-    expected = accuracy_of_best_map(y_true, y_pred)
+    expected = best_accuracy(y_true, y_pred)
     assert clustering_accuracy(y_true, y_pred) == pytest.approx(expected)
     assert clustering_accuracy(y_pred, y_true) == pytest.approx(expected)
 
 
-def test_match_is_optimal_where_greedy_is_not():
+def test_match_is_optimal_where_a_greedy_one_is_not():
     # Greedy takes the 5 samples shared by class 0 and cluster 0 and is left with 0;
     # crossing over keeps 4 + 4.
     y_true = [0] * 9 + [1] * 4
@@ -38,7 +38,7 @@ def test_match_is_optimal_where_greedy_is_not():
     assert clustering_accuracy(y_true, y_pred) == pytest.approx(8 / 13)
 
 
-def test_names_of_the_clusters_do_not_matter():
+def test_accuracy_is_invariant_to_permuted_labels():
     rng = np.random.default_rng(0)
     y = rng.integers(5, size=100)
     assert clustering_accuracy(y, rng.permutation(5)[y]) == 1.0
@@ -53,11 +53,11 @@ def test_labels_of_any_discrete_type(as_type):
         assert accuracy == 1.0
 
 
-def test_noise_is_a_cluster_like_any_other():
+def test_negative_label_counts_as_a_cluster():
     assert clustering_accuracy([0, 0, 1, 1], [0, -1, 1, 1]) == 0.75
 
 
-def test_one_cluster_scores_the_largest_class():
+def test_accuracy_of_one_cluster_is_the_fraction_of_the_largest_class():
     assert clustering_accuracy([0, 0, 0, 1, 2], [7] * 5) == pytest.approx(0.6)
 
 
@@ -75,6 +75,6 @@ def test_one_cluster_scores_the_largest_class():
         ([0, 1], [np.nan, 1], "y_pred contains NaN"),
     ],
 )
-def test_errors(y_true, y_pred, message):
+def test_invalid_labels(y_true, y_pred, message):
     with pytest.raises(ValueError, match=message):
         clustering_accuracy(y_true, y_pred)

@@ -1,4 +1,4 @@
-"""Mixtures that are known, found again with the default parameters."""
+"""Recovery of known mixtures with the default parameters."""
 
 import numpy as np
 import pytest
@@ -7,19 +7,19 @@ from sklearn.metrics import adjusted_rand_score
 
 from skvade import VaDEClusterer
 
-# Whether the clusters are found is the question here, not what the last nats cost.
+# The clusters are tested, not convergence.
 pytestmark = pytest.mark.filterwarnings("ignore:Training ended after max_iter")
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_separated_blobs_in_20_dimensions(seed):
+def test_recovers_separated_blobs_in_20_dimensions(seed):
     X, y = make_blobs(300, 20, centers=5, random_state=seed)
     labels = VaDEClusterer(5, random_state=seed).fit_predict(X)
     assert adjusted_rand_score(y, labels) > 0.95
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_small_clusters_and_their_weights_are_kept(seed):
+def test_recovers_small_clusters_and_their_weights(seed):
     sizes = np.array([200, 200, 20])
     X, y = make_blobs(sizes, 20, random_state=seed)
     model = VaDEClusterer(3, random_state=seed).fit(X)
@@ -28,7 +28,7 @@ def test_small_clusters_and_their_weights_are_kept(seed):
 
 
 @pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
-def test_blobs_in_the_plane(likelihood):
+def test_recovers_blobs_in_the_plane(likelihood):
     centers = [[0.2, 0.2], [0.8, 0.2], [0.5, 0.8]]
     X, y = make_blobs(300, centers=centers, cluster_std=0.04, random_state=0)
     model = VaDEClusterer(3, likelihood=likelihood, random_state=0)

@@ -174,7 +174,7 @@ def test_summary_of_a_read_only_memory_map(tmp_path, order, dtype):
     np.save(tmp_path / "X.npy", X)
     mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
     assert isinstance(mapped, np.memmap)
-    found, expected = summarize(mapped), summarize(X)
+    found, expected = summarize(mapped), summarize(np.ascontiguousarray(X))
     assert_array_equal(found.feature_mean, expected.feature_mean)
     assert found[:3] == expected[:3] and found.variance == expected.variance
 
@@ -258,8 +258,8 @@ def test_summary_needs_memory_for_a_chunk_only(dtype, missing, view, weighted):
         DataSummary.from_array(*arguments)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    # Without moments one mask, and a copy of a chunk that is not contiguous.
-    assert peaks[0] < 2 * scaling.CHUNK_SIZE * X.itemsize
+    # Without moments one mask, and copies of two chunks that are not contiguous.
+    assert peaks[0] < 3 * scaling.CHUNK_SIZE * X.itemsize
     assert peaks[1] < 8 * scaling.CHUNK_SIZE * 8 < 0.5 * X.size * 8
 
 

@@ -103,8 +103,8 @@ ax.legend()
 # %%
 # Stop and resume
 # ---------------
-# The model was pickled in the middle of the stream. What is loaded goes on exactly as
-# if nothing had happened: the memory of the optimizer is kept with the rest.
+# The model was pickled in the middle of the stream. The loaded one goes on exactly as
+# if nothing had happened: the state of the optimizer is kept with the rest.
 resumed = pickle.loads(kept)
 print(f"resumed after {resumed.n_samples_seen_} rows")
 for X, _ in batches(start=STOP + 1):
@@ -119,10 +119,10 @@ print(f"scores of the last batch identical: {same}")
 # %%
 # Several passes over a file
 # --------------------------
-# A stream is seen once. Rows that can be visited again are better given to ``fit``,
+# A stream is read once. Samples that can be read again are better given to ``fit``,
 # which takes many passes. An array in a ``.npy`` file need not be loaded for that:
-# opened with ``mmap_mode="r"``, no more than a batch of it is copied at a time, and the
-# result is that of the array in memory.
+# opened with ``mmap_mode="r"``, no more than a batch of it is copied at a time if it is
+# large, and the result is that of the array in memory.
 in_memory = np.concatenate([X for X, _ in batches(start=REPAIR)])
 np.save(path.with_suffix(".npy"), in_memory)
 on_disk = np.load(path.with_suffix(".npy"), mmap_mode="r")

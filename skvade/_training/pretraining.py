@@ -116,15 +116,17 @@ class DenoisingPair(NamedTuple):
         It is in the unit of standardized samples, whatever the layers below make of it.
         """
         with torch.no_grad():
-            x = self.below(batch.x)
+            x = self.below(state.module.likelihood.encoder_input(batch.x))
         kept = torch.empty_like(x).bernoulli_(
             1 - CORRUPTION_RATE, generator=state.random.noise
         )
-        # Entries are missing in the data only, not in what a layer gives.
-        mask = None if len(self.below) else batch.mask
-        errors = squared_error(x, self.pair(kept * x), mask)
-        variance = x.var(correction=0)
-        varies = variance > torch.finfo(x.dtype).eps * x.square().mean()
+        target, mask = x, None
+        if not len(self.below):
+            # The decoder gives samples, of which entries may be missing.
+            target, mask = batch.x, batch.mask
+        errors = squared_error(target, self.pair(kept * x), mask)
+        variance = target.var(correction=0)
+        varies = variance > torch.finfo(x.dtype).eps * target.square().mean()
         scale = torch.where(varies, _VARIANCE / variance, 1.0)
         return _weighted_mean(scale * errors, batch)
 

@@ -18,7 +18,7 @@ CHANGES = [
     {"pretrain_max_iter": 0},
     {"pretrain_max_iter": 40},
     {"init": "gmm"},
-    {"catch_up_max_iter": 0},
+    {"warmup_max_iter": 0},
     {"beta": 0.1},
     {"beta": 4.0},
     {"mixture_learning_rate_init": 1e-5},

@@ -36,8 +36,8 @@ COLUMNS = [
 ]
 
 
-class Kept(TransformerMixin, BaseEstimator):
-    """A transformer that leaves its coordinates in a file: the model fits a clone."""
+class SavedEmbedding(TransformerMixin, BaseEstimator):
+    """A transformer that saves its coordinates in a file: the model fits a clone."""
 
     def __init__(self, transformer, path):
         self.transformer, self.path = transformer, path
@@ -49,16 +49,16 @@ class Kept(TransformerMixin, BaseEstimator):
 
 
 def resident_mb(name):
-    """Memory of this process now, "VmRSS", or at its peak, "VmHWM".
+    """Read the memory of this process now, "VmRSS", or at its peak, "VmHWM".
 
-    The peak that `resource.getrusage` tells is no less than that of the parent.
+    The peak that `resource.getrusage` gives is no less than that of the parent.
     """
     status = Path("/proc/self/status").read_text()
     return int(re.findall(rf"{name}:\s*(\d+)", status)[0]) / 1024
 
 
 def fitted(estimator, X, what):
-    """Labels and the seconds they took; warnings are printed with what was fitted."""
+    """Fit; give labels and seconds. Warnings are printed with what was fitted."""
     start = time.perf_counter()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -69,15 +69,15 @@ def fitted(estimator, X, what):
     return labels, seconds
 
 
-def keep_coordinates(model, path):
-    """Have what `embedding` gives written to a file, if the model imitates one."""
+def save_embedding(model, path):
+    """Let the model save the coordinates of its `embedding`, if it has one."""
     embedding = getattr(model, "embedding", None)
     if embedding is not None:
-        model.set_params(embedding=Kept(embedding, path))
+        model.set_params(embedding=SavedEmbedding(embedding, path))
 
 
 def accuracy_of_embedding(path, y, seed):
-    """That of GaussianMixture on the coordinates imitated, if they are of all rows."""
+    """Give that of GaussianMixture on the target coordinates of all samples."""
     if not path.exists() or len(Z := np.load(path)) < len(y):
         return ""
     mixture = GaussianMixture(len(np.unique(y)), random_state=seed)
@@ -85,15 +85,15 @@ def accuracy_of_embedding(path, y, seed):
 
 
 def run(name, dataset, seed, options):
-    """Fit once; the row of the CSV."""
+    """Fit once; give the row of the CSV."""
     X, y = load(dataset, options.data)
     estimator, shown = build(name, dataset, len(np.unique(y)), seed, options)
     model = estimator[-1] if isinstance(estimator, Pipeline) else estimator
     with tempfile.TemporaryDirectory() as folder:
-        kept = Path(folder) / "coordinates.npy"
-        keep_coordinates(model, kept)
+        path = Path(folder) / "coordinates.npy"
+        save_embedding(model, path)
         labels, seconds = fitted(estimator, X, f"{name} on {dataset}, seed {seed}")
-        embedding_accuracy = accuracy_of_embedding(kept, y, seed)
+        embedding_accuracy = accuracy_of_embedding(path, y, seed)
     if name == "AE + GaussianMixture":
         labels = model.init_labels_
     row = {
@@ -122,7 +122,7 @@ def run(name, dataset, seed, options):
 
 
 def draw(model, path, seed, n_columns=12):
-    """Decoded draws from each component, a row of the picture per cluster."""
+    """Save decoded draws from each component, a row of the picture per cluster."""
     import matplotlib.pyplot as plt
 
     side = int(np.sqrt(model.n_features_in_))
@@ -136,7 +136,7 @@ def draw(model, path, seed, n_columns=12):
 
 
 def finished(path, *key):
-    """The runs that a CSV holds, by the columns of the key."""
+    """List the runs that a CSV holds, by the columns of the key."""
     if not path.exists():
         return set()
     key = key or ("dataset", "method", "parameters", "seed")
@@ -156,7 +156,7 @@ def append(path, columns, row):
 
 
 def study(options):
-    """Each run that the CSV does not hold yet, in a process of its own."""
+    """Run what the CSV does not hold yet, each run in a process of its own."""
     processes = multiprocessing.get_context("spawn")
     for dataset in options.datasets:
         for seed in options.seeds:
@@ -190,7 +190,7 @@ def main():
     )
     parser.add_argument("--peer", help="Python with ClustPy: see clustpy_vade.py")
     parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--pictures", help="folder for a picture of generated rows")
+    parser.add_argument("--pictures", help="folder for a picture of generated samples")
     options = parser.parse_args()
     study(options)
 

@@ -1,11 +1,11 @@
-"""How often criteria that know no labels find the number of clusters.
+"""How often criteria without labels find the number of clusters.
 
     python tests/benchmarks/choosing.py blobs warped wine digits dermatology \\
         --data FOLDER --seeds 0 1 2
 
 For each number of clusters two models, of different seeds, are fitted to the same four
-fifths of the rows; the criteria are taken on the rest. A CSV row per number; what the
-CSV already holds is skipped. Labels judge and select nothing.
+fifths of the samples; the criteria are taken on the rest. A CSV row per number; what
+the CSV already holds is skipped. Labels judge and select nothing.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def blobs(folder):
 
 
 def warped(folder):
-    """Four groups of a plane, bent into 20 dimensions by random waves, with noise."""
+    """Map four groups of a plane to 20 dimensions by random waves, with noise."""
     z, y = make_blobs(1000, 2, centers=4, cluster_std=1.0, random_state=4)
     rng = np.random.default_rng(0)
     directions, phases = rng.normal(size=(2, 20)), rng.uniform(0, 2 * np.pi, 20)
@@ -71,33 +71,36 @@ def silhouette(model, X):
 
 def run(dataset, seed, n_clusters, options):
     X, y = DATASETS[dataset](options.data)
-    taught, rest, _, y_rest = train_test_split(X, y, test_size=0.2, random_state=seed)
+    X_train, X_test, _, y_test = train_test_split(
+        X, y, test_size=0.2, random_state=seed
+    )
     start = time.perf_counter()
     models = [
-        VaDEClusterer(n_clusters, random_state=2 * seed + i).fit(taught) for i in (0, 1)
+        VaDEClusterer(n_clusters, random_state=2 * seed + i).fit(X_train)
+        for i in (0, 1)
     ]
     seconds = time.perf_counter() - start
     first = models[0]
-    labels = first.predict(rest)
+    labels = first.predict(X_test)
     return {
         "dataset": dataset,
         "n": len(X),
         "true_k": len(np.unique(y)),
         "seed": seed,
         "n_clusters": n_clusters,
-        "elbo": f"{first.score(rest):.4f}",
-        "weighted_bound": f"{first.score_samples(rest, n_draws=N_DRAWS).mean():.4f}",
-        "silhouette": f"{silhouette(first, rest):.4f}",
-        "stability": f"{agreement(models, rest):.4f}",
+        "elbo": f"{first.score(X_test):.4f}",
+        "weighted_bound": f"{first.score_samples(X_test, n_draws=N_DRAWS).mean():.4f}",
+        "silhouette": f"{silhouette(first, X_test):.4f}",
+        "stability": f"{agreement(models, X_test):.4f}",
         "clusters_in_use": len(np.unique(first.labels_)),
-        "ari": f"{adjusted_rand_score(y_rest, labels):.4f}",
+        "ari": f"{adjusted_rand_score(y_test, labels):.4f}",
         "seconds": f"{seconds:.1f}",
         "version": __version__,
     }
 
 
 def candidates(true_k):
-    """Three numbers on each side of the true one, from two on."""
+    """Give three numbers on each side of the true one, from two on."""
     return range(max(2, true_k - 3), true_k + 4)
 
 
@@ -108,7 +111,7 @@ def main():
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
-    # Empty clusters and budgets used up are part of what is studied.
+    # Empty clusters and fits that end at max_iter are part of what is studied.
     warnings.simplefilter("ignore", ConvergenceWarning)
     for dataset in options.datasets:
         true_k = len(np.unique(DATASETS[dataset](options.data)[1]))

@@ -4,8 +4,8 @@
 
 `pip install -c tests/constraints.txt clustpy==0.0.3 torch` builds the environment, and
 `--peer` of the benchmarks is the path of its interpreter, which `peer` in `methods.py`
-calls. SETTINGS is JSON; what comes out is a line of JSON. ClustPy imports torchvision
-for its data sets alone, so an empty module stands in for it.
+calls. SETTINGS is JSON, and so is the line that is printed. ClustPy imports torchvision
+for its data sets alone, so an empty module takes its place.
 """
 
 import json
@@ -20,8 +20,8 @@ import torch
 import tqdm
 
 
-class Hollow(ModuleType):
-    """A module in which every name is a class that nobody uses."""
+class EmptyModule(ModuleType):
+    """A module in which every name is an empty class."""
 
     def __getattr__(self, name):
         if name.startswith("__"):
@@ -29,25 +29,25 @@ class Hollow(ModuleType):
         return type(name, (), {})
 
 
-class HollowTorchvision(MetaPathFinder, Loader):
+class EmptyTorchvision(MetaPathFinder, Loader):
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] == "torchvision":
             return ModuleSpec(name, self, is_package=True)
 
     def create_module(self, spec):
-        return Hollow(spec.name)
+        return EmptyModule(spec.name)
 
     def exec_module(self, module):
         pass
 
 
-sys.meta_path.insert(0, HollowTorchvision())  # before one that does not fit torch
+sys.meta_path.insert(0, EmptyTorchvision())  # before one that does not fit torch
 
 epoch_times = []  # a list of time stamps per call of trange: pretraining, clustering
 
 
-class Stopwatch:
-    """In the place of `tqdm.trange`: notes when each epoch begins and ends."""
+class EpochTimer:
+    """Replace `tqdm.trange` and record when each epoch begins and ends."""
 
     def __init__(self, n_epochs, **kwargs):
         self.n_epochs = n_epochs
@@ -63,7 +63,7 @@ class Stopwatch:
         pass
 
 
-tqdm.trange = Stopwatch
+tqdm.trange = EpochTimer
 
 from clustpy.deep import VaDE  # noqa: E402
 from clustpy.deep.vade import _VaDE_VAE  # noqa: E402
@@ -71,7 +71,7 @@ from clustpy.deep.vade import _VaDE_VAE  # noqa: E402
 
 def main(settings):
     torch.set_num_threads(settings["threads"])
-    X = np.load(settings["rows"])
+    X = np.load(settings["X"])
     layers = [X.shape[1], *settings["hidden_layer_sizes"], 10]
     network = {"layers": layers, "activation_fn": torch.nn.ReLU}
     seed = settings["seed"]
@@ -90,14 +90,14 @@ def main(settings):
     seconds = time.perf_counter() - start
     start = time.perf_counter()
     model.predict(X)
-    answer = {
+    result = {
         "fit": seconds,
         "predict": time.perf_counter() - start,
         "pretrain_epoch": float(np.median(np.diff(epoch_times[0]))),
         "epoch": float(np.median(np.diff(epoch_times[1]))),
         "labels": model.vade_labels_.tolist(),
     }
-    print(json.dumps(answer))
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Does anything that knows no labels rank runs by their accuracy?
+"""Does any criterion without labels rank runs by their accuracy?
 
     python tests/benchmarks/criteria.py digits dermatology wine blobs --data FOLDER
 
-Fits each data set once per seed with the default parameters and writes what each run
-says of itself beside its accuracy, a CSV row per run. Data sets that the CSV already
-holds are skipped. Labels judge and select nothing.
+Fits each data set once per seed with the default parameters and writes the criteria of
+each run beside its accuracy, a CSV row per run. Data sets that the CSV already holds
+are skipped. Labels judge and select nothing.
 """
 
 import argparse
@@ -19,19 +19,20 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import adjusted_rand_score, silhouette_score
 
 from skvade import VaDEClusterer, __version__
-from skvade._inference import elbo_of, over_batches
+from skvade._inference import make_elbo_terms, map_batches
 from skvade.metrics import clustering_accuracy
 
 RESULTS = Path(__file__).parents[2] / "docs" / "benchmarks" / "criteria.csv"
-# Each as it should rise with the accuracy.
+# With the sign that should make each rise with the accuracy.
 CRITERIA = ["elbo", "latent", "sureness", "stability", "silhouette"]
 COLUMNS = ["dataset", "n", "seed", *CRITERIA, "init_accuracy", "accuracy", "version"]
 
 
 def measures(model, X):
-    """ELBO, its latent terms, minus the entropy of the responsibilities, silhouette."""
-    fitted, rows = model._model_and_rows(X)
-    terms = over_batches(fitted, rows, elbo_of(fitted, model.responsibilities)).mean(0)
+    """Compute ELBO, its latent terms, minus the mean entropy, silhouette."""
+    module, dataset = model._module_and_dataset(X)
+    elbo_terms = make_elbo_terms(module, model.responsibilities)
+    terms = map_batches(module, dataset, elbo_terms).mean(0)
     entropy = entr(model.predict_proba(X)).sum(1).mean()
     silhouette = silhouette_score(model.transform(X), model.labels_)
     return {
@@ -43,7 +44,7 @@ def measures(model, X):
 
 
 def study(dataset, options):
-    """The rows of a data set; stability is the mean ARI with the other runs."""
+    """Fit a data set; stability is the mean ARI with the other runs."""
     X, y = DATASETS[dataset](options.data)
     n_clusters = len(np.unique(y))
     models = []

@@ -1,8 +1,8 @@
-"""Data as users have it: missing entries, sparse rows, files larger than memory.
+"""Missing entries, sparse data, and files larger than memory.
 
     python tests/benchmarks/data.py missing --data FOLDER --seeds 0 1 2
     python tests/benchmarks/data.py sparse --data FOLDER
-    python tests/benchmarks/data.py file --rows 2000000
+    python tests/benchmarks/data.py file --samples 2000000
 
 Appends to data_missing.csv, data_memory.csv and data_file.csv under docs/benchmarks.
 Each run has a process of its own, so that its memory is its own; runs of the first two
@@ -36,7 +36,7 @@ MEMORY = ["dataset", "n", "method", "parameters", "seed", "ari", "peak_mb", "sec
 MEMORY += ["version"]
 CURVE = ["n", "parameters", "file_mb", "second", "private_mb", "version"]
 
-# What is removed of complete data, and data that came with holes.
+# Fractions removed from complete data; None for data that came incomplete.
 FRACTIONS = dict.fromkeys(("digits", "generated", "pendigits"), (0.1, 0.3, 0.5))
 FRACTIONS |= dict.fromkeys(("dermatology", "mice_protein"), (None,))
 FEW_EPOCHS = {"max_iter": 40, "tol": 0}
@@ -52,32 +52,32 @@ def complete(dataset, seed, options):
 
 
 def remove(X, fraction, seed):
-    """Which entries to remove at random, not all of any row."""
+    """Choose random entries to remove, not all of any sample."""
     removed = np.random.default_rng(seed).random(X.shape) < fraction
     removed[removed.all(1), 0] = False
     return removed
 
 
 def run_missing(dataset, method, fraction, seed, options):
-    """Clusters of rows with holes; of entries that were removed, how well they return.
+    """Cluster incomplete samples, and measure how well removed entries are imputed.
 
-    With no fraction the rows are as they came.
+    Without a fraction the data are as they came.
     """
     removed = None
     if fraction is None:
-        holed, y = incomplete(options.data, dataset)
+        X_missing, y = incomplete(options.data, dataset)
     else:
         X, y = complete(dataset, seed, options)
         removed = remove(X, fraction, seed)
-        holed = np.where(removed, np.nan, X)
+        X_missing = np.where(removed, np.nan, X)
     start = time.perf_counter()
     model = VaDEClusterer(len(np.unique(y)), random_state=seed, **FEW_EPOCHS)
     if method == "mean + skvade":
         model = make_pipeline(SimpleImputer(), model)
-    labels = model.fit_predict(holed)
+    labels = model.fit_predict(X_missing)
     row = {
         "dataset": dataset,
-        "n": len(holed),
+        "n": len(X_missing),
         "method": method,
         "parameters": repr({"fraction": fraction, **FEW_EPOCHS}),
         "seed": seed,
@@ -86,9 +86,9 @@ def run_missing(dataset, method, fraction, seed, options):
         "version": __version__,
     }
     if removed is not None:
-        fill = model[0].transform if method == "mean + skvade" else model.impute
-        residual = np.square(fill(holed) - X)[removed].mean() / X.var(0).mean()
-        row["error"] = f"{residual:.4f}"
+        impute = model[0].transform if method == "mean + skvade" else model.impute
+        squares = np.square(impute(X_missing) - X)[removed]
+        row["error"] = f"{squares.mean() / X.var(0).mean():.4f}"
     return row
 
 
@@ -103,26 +103,26 @@ def missing(options):
                     once("data_missing.csv", MISSING, key, run_missing, arguments)
 
 
-# --- Sparse rows --------------------------------------------------------------------
+# --- Sparse data --------------------------------------------------------------------
 
 TEN_EPOCHS = {"max_iter": 10, "tol": 0}
 
 
-def sparse_rows(dataset, folder):
-    """Documents as tf-idf, or cells as logarithms of counts, and their classes."""
+def load_sparse(dataset, folder):
+    """Load documents as tf-idf, or cells as logarithms of counts, and their classes."""
     if dataset == "sc_worm_neuron":
         X, arrays = counts(folder, dataset)
         return X.log1p(), arrays["y"]
     X, arrays = counts(folder, "reuters21578_r52")
-    rows = np.flatnonzero(arrays["r8"] | (dataset == "r52"))
-    X = TfidfTransformer(sublinear_tf=True).fit_transform(X[rows])
-    filled = np.flatnonzero(np.diff(X.indptr))
-    return X[filled].astype(np.float32), arrays["y"][rows][filled]
+    documents = np.flatnonzero(arrays["r8"] | (dataset == "r52"))
+    X = TfidfTransformer(sublinear_tf=True).fit_transform(X[documents])
+    not_empty = np.flatnonzero(np.diff(X.indptr))
+    return X[not_empty].astype(np.float32), arrays["y"][documents][not_empty]
 
 
 def run_sparse(dataset, method, options):
-    """Fit, and tell by how much the memory grew beyond that of the sparse rows."""
-    X, y = sparse_rows(dataset, options.data)
+    """Fit, and measure the peak of memory beyond that of sparse X."""
+    X, y = load_sparse(dataset, options.data)
     before = resident_mb("VmRSS")
     start = time.perf_counter()
     X = X.toarray() if method == "dense" else X
@@ -152,7 +152,7 @@ def sparse(options):
 
 TWO_EPOCHS = {
     "pretrain_max_iter": 1,
-    "catch_up_max_iter": 1,
+    "warmup_max_iter": 1,
     "max_iter": 2,
     "n_init": 1,
     "tol": 0,
@@ -160,47 +160,47 @@ TWO_EPOCHS = {
 }
 
 
-def write_file(path, n_rows):
-    """Rows of 100 features around 8 centers, in float32."""
+def write_file(path, n_samples):
+    """Write samples of 100 features around 8 centers, in float32."""
     rng = np.random.default_rng(0)
     centers = rng.normal(size=(8, 100)).astype(np.float32)
-    X = np.lib.format.open_memmap(path, "w+", np.float32, (n_rows, 100))
-    for start in range(0, n_rows, 10_000):
-        rows = X[start : start + 10_000]
-        rows[:] = centers[rng.integers(8, size=len(rows))]
-        rows += rng.normal(size=rows.shape)
+    X = np.lib.format.open_memmap(path, "w+", np.float32, (n_samples, 100))
+    for start in range(0, n_samples, 10_000):
+        chunk = X[start : start + 10_000]
+        chunk[:] = centers[rng.integers(8, size=len(chunk))]
+        chunk += rng.normal(size=chunk.shape)
     X.flush()
     return X.nbytes
 
 
-def _fit_file(path, warm):
+def _fit_file(path, is_warm):
     X = np.load(path, mmap_mode="r")
     VaDEClusterer(8, **TWO_EPOCHS).fit(X[:10_000])
-    warm.set()
+    is_warm.set()
     VaDEClusterer(8, **TWO_EPOCHS).fit(X)
 
 
 def private_mb(pid):
-    """Memory that is no page of a file, 0 if the process has ended."""
+    """Read the memory that is no page of a file, 0 if the process has ended."""
     status = Path(f"/proc/{pid}/status").read_text()
     found = re.findall(r"RssAnon:\s*(\d+)", status)
     return int(found[0]) / 1024 if found else 0
 
 
 def file(options):
-    """The private memory of a fit, second by second, above that of a small one."""
+    """Record the private memory of a fit, each second, beyond that of a small one."""
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "rows.npy"
-        size = write_file(path, options.rows)
-        warm = context.Event()
-        fit = context.Process(target=_fit_file, args=(path, warm))
+        path = Path(folder) / "X.npy"
+        size = write_file(path, options.samples)
+        is_warm = context.Event()
+        fit = context.Process(target=_fit_file, args=(path, is_warm))
         fit.start()
-        warm.wait()
+        is_warm.wait()
         before, second = private_mb(fit.pid), 0
         while fit.is_alive():
             row = {
-                "n": options.rows,
+                "n": options.samples,
                 "parameters": repr(TWO_EPOCHS),
                 "file_mb": f"{size / 2**20:.0f}",
                 "second": second,
@@ -215,7 +215,7 @@ def file(options):
 # --- Running ------------------------------------------------------------------------
 
 
-def quietly(run, arguments):
+def run_without_warnings(run, arguments):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return run(*arguments)
@@ -226,7 +226,7 @@ def once(name, columns, key, run, arguments):
     if key in finished(RESULTS / name):
         return
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        row = pool.apply(quietly, (run, arguments))
+        row = pool.apply(run_without_warnings, (run, arguments))
     append(RESULTS / name, columns, row)
     print(row, flush=True)
 
@@ -239,7 +239,7 @@ def main():
     parser.add_argument("study", choices=list(STUDIES))
     parser.add_argument("--data", help="folder of the .npz files")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--rows", type=int, default=2_000_000)
+    parser.add_argument("--samples", type=int, default=2_000_000)
     options = parser.parse_args()
     STUDIES[options.study](options)
 

@@ -2,9 +2,9 @@
 
     python tests/benchmarks/faults.py
 
-The model is fitted to scikit-learn's digits with default parameters; each fault is then
-put in the place of the right formula, and the two answers are compared. Faults of the
-training objective are fitted, by the `beta` that they amount to.
+The model is fitted to scikit-learn's digits with default parameters; each fault then
+replaces the right formula, and the two results are compared. Faults of the training
+objective are fitted, by the `beta` that they amount to.
 """
 
 import argparse
@@ -27,14 +27,14 @@ COLUMNS = ["fault", "what was measured", "right", "faulty"]
 
 
 def log_joint(model, Z, weight_exponent=1):
-    """log p(c) + log p(z|c) of points, by SciPy: (n, K)."""
+    """Compute log p(c) + log p(z|c) of points by SciPy: (n, K)."""
     scale = np.sqrt(model.covariances_)
     density = norm.logpdf(Z[:, None], model.means_, scale).sum(-1)
     return weight_exponent * np.log(model.weights_) + density
 
 
 def epsilon(model, X):
-    """exp(log p) + 1e-10 in the place of log-sum-exp, the latent space stretched.
+    """Use exp(log p) + 1e-10 instead of log-sum-exp, the latent space stretched.
 
     Stretching space and mixture together changes no true responsibility.
     """
@@ -58,7 +58,7 @@ def weights_per_dimension(model, X):
 
 
 def sampled_z(model, X):
-    """Labels of two draws of z that differ."""
+    """Compare the labels of two draws of z."""
     with torch.inference_mode():
         posterior = model.to_torch("cpu").encode(torch.from_numpy(X).float())
     rng = np.random.default_rng(0)
@@ -75,15 +75,15 @@ def sampled_z(model, X):
 
 
 def no_half(model, X):
-    """The log-variance read as the logarithm of the standard deviation."""
-    network = model.to_torch("cpu")
+    """Take the log-variance for the logarithm of the standard deviation."""
+    module = model.to_torch("cpu")
     generator = torch.Generator().manual_seed(0)
     with torch.inference_mode():
-        posterior = network.encode(torch.from_numpy(X).float())
+        posterior = module.encode(torch.from_numpy(X).float())
         noise = torch.randn(posterior.mean.shape, generator=generator)
         errors = [
             float(
-                (network.decode(posterior.mean + s * noise) - torch.from_numpy(X))
+                (module.decode(posterior.mean + s * noise) - torch.from_numpy(X))
                 .square()
                 .mean()
             )
@@ -93,7 +93,7 @@ def no_half(model, X):
 
 
 def raw_weights(model, X):
-    """Weights that are free numbers, moved up the bound by Adam."""
+    """Train weights that are free numbers by Adam."""
     scaled = torch.from_numpy(log_joint(model, model.transform(X), weight_exponent=0))
     weights = torch.tensor(model.weights_, requires_grad=True)
     optimizer = torch.optim.Adam([weights], lr=2e-3)
@@ -109,7 +109,7 @@ def raw_weights(model, X):
 
 
 def standard_normal(model, X):
-    """Rows generated from N(0, I): how far they are from any row of the data."""
+    """Decode draws from N(0, I); measure how far they are from any sample."""
     rng = np.random.default_rng(0)
     labels = rng.choice(len(model.weights_), 1000, p=model.weights_)
     scale = np.sqrt(model.covariances_[labels])
@@ -124,11 +124,11 @@ def standard_normal(model, X):
 def second_mixture(model, X):
     _, y = load_digits(return_X_y=True)
     mixture = GaussianMixture(10, random_state=0).fit(model.transform(X))
-    found = model.labels_, mixture.predict(model.transform(X))
-    yield "accuracy", *(clustering_accuracy(y, labels) for labels in found)
+    both = model.labels_, mixture.predict(model.transform(X))
+    yield "accuracy", *(clustering_accuracy(y, labels) for labels in both)
 
 
-def misweighed(model, X, beta):
+def compare_beta(model, X, beta):
     _, y = load_digits(return_X_y=True)
     other = VaDEClusterer(n_clusters=10, beta=beta, random_state=0).fit(X)
     pair = model, other
@@ -137,11 +137,11 @@ def misweighed(model, X, beta):
 
 
 def mean_over_features(model, X):
-    yield from misweighed(model, X, beta=float(X.shape[1]))
+    yield from compare_beta(model, X, beta=float(X.shape[1]))
 
 
 def mean_over_batch(model, X):
-    yield from misweighed(model, X, beta=1 / 56)
+    yield from compare_beta(model, X, beta=1 / 56)
 
 
 FAULTS = {

@@ -1,7 +1,7 @@
 """Labeled data for the benchmarks, scaled as a user would scale them.
 
 `load(name, folder)` reads FOLDER/<name>.npz: dense sets hold `X` and `y`, sparse ones
-the parts of a CSR matrix and `y`. Digits come with scikit-learn.
+the arrays of a CSR matrix and `y`. Digits come with scikit-learn.
 """
 
 from pathlib import Path
@@ -24,7 +24,7 @@ def _arrays(folder, name):
 
 
 def counts(folder, name):
-    """Sparse counts, and all the arrays of the file."""
+    """Load sparse counts, and all arrays of the file."""
     arrays = _arrays(folder, name)
     parts = arrays["data"].astype(np.float32), arrays["indices"], arrays["indptr"]
     return csr_array(parts, shape=tuple(arrays["shape"])), arrays
@@ -36,7 +36,7 @@ def _digits(folder):
 
 
 def _bytes(name):
-    """Images of 8 bits, as intensities."""
+    """Load images of 8 bits as intensities."""
 
     def read(folder):
         arrays = _arrays(folder, name)
@@ -45,19 +45,19 @@ def _bytes(name):
     return read
 
 
-def _at_random(read_all, n_rows):
-    """The same few of many rows every time."""
+def _subsample(read_all, n_samples):
+    """Load a random subset, the same every time."""
 
     def read(folder):
         return resample(
-            *read_all(folder), replace=False, n_samples=n_rows, random_state=0
+            *read_all(folder), replace=False, n_samples=n_samples, random_state=0
         )
 
     return read
 
 
 def _to_unit(name):
-    """Features of one kind, scaled to [0, 1] together."""
+    """Load features of one kind, scaled to [0, 1] together."""
 
     def read(folder):
         arrays = _arrays(folder, name)
@@ -68,13 +68,13 @@ def _to_unit(name):
 
 
 def incomplete(folder, name):
-    """Features in different units, NaN where an entry is missing."""
+    """Load features in different units, NaN where an entry is missing."""
     arrays = _arrays(folder, name)
     return StandardScaler().fit_transform(arrays["X"].astype(np.float64)), arrays["y"]
 
 
 def _standardized(name):
-    """Features in different units, missing values replaced by the mean."""
+    """Load features in different units, missing values replaced by the mean."""
 
     def read(folder):
         arrays = _arrays(folder, name)
@@ -85,7 +85,7 @@ def _standardized(name):
 
 
 def _shuttle(folder):
-    """A few sensor readings are far out: clipped at the percentiles 0.1 and 99.9."""
+    """Load sensor readings, a few extreme ones clipped at percentiles 0.1 and 99.9."""
     arrays = _arrays(folder, "shuttle")
     X = arrays["X"].astype(np.float64)
     low, high = np.percentile(X, [0.1, 99.9], axis=0)
@@ -93,7 +93,7 @@ def _shuttle(folder):
 
 
 def _reuters(only_r8):
-    """Word counts as tf-idf."""
+    """Load word counts as tf-idf."""
 
     def read(folder):
         X, arrays = counts(folder, "reuters21578_r52")
@@ -105,7 +105,7 @@ def _reuters(only_r8):
 
 
 def _cells(name):
-    """Counts of genes as log(1 + counts per 10,000)."""
+    """Load counts of genes as log(1 + counts per 10,000)."""
 
     def read(folder):
         X, arrays = counts(folder, name)
@@ -128,13 +128,13 @@ DATASETS = {
     "har": _to_unit("har"),
     "shuttle": _shuttle,
     "fashion_mnist": _bytes("fashion_mnist"),
-    "fashion_10k": _at_random(_bytes("fashion_mnist"), 10_000),
-    "mnist_10k": _at_random(_bytes("mnist"), 10_000),
+    "fashion_10k": _subsample(_bytes("fashion_mnist"), 10_000),
+    "mnist_10k": _subsample(_bytes("mnist"), 10_000),
     "mnist": _bytes("mnist"),
 }
 
 
 def load(name, folder):
-    """Rows and their classes."""
+    """Load samples and their classes."""
     X, y = DATASETS[name](folder)
     return np.ascontiguousarray(X, dtype=np.float32), y

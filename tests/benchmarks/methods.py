@@ -30,7 +30,7 @@ IMAGES = {
     "max_iter": 20,
     "tol": 0,
 }
-# A variational autoencoder tells clothes apart better, and a mixture with full
+# A variational autoencoder separates clothes better, and a mixture with full
 # covariances finds them there. The latent terms keep their weight of pretraining.
 CLOTHES = {
     **IMAGES,
@@ -44,38 +44,38 @@ CLOTHES = {
 RECIPES = {
     "mnist": IMAGES,
     "fashion_mnist": CLOTHES,
-    # Three times the default, as the warning of `fit` asks for.
+    # Three times the default, as the warning of `fit` advises.
     "sc_worm_neuron": {"pretrain_max_iter": 30},
 }
-# Beside these, where an embedding is imitated: its groups are far apart, and hold.
-IMITATION = {
+# Beside these, where an embedding is learned: its groups are far apart, and stay so.
+EMBEDDING = {
     "embedding_input": "autoencoder",
     "embedding_max_samples": 70_000,
     "embedding_max_iter": 10,
     "beta": 1.0,
     "max_iter": 10,
 }
-OF_UMAP = {
-    "mnist": {**IMITATION, "pretrain_max_iter": 60},
-    "fashion_mnist": IMITATION,
+UMAP_RECIPES = {
+    "mnist": {**EMBEDDING, "pretrain_max_iter": 60},
+    "fashion_mnist": EMBEDDING,
 }
-# scikit-learn's t-SNE takes minutes for 20,000 rows, and gives two columns.
-OF_TSNE = {
+# scikit-learn's t-SNE takes minutes for 20,000 samples, and gives two columns.
+TSNE_RECIPES = {
     "mnist": {
-        **OF_UMAP["mnist"],
+        **UMAP_RECIPES["mnist"],
         "learning_rate_init": 1e-4,
         "embedding_max_samples": 20_000,
         "embedding_max_iter": 30,
         "latent_dim": 10,
     }
 }
-# Hundreds of features and more, where no autoencoder comes first: UMAP sees their
-# principal components, which spares it noise and time.
+# Hundreds of features and more, without an autoencoder before UMAP: UMAP gets their
+# principal components, which saves noise and time.
 WIDE = ("har", "sc_pbmc4k")
 N_COMPONENTS = 50
-# The embedding alone: after it is there, the steps are too small to count.
+# The embedding alone: the steps after it are too small to matter.
 ALONE = {
-    "catch_up_max_iter": 0,
+    "warmup_max_iter": 0,
     "max_iter": 1,
     "learning_rate_init": 1e-12,
     "mixture_learning_rate_init": None,
@@ -85,31 +85,31 @@ ALONE = {
 def _umap(dataset):
     from umap import UMAP
 
-    # One thread, or UMAP would not repeat; to say so spares its warning.
+    # UMAP is reproducible with one thread only; to set it avoids a warning.
     umap = UMAP(n_components=10, min_dist=0.0, n_jobs=1)
     return make_pipeline(PCA(N_COMPONENTS), umap) if dataset in WIDE else umap
 
 
 def _seeded(transformer, seed):
-    """A clone, every seed of which is this one."""
+    """Clone a transformer and set all its seeds."""
     transformer = clone(transformer)
     seeds = [name for name in transformer.get_params() if name.endswith("random_state")]
     return transformer.set_params(**dict.fromkeys(seeds, seed))
 
 
 def peer(python, X, **settings):
-    """What ClustPy's VaDE took and found, fitted by an interpreter of its own."""
+    """Fit ClustPy's VaDE in another environment; give its times and labels."""
     script = Path(__file__).with_name("clustpy_vade.py")
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "rows.npy"
+        path = Path(folder) / "X.npy"
         np.save(path, X)
-        command = [python, str(script), json.dumps({"rows": str(path), **settings})]
+        command = [python, str(script), json.dumps({"X": str(path), **settings})]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
 class Peer:
-    """ClustPy's VaDE as a clusterer; its likelihood wants rows in [0, 1]."""
+    """ClustPy's VaDE as a clusterer; its likelihood needs X in [0, 1]."""
 
     def __init__(self, python, **settings):
         self.python, self.settings = python, settings
@@ -124,9 +124,9 @@ def _k_means(dataset, k, seed, options):
 
 
 def _mixture(dataset, k, seed, options):
-    """Full covariances have too many numbers where features are many."""
-    few = dataset in ("digits", "optdigits", "pendigits", "dermatology", "shuttle")
-    shown = {} if few else {"covariance_type": "diag"}
+    """Full covariances have too many parameters where features are many."""
+    small = ("digits", "optdigits", "pendigits", "dermatology", "shuttle")
+    shown = {} if dataset in small else {"covariance_type": "diag"}
     return GaussianMixture(k, random_state=seed, **shown), shown
 
 
@@ -152,7 +152,7 @@ def _vade(dataset, k, seed, options, **more):
 
 
 def _shown(value):
-    """A literal for the CSV."""
+    """Give a literal for the CSV."""
     return " ".join(repr(value).split()) if hasattr(value, "get_params") else value
 
 
@@ -162,23 +162,23 @@ def _autoencoder_k_means(dataset, k, seed, options):
 
 
 def _autoencoder_mixture(dataset, k, seed, options):
-    """Their `init_labels_` count: the mixture that EM finds on the embedding."""
-    alone = {"init": "gmm", "catch_up_max_iter": 0, "max_iter": 1, "tol": 0}
+    """Fit a model whose `init_labels_` are those of EM on the embedding."""
+    alone = {"init": "gmm", "warmup_max_iter": 0, "max_iter": 1, "tol": 0}
     return _vade(dataset, k, seed, options, **alone)
 
 
 def _vade_of_umap(dataset, k, seed, options):
-    more = OF_UMAP.get(dataset, {})
+    more = UMAP_RECIPES.get(dataset, {})
     return _vade(dataset, k, seed, options, embedding=_umap(dataset), **more)
 
 
 def _vade_of_tsne(dataset, k, seed, options):
-    more = {"latent_dim": 2, **OF_TSNE.get(dataset, {})}
+    more = {"latent_dim": 2, **TSNE_RECIPES.get(dataset, {})}
     return _vade(dataset, k, seed, options, embedding=TSNE(), **more)
 
 
 def _clustpy(dataset, k, seed, options):
-    """The network and epochs of our recipe; 50 a stage where it names none."""
+    """Take network and epochs from our recipe, or 50 epochs per stage."""
     recipe = RECIPES.get(dataset, {})
     settings = {
         "n_clusters": k,
@@ -194,7 +194,7 @@ def _clustpy(dataset, k, seed, options):
 
 
 def _after(components, method):
-    """A method that sees leading components, for which there is no recipe."""
+    """Make a method that gets leading components, for which there is no recipe."""
 
     def build(dataset, k, seed, options):
         estimator, shown = method(None, k, seed, options)
@@ -204,7 +204,7 @@ def _after(components, method):
 
 
 def _lsa(n_components):
-    """Latent semantic analysis, where the direction of a document counts."""
+    """Make a latent semantic analysis: the direction of a document counts."""
     return make_pipeline(TruncatedSVD(n_components), Normalizer())
 
 
@@ -235,5 +235,5 @@ METHODS = {
 
 
 def build(name, dataset, n_clusters, seed, options):
-    """An estimator, and those of its parameters that the table should show."""
+    """Build an estimator; give it with the parameters that the table should show."""
     return METHODS[name](dataset, n_clusters, seed, options)

@@ -2,8 +2,8 @@
 
     python tests/benchmarks/own_networks.py --data FOLDER --seeds 0 1 2
 
-The epochs are such that all take about as long, with one thread, on 10,000 images at
-random. A CSV row per run; what the CSV already holds is skipped.
+The epochs are such that all take about as long, with one thread, on 10,000 random
+images. A CSV row per run; runs that the CSV already holds are skipped.
 """
 
 import argparse
@@ -45,8 +45,8 @@ def decoder(latent_dim, n_features_in):
     )
 
 
-# What differs from the defaults, and the last two from each other: Adam learns the
-# convolutions as a variational autoencoder, plain gradient descent can fail to start.
+# What differs from the defaults. Convolutions are pretrained by Adam, as a variational
+# autoencoder: plain gradient descent can fail to start.
 COMMON = {"n_clusters": 10, "likelihood": "bernoulli", "tol": 0}
 LONG = {"pretrain_max_iter": 80, "max_iter": 80}
 NETWORKS = {

@@ -3,7 +3,7 @@
     python tests/benchmarks/restarts.py digits pendigits --data FOLDER --seeds 0 1 2
 
 Restarts "kmeans" and "gmm" twenty times on the embedding of a default autoencoder, and
-on one that imitates UMAP, and writes what each restart is chosen by beside its
+on one learned from UMAP, and writes what each restart is chosen by beside its
 accuracy, a CSV row per restart. Embeddings that the CSV already holds are skipped.
 Labels judge and select nothing.
 """
@@ -30,34 +30,34 @@ COLUMNS = [
 N_RESTARTS = 20
 
 
-def by_kmeans(Z, n_clusters, restart):
-    """A partition, and the negative inertia."""
+def fit_kmeans(Z, n_clusters, restart):
+    """Give a partition and the negative inertia."""
     kmeans = KMeans(n_clusters, n_init=1, random_state=restart).fit(Z)
     return kmeans.labels_, -kmeans.inertia_
 
 
-def by_em(Z, n_clusters, restart):
-    """A partition, and the mean log-likelihood."""
+def fit_gmm(Z, n_clusters, restart):
+    """Give a partition and the mean log-likelihood."""
     mixture = GaussianMixture(n_clusters, covariance_type="diag", random_state=restart)
     labels = mixture.fit_predict(Z)
     return labels, mixture.score(Z)
 
 
-STARTS = {"kmeans": by_kmeans, "gmm": by_em}
+INITIALIZERS = {"kmeans": fit_kmeans, "gmm": fit_gmm}
 # By the method whose encoder gives it.
 EMBEDDINGS = {"autoencoder": "skvade", "UMAP": "skvade of UMAP"}
 
 
 def study(dataset, embedding, seed, options):
-    """The rows of an embedding."""
+    """Give the CSV rows of an embedding."""
     X, y = load(dataset, options.data)
     n_clusters = len(np.unique(y))
     alone = argparse.Namespace(change=ALONE)
     model, _ = build(EMBEDDINGS[embedding], dataset, n_clusters, seed, alone)
     Z = model.fit_transform(X)
-    for init, start in STARTS.items():
+    for init, fit in INITIALIZERS.items():
         for restart in range(N_RESTARTS):
-            labels, criterion = start(Z, n_clusters, restart)
+            labels, criterion = fit(Z, n_clusters, restart)
             yield {
                 "dataset": dataset,
                 "n": len(X),

@@ -3,10 +3,10 @@
     python tests/benchmarks/speed.py step mixture growth --threads 2
     python tests/benchmarks/speed.py digits mnist --data FOLDER --peer PYTHON
 
-A row is written as soon as it is measured, so a study goes on with the measures that
-are missing; of two rows for one measurement the later counts. Machines are shared and
-noisy: what is compared runs in turns, and the least time of each counts. `--peer` is
-the interpreter of an environment that holds ClustPy 0.0.3 and the same torch.
+Each row is written as soon as it is measured; of two rows for one measurement the later
+counts. Machines are shared and noisy: what is compared runs in turns, and the least
+time of each counts. `--peer` is the interpreter of an environment that holds ClustPy
+0.0.3 and the same torch.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 import warnings
+from collections import defaultdict
 from itertools import pairwise
 from pathlib import Path
 from unittest import mock
@@ -30,9 +31,16 @@ from torch import nn
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
-from skvade import VaDEClusterer, __version__, _batching, _pretraining, _training
-from skvade._fitting import fresh_run
-from skvade._run import adam, epoch
+from skvade import VaDEClusterer, __version__
+from skvade._data import device
+from skvade._data.scaling import uniform_weights
+from skvade._model.elbo import Posterior, mixture_term
+from skvade._state import init_training
+from skvade._training import joint, pretraining
+from skvade._training.initialization import initialize_mixture
+from skvade._training.joint import elbo_loss, make_adam
+from skvade._training.pretraining import reconstruction_loss
+from skvade._training.trainer import train_epoch
 from skvade.metrics import clustering_accuracy
 
 HERE = Path(__file__).parent
@@ -45,7 +53,7 @@ N_TURNS = 12
 
 
 def least_times(*functions, n_turns=N_TURNS):
-    """Least seconds of each function, run in turns after a warm-up."""
+    """Give the least seconds of each function, called in turns after a warm-up."""
     for function in functions:
         function()
     times = [[] for _ in functions]
@@ -57,11 +65,13 @@ def least_times(*functions, n_turns=N_TURNS):
     return [min(seconds) for seconds in times]
 
 
-# --- A step, beside a loop written for nothing else ---------------------------------
+# --- A step, beside a minimal loop --------------------------------------------------
 
 
-def run_of(X, n_clusters=10, hidden_layer_sizes=PAPER, batch_size=256, latent_dim=10):
-    """A run of ours on which the stages can be called."""
+def make_state(
+    X, n_clusters=10, hidden_layer_sizes=PAPER, batch_size=256, latent_dim=10
+):
+    """Start a training run of which the mixture is initialized."""
     model = VaDEClusterer(
         n_clusters,
         latent_dim=latent_dim,
@@ -72,21 +82,21 @@ def run_of(X, n_clusters=10, hidden_layer_sizes=PAPER, batch_size=256, latent_di
         device="cpu",
         random_state=0,
     )
-    run = fresh_run(model, X, np.ones(len(X)))
-    _training.start_mixture(run)
-    return run
+    state = init_training(model, X, uniform_weights(len(X)))
+    initialize_mixture(state)
+    return state
 
 
-def our_epoch(run):
-    """A function that trains for an epoch, with the optimizer kept."""
-    model = run.model
-    parts = dict.fromkeys((model.encoder, model.decoder, model.prior), 1e-3)
-    step = _training._elbo_step(run, adam(run, parts))
-    return lambda: epoch(run, step, "{}")
+def our_epoch(state):
+    """Make a function that trains for an epoch and keeps the optimizer."""
+    module = state.module
+    parts = module.encoder, module.decoder, module.prior
+    optimizer = make_adam(state, dict.fromkeys(parts, 1e-3))
+    return lambda: train_epoch(state, elbo_loss, optimizer)
 
 
 def minimal_epoch(X, n_clusters=10, hidden_layer_sizes=PAPER, batch_size=256):
-    """The same arithmetic with nothing around it."""
+    """Make the same for the same arithmetic, with nothing around it."""
     sizes = [X.shape[1], *hidden_layer_sizes]
 
     def layers(sizes):
@@ -101,7 +111,7 @@ def minimal_epoch(X, n_clusters=10, hidden_layer_sizes=PAPER, batch_size=256):
     mixture = [logits, means, log_variances]
     networks = [p for part in (hidden, heads, decoder) for p in part.parameters()]
     optimizer = torch.optim.Adam([*networks, *mixture], 1e-3, fused=True)
-    rows = torch.from_numpy(X)
+    samples = torch.from_numpy(X)
 
     def step(x):
         mean, log_variance = heads(hidden(x)).chunk(2, dim=1)
@@ -119,16 +129,16 @@ def minimal_epoch(X, n_clusters=10, hidden_layer_sizes=PAPER, batch_size=256):
         optimizer.step()
 
     def epoch():
-        for positions in torch.randperm(len(rows)).split(batch_size):
-            step(rows.index_select(0, positions))
+        for indices in torch.randperm(len(samples)).split(batch_size):
+            step(samples.index_select(0, indices))
 
     return epoch
 
 
-def flops_of_a_row(n_features, hidden_layer_sizes):
-    """Matrix products of a training step: forward, and twice as many backward.
+def flops_per_sample(n_features, hidden_layer_sizes):
+    """Count the operations of the matrix products of a step: one forward, two backward.
 
-    The gradient of the rows themselves is not needed.
+    The gradient with respect to the samples is not needed.
     """
     sizes = [n_features, *hidden_layer_sizes]
     products = 2 * sum(a * b for a, b in pairwise(sizes)) + 30 * sizes[-1]
@@ -136,23 +146,25 @@ def flops_of_a_row(n_features, hidden_layer_sizes):
 
 
 def measure_step(options):
-    """Ours against the minimal loop, and against the bare matrix products."""
+    """Measure a step against the minimal loop, and against bare matrix products."""
     a, b = torch.randn(2, 2048, 2048)
     for batch_size in (256, 1024):
         X = np.random.default_rng(0).random((N_STEPS * batch_size, 784), np.float32)
         ours, loop, products = least_times(
-            our_epoch(run_of(X, batch_size=batch_size)),
+            our_epoch(make_state(X, batch_size=batch_size)),
             minimal_epoch(X, batch_size=batch_size),
             lambda: [torch.mm(a, b) for _ in range(N_STEPS)],
         )
         setting = f"784-500-500-2000-10, batch {batch_size}, float32"
         yield "step / minimal loop", setting, ours / N_STEPS, loop / N_STEPS, "s"
         floor = 2 * 2048**3 * N_STEPS / products / 1e9
-        rate = flops_of_a_row(784, PAPER) * len(X) / ours / 1e9
+        rate = flops_per_sample(784, PAPER) * len(X) / ours / 1e9
         yield "rate of a step / matrix product", setting, rate, floor, "GFLOP/s"
     X = np.random.default_rng(0).random((1792, 64), np.float32)
     small = {"hidden_layer_sizes": (128, 64), "batch_size": 56}
-    ours, loop = least_times(our_epoch(run_of(X, **small)), minimal_epoch(X, **small))
+    ours, loop = least_times(
+        our_epoch(make_state(X, **small)), minimal_epoch(X, **small)
+    )
     setting = "64-128-64-10, batch 56, float32"
     yield "step / minimal loop", setting, ours / 32, loop / 32, "s"
 
@@ -163,8 +175,8 @@ KINDS = {
 }
 
 
-def profile_of(epoch, n_steps):
-    """Share of each kind of operation in the least epoch, and how many a step."""
+def profile_epoch(epoch, n_steps):
+    """Give the fraction of each kind in the fastest epoch, and operations per step."""
     profiles = {}
     for _ in range(N_TURNS):
         with profile(activities=[ProfilerActivity.CPU]) as profiler:
@@ -173,32 +185,32 @@ def profile_of(epoch, n_steps):
         profiles[sum(event.self_cpu_time_total for event in events)] = events
     total = min(profiles)
     events = profiles[total]
-    shares = {
+    fractions = {
         kind: sum(e.self_cpu_time_total for e in events if e.key in names) / total
         for kind, names in KINDS.items()
     }
-    shares["all else"] = 1 - sum(shares.values())
+    fractions["all else"] = 1 - sum(fractions.values())
     n_operations = sum(e.count for e in events if e.key.startswith("aten::"))
-    return shares, n_operations / n_steps
+    return fractions, n_operations / n_steps
 
 
 def measure_profile(options):
-    """What torch.profiler sees in a step of ours and of the minimal loop."""
+    """Profile a step of ours and of the minimal loop with torch.profiler."""
     for n_features, layers, batch_size in ((64, (128, 64), 56), (784, PAPER, 256)):
         shape = (N_STEPS * batch_size, n_features)
         X = np.random.default_rng(0).random(shape, np.float32)
         sizes = {"hidden_layer_sizes": layers, "batch_size": batch_size}
-        ours, n_ours = profile_of(our_epoch(run_of(X, **sizes)), N_STEPS)
-        loop, n_loop = profile_of(minimal_epoch(X, **sizes), N_STEPS)
+        ours, n_ours = profile_epoch(our_epoch(make_state(X, **sizes)), N_STEPS)
+        loop, n_loop = profile_epoch(minimal_epoch(X, **sizes), N_STEPS)
         net = "-".join(map(str, (n_features, *layers, 10)))
         setting = f"{net}, batch {batch_size}, float32"
-        for kind, share in ours.items():
-            yield f"profile: {kind}", setting, share, loop[kind], "of the time"
+        for kind, fraction in ours.items():
+            yield f"profile: {kind}", setting, fraction, loop[kind], "of the time"
         yield "profile: operations of a step", setting, n_ours, n_loop, "calls"
 
 
 def measure_bfloat16(options):
-    """A large matrix product in bfloat16, and the ELBO of fits, against float32."""
+    """Compare a large matrix product, and the ELBO of fits, with float32."""
     a, b = torch.randn(2, 2048, 2048)
     low, high = a.bfloat16(), b.bfloat16()
     rounded, exact = least_times(lambda: low @ high, lambda: a @ b)
@@ -206,7 +218,7 @@ def measure_bfloat16(options):
     X, _ = load("digits", options.data)
     bounds = {}
     # Also where it would be slower, and float32 would take its place.
-    with mock.patch.object(_batching, "has_fast_bfloat16", lambda device: True):
+    with mock.patch.object(device, "has_fast_bfloat16", lambda _: True):
         for precision in ("bfloat16", "float32"):
             settings = {"max_iter": 50, "tol": 0, "precision": precision}
             models = [VaDEClusterer(10, random_state=s, **settings) for s in range(3)]
@@ -216,18 +228,18 @@ def measure_bfloat16(options):
 
 
 def measure_mixture(options):
-    """The part of the mixture, forward and backward, in a step."""
+    """Measure the mixture's part of the loss, forward and backward, in a step."""
     X = np.random.default_rng(0).random((N_STEPS * 256, 784), np.float32)
     for n_clusters in (10, 100, 1000):
-        run = run_of(X, n_clusters)
+        state = make_state(X, n_clusters)
 
-        @torch.inference_mode()
-        def mixture(run=run):
-            mean, variance = torch.randn(256, 10), torch.ones(256, 10)
+        def mixture(prior=state.module.prior):
+            mean = torch.randn(256, 10, requires_grad=True)
+            log_variance = torch.zeros(256, 10, requires_grad=True)
             for _ in range(N_STEPS):
-                run.model.prior.slopes(mean, variance, torch.ones(256))
+                mixture_term(prior, Posterior(mean, log_variance)).mean().backward()
 
-        ours, step = least_times(mixture, our_epoch(run))
+        ours, step = least_times(mixture, our_epoch(state))
         setting = f"784-500-500-2000-10, batch 256, K = {n_clusters}"
         yield "mixture / step", setting, ours / N_STEPS, step / N_STEPS, "s"
 
@@ -238,13 +250,13 @@ def measure_mixture(options):
 def our_fit(
     X, hidden_layer_sizes, seed, n_clusters, batch_size, pretrain_epochs, epochs
 ):
-    """The same as `peer`, of ours, from the same kind of initial mixture."""
+    """Fit ours as `peer` fits ClustPy's, from the same kind of initial mixture."""
     model = VaDEClusterer(
         n_clusters,
         hidden_layer_sizes=hidden_layer_sizes,
         likelihood="bernoulli",
         pretrain_max_iter=pretrain_epochs,
-        catch_up_max_iter=0,
+        warmup_max_iter=0,
         max_iter=epochs,
         batch_size=batch_size,
         init="gmm",
@@ -252,34 +264,34 @@ def our_fit(
         tol=0,
         random_state=seed,
     )
-    stamps = {}
+    epoch_times = defaultdict(list)
 
-    def timed(run, step, blame, *rest):
+    def timed_epoch(state, loss_function, *args):
         start = time.perf_counter()
-        answer = epoch(run, step, blame, *rest)
-        stamps.setdefault(blame, []).append(time.perf_counter() - start)
-        return answer
+        means = train_epoch(state, loss_function, *args)
+        epoch_times[loss_function].append(time.perf_counter() - start)
+        return means
 
-    _pretraining.epoch = _training.epoch = timed
-    try:
+    with (
+        mock.patch.object(pretraining, "train_epoch", timed_epoch),
+        mock.patch.object(joint, "train_epoch", timed_epoch),
+    ):
         start = time.perf_counter()
         model.fit(X)
         seconds = time.perf_counter() - start
-    finally:
-        _pretraining.epoch = _training.epoch = epoch
     start = time.perf_counter()
     model.predict(X)
     return {
         "fit": seconds,
         "predict": time.perf_counter() - start,
-        "pretrain_epoch": np.median(stamps[_pretraining._BLAME]),
-        "epoch": np.median(stamps[_training._BLAME]),
+        "pretrain_epoch": np.median(epoch_times[reconstruction_loss]),
+        "epoch": np.median(epoch_times[elbo_loss]),
         "labels": model.labels_,
     }
 
 
 def beside_peer(options, name, X, y, n_seeds, **settings):
-    """Ours and ClustPy's in turns; the least times over the seeds."""
+    """Fit ours and ClustPy's in turns; the least times over the seeds count."""
     runs = {"ours": [], "clustpy": []}
     for seed in range(n_seeds):
         runs["ours"].append(our_fit(X, seed=seed, **settings))
@@ -317,7 +329,7 @@ def measure_mnist(options):
 
 
 def in_fresh_process(code, options):
-    """Standard output of Python code, run with the threads of this study."""
+    """Run Python code with the threads of this study; give its standard output."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
     command = [sys.executable, "-W", "ignore", "-c", code]
     done = subprocess.run(
@@ -333,6 +345,41 @@ def measure_imports(options):
         lambda: in_fresh_process(floor, options),
     )
     yield "import", floor, ours, theirs, "s"
+
+
+FIRST_OPTIMIZER = """
+import time
+import torch
+{imports}
+parameter = torch.nn.Parameter(torch.zeros(10))
+parameter.grad = torch.ones(10)
+start = time.perf_counter()
+{make}.step()
+print(time.perf_counter() - start)
+"""
+
+
+def measure_optimizer(options):
+    """Measure the first optimizer of a process and a step of it.
+
+    The first class of `torch.optim` imports torch's compiler.
+    """
+    codes = {
+        "ours": FIRST_OPTIMIZER.format(
+            imports="from skvade._training.optim import Adam",
+            make="Adam([(1e-3, [parameter])], fused=True)",
+        ),
+        "torch": FIRST_OPTIMIZER.format(
+            imports="", make="torch.optim.Adam([parameter], fused=True)"
+        ),
+    }
+    seconds = {name: [] for name in codes}
+    for _ in range(5):
+        for name, code in codes.items():
+            seconds[name].append(float(in_fresh_process(code, options)))
+    setting = "a step of Adam after the imports, in a fresh process"
+    ours, theirs = map(min, seconds.values())
+    yield "first optimizer of torch.optim", setting, ours, theirs, "s"
 
 
 MEMORY = """
@@ -354,7 +401,7 @@ print(resident_mb("VmHWM") - before, X.nbytes / 2**20)
 
 
 def measure_memory(options):
-    """What a fit and a prediction add to the peak of the process, in MiB."""
+    """Measure what a fit and a prediction add to the peak of the process, in MiB."""
     for n_samples in (50_000, 200_000):
         for predict in (False, True):
             code = MEMORY.format(n=n_samples, predict=predict, folder=str(HERE))
@@ -365,7 +412,7 @@ def measure_memory(options):
 
 
 def measure_growth(options):
-    """Slope of the time of an epoch, from a large size to four times as much."""
+    """Measure how the time of an epoch grows from a size to four times as much."""
     base = {"n": 1024, "D": 256, "K": 64, "L": 32}
     for name, small in base.items():
         epochs = []
@@ -374,15 +421,15 @@ def measure_growth(options):
             shape = (size["n"], size["D"])
             X = np.random.default_rng(0).random(shape, np.float32)
             layers = {"hidden_layer_sizes": (128, 64), "latent_dim": size["L"]}
-            epochs.append(our_epoch(run_of(X, size["K"], **layers)))
-        quarter, whole = least_times(*epochs)
+            epochs.append(our_epoch(make_state(X, size["K"], **layers)))
+        quarter, full = least_times(*epochs)
         setting = f"{name} from {4 * small} to {16 * small}, at most 1.05"
-        slope = np.log(whole / quarter) / np.log(4)
+        slope = np.log(full / quarter) / np.log(4)
         yield "log-log slope of an epoch's time", setting, slope, 1.05, "slope"
 
 
 def measure_search(options):
-    """GridSearchCV over eight candidates with two processes, against one."""
+    """Time GridSearchCV over eight candidates with two processes, against one."""
     X, _ = make_blobs(600, 10, centers=5, random_state=0)
 
     def search(n_jobs):
@@ -395,7 +442,7 @@ def measure_search(options):
 
 
 def measure_checks(options):
-    """check_estimator on the default estimator."""
+    """Time check_estimator on the default estimator."""
     code = (
         f"import sys, time; sys.path.insert(0, {str(HERE.parent)!r})\n"
         "from sklearn.utils.estimator_checks import check_estimator\n"
@@ -416,6 +463,7 @@ MEASURES = {
     "digits": measure_digits,
     "mnist": measure_mnist,
     "imports": measure_imports,
+    "optimizer": measure_optimizer,
     "memory": measure_memory,
     "growth": measure_growth,
     "search": measure_search,

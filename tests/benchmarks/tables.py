@@ -18,7 +18,7 @@ from skvade import VaDEClusterer
 DOCS = Path(__file__).parents[2] / "docs"
 FILES = DOCS / "benchmarks"
 # Parameters that change no result.
-UNSAID = {"verbose"}
+OMITTED = {"verbose"}
 RUN = ("dataset", "n", "method")
 ACCURACY = ["Data", "Method", "Seeds", "Accuracy", "Range", "NMI", "ARI", "Start"]
 ACCURACY += ["On embedding", "Time"]
@@ -33,7 +33,7 @@ SPEED = ["Measure", "Setting", "Ours", "Reference", "Ratio", "Threads"]
 
 
 def grouped(path, *keys):
-    """Rows of a CSV by columns, or functions of a row, in the order of the file."""
+    """Group the rows of a CSV by columns, or functions of a row, in their order."""
     groups = defaultdict(list)
     with path.open() as file:
         for row in csv.DictReader(file):
@@ -43,7 +43,7 @@ def grouped(path, *keys):
 
 
 def special(row):
-    """What differs from the recipe of the data set, or from the defaults."""
+    """List what differs from the recipe of the data set, or from the defaults."""
     if "skvade" not in row["method"]:
         return ""
     defaults = VaDEClusterer().get_params()
@@ -54,12 +54,12 @@ def special(row):
     return ", ".join(
         f"{name}={_brief(value)}"
         for name, value in actual.items()
-        if name not in UNSAID and value != usual[name]
+        if name not in OMITTED and value != usual[name]
     )
 
 
 def _brief(value):
-    """As in code; of an estimator, which the CSV holds as text, the name alone."""
+    """Write a value as in code; of an estimator, text in the CSV, the name alone."""
     is_estimator = isinstance(value, str) and "(" in value
     return value.partition("(")[0] if is_estimator else repr(value)
 
@@ -74,7 +74,7 @@ def spread(values):
 
 
 def line(dataset, n, method, change, runs):
-    """A row of the table."""
+    """Write a row of the table."""
     accuracy, start = column(runs, "accuracy"), column(runs, "init_accuracy")
     on_embedding = column(runs, "embedding_accuracy")
     return [
@@ -92,7 +92,7 @@ def line(dataset, n, method, change, runs):
 
 
 def table(lines):
-    """A simple reStructuredText table."""
+    """Write a simple reStructuredText table."""
     widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
     rule = "  ".join("=" * width for width in widths)
     # An empty first cell would continue the row above; none of ours is empty.
@@ -104,20 +104,20 @@ def table(lines):
 
 
 def accuracy_table():
-    """Small data first, set after set, the methods as the benchmark lists them."""
+    """List small data first, the methods as the benchmark lists them."""
     runs = grouped(FILES / "accuracy.csv", *RUN, special)
     methods = [*METHODS]
 
-    def place(group):
+    def sort_key(group):
         (dataset, n, method, _), _ = group
         return int(n), dataset, methods.index(method)
 
-    groups = sorted(runs.items(), key=place)
+    groups = sorted(runs.items(), key=sort_key)
     return table([ACCURACY, *(line(*key, group) for key, group in groups)])
 
 
 def ablation_table():
-    """A row per change of one parameter, a column per data set."""
+    """Write a row per change of one parameter, a column per data set."""
     runs = grouped(FILES / "ablation.csv", *RUN, special)
     datasets = list(dict.fromkeys(dataset for dataset, *_ in runs))
     cells = defaultdict(dict)
@@ -132,7 +132,7 @@ def ablation_table():
 
 
 def choices(runs, criterion):
-    """The number of clusters that a criterion prefers, for each seed."""
+    """Give the number of clusters that a criterion prefers, for each seed."""
     by_seed = defaultdict(list)
     for row in runs:
         by_seed[row["seed"]].append((float(row[criterion]), int(row["n_clusters"])))
@@ -140,7 +140,7 @@ def choices(runs, criterion):
 
 
 def choosing_table():
-    """What each criterion chooses, a number per seed."""
+    """List what each criterion chooses, a number per seed."""
     criteria = ["elbo", "weighted_bound", "silhouette", "stability"]
     lines = [["Data", "Truth", "ELBO", "Weighted bound", "Silhouette", "Stability"]]
     hits = dict.fromkeys(criteria, 0)
@@ -158,7 +158,7 @@ def choosing_table():
 
 
 def criteria_table():
-    """Rank correlation of what a run says of itself with its accuracy."""
+    """Correlate the ranks of each criterion with those of the accuracy."""
     criteria = ["elbo", "latent", "sureness", "stability", "silhouette"]
     head = ["Data", "Runs", "Accuracy", "ELBO", "Latent terms", "Sureness"]
     lines = [[*head, "Stability", "Silhouette"]]
@@ -171,14 +171,14 @@ def criteria_table():
 
 
 def best_of(runs, n_restarts):
-    """The accuracies of the best restarts by the criterion, of so many each time."""
+    """Give the accuracy of the best of every `n_restarts` by the criterion."""
     parts = (runs[i : i + n_restarts] for i in range(0, len(runs), n_restarts))
     chosen = (max(part, key=lambda run: float(run["criterion"])) for part in parts)
     return [float(run["accuracy"]) for run in chosen]
 
 
 def restarts_table():
-    """What the criterion that chooses among restarts says of their accuracy."""
+    """Compare the criterion that chooses among restarts with their accuracy."""
     lines = []
     groups = grouped(FILES / "restarts.csv", "dataset", "n", "embedding", "init")
     for (dataset, n, embedding, init), runs in groups.items():
@@ -222,7 +222,7 @@ def unbalanced_table():
 
 
 def networks_table():
-    """Networks of a user's own, beside the default ones."""
+    """Compare custom networks with the default ones."""
     groups = grouped(
         FILES / "own_networks.csv", "networks", "pretrain_epochs", "epochs"
     )
@@ -249,7 +249,7 @@ def faults_table():
 
 
 def missing_table():
-    """Mean ARI over seeds, and the error of the filled entries, by what is missing."""
+    """Average ARI and the error of imputed entries, by the fraction missing."""
     groups = grouped(FILES / "data_missing.csv", *RUN, "parameters")
     lines = []
     for (dataset, n, method, parameters), runs in groups.items():
@@ -277,7 +277,7 @@ def memory_table():
 
 
 def file_table():
-    """The private memory of a fit of a file, at about ten times and at its highest."""
+    """List the private memory of a fit of a file, at ten times and at its peak."""
     with (FILES / "data_file.csv").open() as file:
         rows = list(csv.DictReader(file))
     memory = column(rows, "private_mb")
@@ -290,7 +290,7 @@ def file_table():
 
 
 def speed_table():
-    """The latest row of each measurement, what is measured alike together."""
+    """List the latest row of each measurement, grouped by measure."""
     runs = grouped(FILES / "speed.csv", "measure", "setting", "threads")
     order = list(dict.fromkeys(measure for measure, *_ in runs))
     latest = sorted(runs.items(), key=lambda group: order.index(group[0][0]))
@@ -310,7 +310,7 @@ def speed_table():
 
 
 def fill(page, name, text):
-    """Replace what stands between the two comments of that name."""
+    """Replace what is between the two comments of that name."""
     path = DOCS / page
     begin, end = f".. begin {name}", f".. end {name}"
     before, rest = path.read_text().split(begin)

@@ -26,8 +26,8 @@ from sklearn.metrics import adjusted_rand_score, f1_score
 from sklearn.mixture import BayesianGaussianMixture, GaussianMixture
 from torch.distributions import Dirichlet, kl_divergence
 
-from skvade import VaDEClusterer, __version__, _networks
-from skvade._mixture import MixturePrior
+from skvade import VaDEClusterer, __version__
+from skvade._model.prior import PRIORS, DiagonalMixturePrior
 
 RESULTS = Path(__file__).parents[2] / "docs" / "benchmarks" / "unbalanced.csv"
 COLUMNS = ["dataset", "n", "method", "parameters", "seed", "ari", "rarest_f1"]
@@ -35,31 +35,35 @@ COLUMNS += ["clusters_in_use", "effective_clusters", "warned", "seconds", "versi
 CONCENTRATIONS = (1e-3, 100.0)
 
 
-def rows_of(dataset, seed, options):
-    """*rare* is generated: 100 rows of one cluster for each row of another."""
+def load_samples(dataset, seed, options):
+    """Load a data set, or generate *rare*, of clusters of 2000 to 20 samples."""
     if dataset != "rare":
         return load(dataset, options.data)
     sizes = [2000, 1000, 200, 20]
     return make_blobs(sizes, 10, cluster_std=3.0, random_state=seed)
 
 
-def with_dirichlet(concentration, n_rows):
-    """A mixture prior with q(pi) = Dir(concentration + n softmax(logits)).
+def make_dirichlet_prior(concentration, n_samples):
+    """Make a mixture prior with q(pi) = Dir(concentration + n softmax(logits)).
 
-    What the bound pays for q(pi) is spread over the rows; as it is the same for all
-    components, it may ride on their log-weights.
+    The divergence of q(pi) from its prior is divided among the samples; as it is the
+    same for all components, it is part of their expected log-weights.
     """
 
-    class WithDirichlet(MixturePrior):
+    class DirichletMixturePrior(DiagonalMixturePrior):
         @property
         def log_weights(self):
-            q = Dirichlet(concentration + n_rows * torch.softmax(self.logits, 0))
+            q = Dirichlet(concentration + n_samples * torch.softmax(self.logits, 0))
             p = Dirichlet(torch.full_like(self.logits, concentration))
             counts = q.concentration
             expected = torch.digamma(counts) - torch.digamma(counts.sum())
-            return expected - kl_divergence(q, p) / n_rows
+            return expected - kl_divergence(q, p) / n_samples
 
-    return WithDirichlet
+        def fitted_attributes(self):
+            weights = torch.softmax(self.logits, 0).numpy(force=True)
+            return {**super().fitted_attributes(), "weights_": weights}
+
+    return DirichletMixturePrior
 
 
 def our_model(k, seed, X):
@@ -92,25 +96,25 @@ METHODS = {
 
 
 def labels_of(name, k, seed, X):
-    """Labels that a method finds; the experiment changes the prior while it fits."""
+    """Fit a method; the experiment replaces the prior meanwhile."""
     model = METHODS[name](k, seed, X)
     _, dirichlet, concentration = name.partition("Dirichlet(")
     if not dirichlet:
         return model.fit_predict(X)
-    prior = with_dirichlet(float(concentration[:-1]), len(X))
-    with mock.patch.object(_networks, "MixturePrior", prior):
+    prior = make_dirichlet_prior(float(concentration[:-1]), len(X))
+    with mock.patch.dict(PRIORS, diag=prior):
         return model.fit_predict(X)
 
 
 def rarest_f1(y, labels):
-    """F1 of the smallest class against the cluster that matches it best."""
+    """Compute F1 of the smallest class and the cluster that matches it best."""
     classes, sizes = np.unique(y, return_counts=True)
     rare = y == classes[sizes.argmin()]
     return max(f1_score(rare, labels == cluster) for cluster in np.unique(labels))
 
 
 def run(dataset, name, times, seed, options):
-    X, y = rows_of(dataset, seed, options)
+    X, y = load_samples(dataset, seed, options)
     k = times * len(np.unique(y))
     start = time.perf_counter()
     with warnings.catch_warnings(record=True) as caught:
@@ -144,7 +148,7 @@ def main():
     options = parser.parse_args()
     for dataset in options.datasets:
         for seed in options.seeds:
-            n_classes = len(np.unique(rows_of(dataset, seed, options)[1]))
+            n_classes = len(np.unique(load_samples(dataset, seed, options)[1]))
             for times in (1, 2):
                 for name in options.methods:
                     shown = repr({"n_clusters": times * n_classes})
