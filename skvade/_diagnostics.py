@@ -18,6 +18,10 @@ __all__ = ["warn_fit_quality"]
 # Of the responsibilities, in the largest possible entropy: above it they tell nothing.
 MAX_NORMALIZED_ENTROPY = 0.9
 
+# Of the contrastive loss of an embedding with all samples in one place: above it the
+# encoder has learned no neighbors. In fits of blobs and digits it was 0.8 at most.
+MAX_COLLAPSE_RATIO = 0.99
+
 # Of the variance of the target embedding: above it the encoder has not learned it. In
 # seven fits of six sets of the benchmarks it left 0.013 at most.
 MAX_EMBEDDING_ERROR = 0.1
@@ -63,6 +67,7 @@ def warn_fit_quality(
         Whether the fit went on from an earlier one.
     """
     _warn_pretraining(estimator, history.unlearned_components)
+    _warn_collapse(estimator, history)
     _warn_embedding(estimator, history.embedding_error)
     _warn_empty_clusters(estimator)
     if summary.normalized_entropy > MAX_NORMALIZED_ENTROPY:
@@ -168,6 +173,21 @@ def _warn_pretraining(estimator: BaseEstimator, ratios: NDArray) -> None:
         "Pretraining learned next to nothing: it explains less than a quarter of "
         f"what the first {components}, {ratios.sum():.1%} of the variance. {advice} "
         f"{raised}, threefold to begin with."
+    )
+
+
+def _warn_collapse(estimator: BaseEstimator, history: History) -> None:
+    """Warn of an encoder that puts all samples in one place, or does no better."""
+    curve = history.pretraining["neighbor_loss"]
+    if not curve or curve[-1] < MAX_COLLAPSE_RATIO * history.collapsed_loss:
+        return
+    name = "pretrain_learning_rate_init"
+    _warn(
+        "Pretraining learned next to nothing: it ended at a contrastive loss of "
+        f"{curve[-1]:.4g}, and {history.collapsed_loss:.4g} is that of an embedding "
+        f"with all samples in one place. Raise pretrain_max_iter, change "
+        f"{name}={getattr(estimator, name)!r}, or give neighbors that are fewer than "
+        "the samples of a group."
     )
 
 

@@ -43,6 +43,7 @@ from skvade._training.state import (
     RandomStreams,
     TrainingConfig,
     TrainingState,
+    has_trained_decoder,
 )
 from skvade._validation import (
     check_data,
@@ -251,7 +252,8 @@ def _set_module_attributes(estimator: PredictionMixin, state: TrainingState) -> 
         "pretraining": dict(pretraining),
         "training": dict(training),
     }
-    estimator.pretrain_loss_curve_ = pretraining["unexplained_variance"]
+    curve = "unexplained_variance" if has_trained_decoder(estimator) else "neighbor_loss"
+    estimator.pretrain_loss_curve_ = pretraining[curve]
     estimator.embedding_loss_curve_ = pretraining["embedding_error"]
     estimator.init_labels_ = history.init_labels
     estimator.loss_curve_ = training["loss"]

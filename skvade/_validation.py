@@ -17,6 +17,7 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, validate_data
 from torch import nn
 
+from skvade._data.neighbors import check_graph
 from skvade._data.scaling import (
     MAX_STANDARDIZED_VALUE,
     SUPPORTED_DTYPES,
@@ -29,6 +30,7 @@ from skvade._model.likelihoods import LIKELIHOODS
 from skvade._model.networks import ACTIVATIONS
 from skvade._training.initialization import INITIALIZERS, check_labels
 from skvade._training.pretraining import PRETRAINING
+from skvade._training.stages import has_pretraining
 from skvade._version import __version__
 
 __all__ = [
@@ -83,7 +85,7 @@ PARAMETER_CONSTRAINTS: dict[str, list] = {
     "decoder": [callable, None],
     "likelihood": [StrOptions(LIKELIHOODS.keys())],
     "pretraining": [StrOptions(PRETRAINING.keys())],
-    "neighbors": [_POSITIVE_INT, _Instance("fit_transform")],
+    "neighbors": [_POSITIVE_INT, "sparse matrix", _Instance("fit_transform")],
     "pretrain_max_iter": [StrOptions({"auto"}), _NON_NEGATIVE_INT],
     "pretrain_learning_rate_init": [StrOptions({"auto"}), _POSITIVE],
     "embedding": [_Instance("fit_transform"), None],
@@ -232,6 +234,7 @@ def check_fit_params(
     if resumes:
         return
     _check_networks(estimator)
+    _check_neighbors(estimator, len(sample_weight))
     _check_init(estimator, sample_weight)
     _check_embedding(estimator)
 
@@ -273,6 +276,23 @@ def _check_networks(estimator: BaseEstimator) -> None:
             _DEFAULT_NETWORK_PARAMS,
             "both encoder and decoder are custom. Leave out what has no effect, or "
             "give it to your own functions with functools.partial.",
+        )
+
+
+def _check_neighbors(estimator: BaseEstimator, n_samples: int) -> None:
+    if issparse(estimator.neighbors):
+        source = "A graph given as neighbors"
+        check_graph(estimator.neighbors, n_samples, source)
+    is_name = isinstance(estimator.init, str)
+    if is_name and estimator.init == "communities":
+        return
+    pretrains = has_pretraining(estimator) and estimator.pretrain_max_iter != 0
+    if not (pretrains and estimator.pretraining == "neighbors"):
+        _warn_ignored_params(
+            estimator,
+            ("neighbors",),
+            "neither pretraining nor init uses them. Leave out what has no effect, or "
+            "use pretraining='neighbors' or init='communities'.",
         )
 
 
@@ -339,7 +359,8 @@ def _non_default_params(estimator: BaseEstimator, names: Sequence[str]) -> list[
     return [
         name
         for name in names
-        if not np.array_equal(getattr(estimator, name), _default(estimator, name))
+        if issparse(getattr(estimator, name))
+        or not np.array_equal(getattr(estimator, name), _default(estimator, name))
     ]
 
 

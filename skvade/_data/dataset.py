@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -136,6 +136,18 @@ class Dataset:
         order = torch.randperm(len(self), generator=generator).numpy()
         training = self.subset(np.sort(order[n_validation_samples:]))
         return training, self.subset(order[:n_validation_samples])
+
+    def mean_imputed(self) -> NDArray | csr_array:
+        """Give the samples of X, missing entries replaced by the mean of the feature.
+
+        Not a copy of X if the dataset has all samples and no entry is missing.
+        """
+        X: Any = self.X
+        if len(self) < X.shape[0]:
+            X = X[self.indices]
+        if not self.has_missing:
+            return X
+        return np.where(np.isnan(X), self.scaling.feature_mean.astype(X.dtype), X)
 
     # --- Tensors --------------------------------------------------------------------
 

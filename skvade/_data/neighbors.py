@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -18,6 +19,7 @@ from skvade._data.dataset import Dataset
 __all__ = [
     "NeighborGraph",
     "approximate_neighbors",
+    "check_graph",
     "exact_neighbors",
     "find_neighbors",
     "neighbors_from_transformer",
@@ -28,13 +30,16 @@ __all__ = [
 MAX_SEARCH_FEATURES = 100
 N_SEARCH_COMPONENTS = 50
 MAX_PCA_SAMPLES = 20_000  # that the components are estimated from
+MAX_PCA_VALUES = 2**26  # of these samples, so that they fit where features are many
 
 MAX_EXACT_SAMPLES = 30_000  # from here on the search is approximate
 CELL_SIZE = 256  # samples of a cell of the approximate search, on average
 N_PROBES = 32  # cells that are searched for the neighbors of a sample
 N_CELL_ITER = 4  # of k-means that places the cells
+MAX_CELL_SIZE = 1024  # larger cells, of duplicates for instance, are cut to pieces
 SAMPLES_PER_CELL = 40  # that k-means takes for each cell
 BLOCK_SIZE = 4096  # samples whose distances are computed at a time
+MAX_BLOCK_VALUES = 2**25  # of these samples, or of their distances
 
 
 class NeighborGraph(NamedTuple):
@@ -83,15 +88,20 @@ class NeighborGraph(NamedTuple):
 
         A sample without any keeps its first neighbor, so that it stays connected.
         """
-        sources = self.sources()
-        forward = sources.astype(np.int64) * self.n_samples + self.indices
-        backward = self.indices.astype(np.int64) * self.n_samples + sources
-        keep = np.isin(backward, forward)
-        kept = np.bincount(sources[keep], minlength=self.n_samples)
-        lonely = np.flatnonzero((kept == 0) & (np.diff(self.indptr) > 0))
-        keep[self.indptr[lonely]] = True
-        counts = np.bincount(sources[keep], minlength=self.n_samples)
-        return NeighborGraph(np.r_[0, np.cumsum(counts)], self.indices[keep])
+        ones = np.ones(len(self.indices), np.int8)
+        shape = (self.n_samples, self.n_samples)
+        adjacency = csr_array((ones, self.indices, self.indptr), shape=shape)
+        both = adjacency.multiply(adjacency.T.tocsr())
+        counts = np.diff(both.indptr)
+        lonely = np.flatnonzero((counts == 0) & (np.diff(self.indptr) > 0))
+        counts[lonely] = 1
+        indptr = np.r_[0, np.cumsum(counts)]
+        indices = np.empty(indptr[-1], np.int32)
+        is_mutual = np.ones(len(indices), bool)
+        is_mutual[indptr[lonely]] = False
+        indices[is_mutual] = both.indices
+        indices[~is_mutual] = self.indices[self.indptr[lonely]]
+        return NeighborGraph(indptr, indices)
 
 
 def search_features(dataset: Dataset, random_state: RandomState) -> Tensor:
@@ -102,24 +112,37 @@ def search_features(dataset: Dataset, random_state: RandomState) -> Tensor:
 
     Returns
     -------
-    features : Tensor of shape (n_samples, min(n_features, N_SEARCH_COMPONENTS))
-        In float32, unless there are few features and the dataset has another dtype.
+    features : Tensor of shape (n_samples, n_features or N_SEARCH_COMPONENTS)
+        In float32.
     """
     device, n_features = dataset.device_config.device, dataset.n_features
     components = None
     if n_features > MAX_SEARCH_FEATURES and len(dataset) > N_SEARCH_COMPONENTS:
-        subset = dataset.subsample(MAX_PCA_SAMPLES, random_state)
-        batch = subset.get_batch(np.arange(len(subset)))
-        pca = PCA(N_SEARCH_COMPONENTS, random_state=random_state)
-        pca.fit(batch.x.numpy(force=True))
-        components = torch.tensor(pca.components_.T, dtype=torch.float32, device=device)
-        n_features = N_SEARCH_COMPONENTS
-    features = torch.empty(len(dataset), n_features, dtype=torch.float32, device=device)
-    for start in range(0, len(dataset), BLOCK_SIZE):
-        stop = min(start + BLOCK_SIZE, len(dataset))
+        components = _principal_axes(dataset, random_state)
+    n_columns = n_features if components is None else components.shape[1]
+    features = torch.empty(len(dataset), n_columns, dtype=torch.float32, device=device)
+    block_size = max(1, min(BLOCK_SIZE, MAX_BLOCK_VALUES // n_features))
+    for start in range(0, len(dataset), block_size):
+        stop = min(start + block_size, len(dataset))
         x = dataset.get_batch(np.arange(start, stop)).x.float()
         features[start:stop] = x if components is None else x @ components
+    # In a unit in which squares do not overflow, however far outliers are.
+    low, high = features.aminmax()
+    largest = max(-float(low), float(high))
+    if largest > 0:
+        features /= largest
     return features
+
+
+def _principal_axes(dataset: Dataset, random_state: RandomState) -> Tensor:
+    """Estimate principal axes from a subsample, (n_features, N_SEARCH_COMPONENTS)."""
+    n_samples = max(2 * N_SEARCH_COMPONENTS, MAX_PCA_VALUES // dataset.n_features)
+    subset = dataset.subsample(min(MAX_PCA_SAMPLES, n_samples), random_state)
+    x = subset.get_batch(np.arange(len(subset))).x
+    pca = PCA(N_SEARCH_COMPONENTS, random_state=random_state)
+    with np.errstate(all="ignore"):  # of a variance of zero it takes fractions
+        pca.fit(x.numpy(force=True))
+    return torch.tensor(pca.components_.T, dtype=torch.float32, device=x.device)
 
 
 def find_neighbors(
@@ -127,16 +150,20 @@ def find_neighbors(
 ) -> NeighborGraph:
     """Find the nearest neighbors of each sample, but for itself.
 
+    Of few samples each has a third of the others as neighbors, at most: if all were
+    neighbors of each other, an embedding that has them in one place would be the best.
+
     Parameters
     ----------
     features : Tensor of shape (n_samples, n_features)
         See `search_features`.
     n_neighbors : int
-        Neighbors of each sample; all others if there are no more.
+        Neighbors of each sample.
     generator : Generator
         On the CPU; decides about the cells of an approximate search.
     """
-    n_neighbors = min(n_neighbors, len(features) - 1)
+    n_others = len(features) - 1
+    n_neighbors = min(n_neighbors, math.ceil(n_others / 3))
     if len(features) > MAX_EXACT_SAMPLES:
         return approximate_neighbors(features, n_neighbors, generator)
     return exact_neighbors(features, n_neighbors)
@@ -151,8 +178,7 @@ def exact_neighbors(features: Tensor, n_neighbors: int) -> NeighborGraph:
         return NeighborGraph.from_array(search.kneighbors(return_distance=False))
     found = []
     everything = torch.arange(len(features), device=features.device)
-    for start in range(0, len(features), BLOCK_SIZE):
-        queries = everything[start : start + BLOCK_SIZE]
+    for queries in everything.split(_block_size(everything)):
         found.append(_nearest(features, queries, everything, n_neighbors).cpu())
     return NeighborGraph.from_array(torch.cat(found).numpy())
 
@@ -166,23 +192,32 @@ def approximate_neighbors(
     which finds more than nine of ten neighbors where data have a structure (98 % on
     MNIST, 70,000 samples). Memory grows with the number of samples alone.
     """
-    n_cells = max(1, len(features) // CELL_SIZE)
-    centers = _cell_centers(features, n_cells, generator)
+    centers = _cell_centers(features, max(1, len(features) // CELL_SIZE), generator)
     cells = _nearest_center(features, centers)
     order = torch.argsort(cells, stable=True)
-    counts = torch.bincount(cells, minlength=n_cells)
-    members = order.split(counts.tolist())
-    n_probes = min(N_PROBES, n_cells)
-    probes = _squared_distances(centers, centers).topk(n_probes, largest=False).indices
+    members: list[Tensor] = []
+    pieces: list[int] = []  # the center of each element of members
+    counts = torch.bincount(cells, minlength=len(centers)).tolist()
+    for cell, member in enumerate(order.split(counts)):
+        parts = member.split(MAX_CELL_SIZE)
+        members += parts
+        pieces += [cell] * len(parts)
+    centers = centers[pieces]
+    probes = _nearest_cells(centers, min(N_PROBES, len(centers)))
     found = torch.empty(len(features), n_neighbors, dtype=torch.int32)
     for cell, probed in enumerate(probes.tolist()):
         candidates = torch.cat([members[index] for index in probed])
         if len(candidates) <= n_neighbors:  # tiny cells around: search everything
             candidates = order
-        for queries in members[cell].split(BLOCK_SIZE):
+        for queries in members[cell].split(_block_size(candidates)):
             nearest = _nearest(features, queries, candidates, n_neighbors)
             found[queries.cpu()] = nearest.int().cpu()
     return NeighborGraph.from_array(found.numpy())
+
+
+def _block_size(candidates: Tensor) -> int:
+    """Choose how many samples are compared with the candidates at a time."""
+    return max(1, min(BLOCK_SIZE, MAX_BLOCK_VALUES // len(candidates)))
 
 
 def _squared_distances(a: Tensor, b: Tensor) -> Tensor:
@@ -202,6 +237,18 @@ def _nearest(
 def _nearest_center(features: Tensor, centers: Tensor) -> Tensor:
     blocks = features.split(BLOCK_SIZE)
     return torch.cat([_squared_distances(b, centers).argmin(1) for b in blocks])
+
+
+def _nearest_cells(centers: Tensor, n_probes: int) -> Tensor:
+    """Find the cells around each cell, itself the first, (n_cells, n_probes)."""
+    probes = []
+    cells = torch.arange(len(centers), device=centers.device)
+    for block in cells.split(BLOCK_SIZE):
+        distances = _squared_distances(centers[block], centers)
+        # Pieces of one cell are as near as the cell itself.
+        distances.scatter_(1, block[:, None], -torch.inf)
+        probes.append(distances.topk(n_probes, largest=False).indices)
+    return torch.cat(probes)
 
 
 def _cell_centers(features: Tensor, n_cells: int, generator: Generator) -> Tensor:
@@ -228,11 +275,28 @@ def neighbors_from_transformer(
         If it does not give a square sparse matrix with a row for each sample.
     """
     graph = transformer.fit_transform(X)
-    n_samples = X.shape[0]
+    check_graph(graph, X.shape[0], f"The graph of neighbors={transformer!r}")
+    return NeighborGraph.from_sparse(graph)
+
+
+def check_graph(graph: Any, n_samples: int, source: str) -> None:
+    """Reject what is no neighbor graph of the samples.
+
+    Raises
+    ------
+    ValueError
+        If it is not a sparse matrix of shape (n_samples, n_samples), or no entry off
+        its diagonal is stored.
+    """
     if not issparse(graph) or graph.shape != (n_samples, n_samples):
         raise ValueError(
-            f"neighbors={transformer!r} must give a sparse matrix of shape "
-            f"({n_samples}, {n_samples}), as KNeighborsTransformer does. Got "
-            f"{type(graph).__name__} of shape {getattr(graph, 'shape', None)} instead."
+            f"{source} must be a sparse matrix of shape ({n_samples}, {n_samples}), as "
+            "KNeighborsTransformer gives it. "
+            f"Got {type(graph).__name__} of shape {np.shape(graph)} instead."
         )
-    return NeighborGraph.from_sparse(graph)
+    coo = graph.tocoo()
+    if n_samples > 1 and not (coo.row != coo.col).any():
+        raise ValueError(
+            f"{source} must have an edge between two samples at least. Got a matrix "
+            "that stores no entry off its diagonal."
+        )

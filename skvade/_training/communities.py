@@ -27,6 +27,7 @@ __all__ = [
 # Micro-clusters for each cluster: one group of candidate partitions for each number.
 MICRO_CLUSTERS = (15, 20, 30)
 SAMPLES_PER_MICRO_CLUSTER = 10  # at least
+MAX_MICRO_CLUSTERS = 1_000  # the time of the moves grows with their square
 KERNEL_WEIGHTS = (2.0, 3.0, 5.0, 9.0)  # of the kernel, beside one for the edge counts
 MAX_KMEANS_SAMPLES = 20_000  # that micro-clusters are fitted on
 N_AGREEMENT_SAMPLES = 2_000  # on which candidate partitions are compared
@@ -64,11 +65,14 @@ def community_labels(
     labels : ndarray of shape (n_samples,)
         Group of each sample.
     """
+    if n_clusters == 1:
+        return np.zeros(len(Z), int)
     candidates = candidate_partitions(
         Z, graphs, n_clusters, sample_weight, random_state
     )
     if not candidates:
-        kmeans = KMeans(n_clusters, n_init=10, random_state=random_state)
+        n_distinct = _n_distinct(Z, n_clusters)
+        kmeans = KMeans(n_distinct, n_init=10, random_state=random_state)
         return kmeans.fit_predict(Z, sample_weight=sample_weight)
     return choose_partition(candidates, graphs[0], sample_weight, random_state)
 
@@ -85,10 +89,15 @@ def candidate_partitions(
 ) -> list[NDArray]:
     """Find communities for several numbers of micro-clusters and weights of the kernel.
 
-    The result is empty where no resolution gives `n_clusters` of them.
+    The result is empty where no resolution gives `n_clusters` of them, or where there
+    are too many, or no edges.
     """
-    candidates = []
+    candidates: list[NDArray] = []
+    n_edges = sum(len(graph.indices) for graph in graphs)
+    if not n_edges or n_clusters > MAX_MICRO_CLUSTERS:
+        return candidates
     most = max(len(Z) // SAMPLES_PER_MICRO_CLUSTER, n_clusters)
+    most = min(most, MAX_MICRO_CLUSTERS)
     for per_cluster in MICRO_CLUSTERS:
         micro_labels = _micro_clusters(
             Z, min(per_cluster * n_clusters, most), sample_weight, random_state
@@ -110,9 +119,15 @@ def _micro_clusters(
 ) -> NDArray:
     """Partition the embedding into many small clusters, by k-means."""
     subset = random_state.permutation(len(Z))[:MAX_KMEANS_SAMPLES]
-    kmeans = KMeans(n_clusters, n_init=1, random_state=random_state)
+    n_distinct = _n_distinct(Z[subset], n_clusters)
+    kmeans = KMeans(n_distinct, n_init=1, random_state=random_state)
     kmeans.fit(Z[subset], sample_weight=sample_weight[subset])
     return np.unique(kmeans.predict(Z), return_inverse=True)[1]
+
+
+def _n_distinct(Z: NDArray, most: int) -> int:
+    """Count the distinct points, up to `most`: k-means finds no more clusters."""
+    return min(most, len(np.unique(Z, axis=0)))
 
 
 def _edge_counts(

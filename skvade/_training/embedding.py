@@ -16,10 +16,9 @@ from skvade._inference import pretrained_embedding
 from skvade._model.custom_networks import add_note_on_error
 from skvade._model.elbo import squared_error
 from skvade._model.module import LossOutput
-from skvade._training.initialization import seeded_clone
 from skvade._training.optim import Adam
 from skvade._training.pretraining import autoencoder_parameters
-from skvade._training.state import TrainingState
+from skvade._training.state import TrainingState, seeded_clone
 from skvade._training.trainer import (
     MIN_STEPS,
     check_finite_loss,
@@ -155,21 +154,15 @@ def fit_embedding(state: TrainingState) -> None:
         history.embedding_error = curves["embedding_error"][-1]
 
 
-def _mean_imputed(dataset: Dataset) -> Any:
-    """Replace missing entries of X by the mean of the feature."""
-    X = dataset.X[dataset.indices]
-    if not dataset.has_missing:
-        return X
-    return np.where(np.isnan(X), dataset.scaling.feature_mean.astype(X.dtype), X)
-
-
 def _compute_target(state: TrainingState) -> Tensor:
     """Compute the target coordinates of the samples, (n, L)."""
     config, dataset = state.config, state.dataset
     if config.embedding_input == "data":
-        source = _mean_imputed(dataset)
+        source = dataset.mean_imputed()
     else:
-        source = pretrained_embedding(state.module, dataset, has_decoder=True)
+        source = pretrained_embedding(
+            state.module, dataset, has_decoder=config.pretraining != "neighbors"
+        )
     latent_dim = state.module.prior.means.shape[1]
     Z = target_embedding(config.embedding, source, latent_dim, state.random.numpy)
     return dataset.device_config.to_tensor(Z)

@@ -5,9 +5,7 @@ from numbers import Integral
 
 import numpy as np
 import torch
-from numpy.random import RandomState
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, clone
 from sklearn.cluster import KMeans
 from sklearn.metrics import pairwise_distances_argmin
 from sklearn.mixture import GaussianMixture
@@ -19,14 +17,13 @@ from skvade._inference import mixture_labels, pretrained_embedding
 from skvade._model.prior import draw_samples
 from skvade._training.communities import community_labels
 from skvade._training.neighbor_embedding import neighbor_graph
-from skvade._training.state import TrainingState
+from skvade._training.state import TrainingState, has_trained_decoder, seeded_clone
 
 __all__ = [
     "INITIALIZERS",
     "check_labels",
     "initial_labels",
     "initialize_mixture",
-    "seeded_clone",
 ]
 
 MAX_INIT_SAMPLES = 200_000  # that the initial mixture is fitted on
@@ -41,7 +38,7 @@ def initialize_mixture(state: TrainingState) -> None:
     given = isinstance(config.init, np.ndarray)
     if len(dataset) > MAX_INIT_SAMPLES and not given:
         dataset = dataset.subsample(MAX_INIT_SAMPLES, state.random.numpy)
-    has_decoder = config.pretraining != "neighbors"
+    has_decoder = has_trained_decoder(config)
     Z = pretrained_embedding(module, dataset, has_decoder)
     labels = initial_labels(state, dataset, Z)
     module.prior.initialize_from_partition(
@@ -139,17 +136,6 @@ INITIALIZERS: dict[str, Callable[[TrainingState, Dataset, NDArray], NDArray]] = 
     "gmm": _gmm_labels,
     "random": _random_labels,
 }
-
-
-def seeded_clone(estimator: BaseEstimator, random_state: RandomState) -> BaseEstimator:
-    """Clone an estimator; open seeds are drawn from our own generator."""
-    estimator = clone(estimator)
-    parameters = sorted(estimator.get_params().items())
-    seeds = [k for k, v in parameters if k.endswith("random_state") and v is None]
-    max_seed = np.iinfo(np.int32).max
-    return estimator.set_params(
-        **{name: random_state.randint(max_seed) for name in seeds}
-    )
 
 
 def check_labels(labels: NDArray, n_clusters: int, n_samples: int, source: str) -> None:

@@ -10,19 +10,21 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from scipy.sparse import csr_array, issparse
 from torch import Tensor
 
 from skvade._data.dataset import Batch, Dataset
 from skvade._data.neighbors import (
     NeighborGraph,
+    check_graph,
     find_neighbors,
     neighbors_from_transformer,
     search_features,
 )
+from skvade._model.custom_networks import add_note_on_error
 from skvade._model.module import LossOutput
 from skvade._training.optim import Adam
-from skvade._training.state import TrainingState
+from skvade._training.state import TrainingState, seeded_clone
 from skvade._training.trainer import (
     check_finite_loss,
     iter_epochs,
@@ -32,7 +34,7 @@ from skvade._training.trainer import (
 
 __all__ = [
     "contrastive_neighbor_loss",
-    "mean_imputed",
+    "max_neighbor_epochs",
     "n_neighbor_epochs",
     "neighbor_graph",
     "pretrain_neighbors",
@@ -54,7 +56,8 @@ def neighbor_graph(
 ) -> NeighborGraph:
     """Find the neighbors of the training samples, once, or of a subset of them.
 
-    As the parameter `neighbors` says: by Euclidean distance, or by a transformer.
+    As the parameter `neighbors` says: by Euclidean distance, by a transformer, or as a
+    graph gives them.
     """
     if dataset is None or len(dataset) == len(state.dataset):
         if state.neighbors is None:
@@ -64,19 +67,22 @@ def neighbor_graph(
 
 
 def _compute_graph(state: TrainingState, dataset: Dataset) -> NeighborGraph:
-    neighbors = state.config.neighbors
+    neighbors, random_state = state.config.neighbors, state.random.numpy
+    if issparse(neighbors):
+        graph = csr_array(neighbors)[dataset.indices][:, dataset.indices]
+        source = "The part of neighbors for the samples to train on"
+        check_graph(graph, len(dataset), source)
+        return NeighborGraph.from_sparse(graph)
     if hasattr(neighbors, "fit_transform"):
-        return neighbors_from_transformer(neighbors, mean_imputed(dataset))
-    features = search_features(dataset, state.random.numpy)
+        X = dataset.mean_imputed()
+        with add_note_on_error(
+            f"This came from neighbors={neighbors!r}, which was given {X.shape[0]} "
+            f"samples of {X.shape[1]} features."
+        ):
+            transformer = seeded_clone(neighbors, random_state)
+            return neighbors_from_transformer(transformer, X)
+    features = search_features(dataset, random_state)
     return find_neighbors(features, neighbors, state.random.shuffle)
-
-
-def mean_imputed(dataset: Dataset) -> NDArray:
-    """Give samples of X, missing entries replaced by the mean of the feature."""
-    X = dataset.X[dataset.indices]
-    if not dataset.has_missing:
-        return X
-    return np.where(np.isnan(X), dataset.scaling.feature_mean.astype(X.dtype), X)
 
 
 # --- The encoder --------------------------------------------------------------------
@@ -115,20 +121,15 @@ def iter_pair_batches(
     dataset: Dataset, graph: NeighborGraph, generator: torch.Generator
 ) -> Iterator[Batch]:
     """Draw the batches of an epoch: pairs of neighbors, by the weight of the anchor."""
-    sources = graph.sources()
-    weights = dataset.weights
-    cumulative = None
-    if weights.strides != (0,):
-        cumulative = np.cumsum(weights[sources])
-        cumulative /= cumulative[-1]
+    degrees = np.diff(graph.indptr)
+    cumulative = np.cumsum(dataset.weights * degrees)
+    cumulative /= cumulative[-1]
     for _ in range(STEPS_PER_EPOCH):
-        uniform = torch.rand(N_PAIRS, generator=generator, dtype=torch.float64).numpy()
-        if cumulative is None:
-            pairs = (uniform * len(sources)).astype(np.int64)
-        else:
-            pairs = np.searchsorted(cumulative, uniform, side="right")
-        positions = np.concatenate([sources[pairs], graph.indices[pairs]])
-        yield dataset.get_batch(positions)
+        uniform = torch.rand(2, N_PAIRS, generator=generator, dtype=torch.float64)
+        by_weight, of_anchor = uniform.numpy()
+        anchors = np.searchsorted(cumulative, by_weight, side="right")
+        edges = graph.indptr[anchors] + (of_anchor * degrees[anchors]).astype(np.int64)
+        yield dataset.get_batch(np.concatenate([anchors, graph.indices[edges]]))
 
 
 def n_neighbor_epochs(n_samples: int) -> int:
@@ -143,20 +144,40 @@ def pretrain_neighbors(state: TrainingState) -> None:
     Pairs are drawn uniformly from the mutual neighbors. The decoder is not trained: it
     learns in the warm-up.
     """
+    encoder, max_epochs = state.module.encoder, max_neighbor_epochs(state)
+    if not max_epochs:
+        return
     graph = neighbor_graph(state).mutual()
-    encoder, max_epochs = state.module.encoder, state.config.pretrain_max_iter
     rate = state.config.pretrain_learning_rate_init
+    remedy = f"Lower pretrain_learning_rate_init={rate!r}"
     if rate == "auto":
         rate = LEARNING_RATE
+        remedy += ", for instance to 1e-3"
     parameters = [*encoder.backbone.parameters(), *encoder.mean.parameters()]
     fused = state.dataset.device_config.has_fused_optimizers
     optimizer = Adam([(rate, parameters)], fused)
     curve = state.history.pretraining["neighbor_loss"]
+    mean_weight = float(state.dataset.weights.mean())
     for epoch in iter_epochs(state, max_epochs):
         (group,) = optimizer.param_groups
         group["lr"] = rate * (1 - epoch / max_epochs)
         batches = iter_pair_batches(state.dataset, graph, state.random.shuffle)
         means = train_epoch(state, neighbor_loss, optimizer, batches=batches)
-        check_finite_loss(means, f"Lower pretrain_learning_rate_init={rate!r}")
-        curve.append(means["loss"])
+        check_finite_loss(means, remedy)
+        # Pairs are drawn by weight, so their mean is not divided by it.
+        curve.append(means["loss"] * mean_weight)
         log_epoch(state, "Pretraining", curve, "neighbor loss")
+    if not state.task.stopped and _varies(state.dataset):
+        state.history.collapsed_loss = math.log(2 * N_PAIRS - 1)
+
+
+def max_neighbor_epochs(state: TrainingState) -> int:
+    """Count the epochs of pretraining; a single sample has no neighbors."""
+    return state.config.pretrain_max_iter if len(state.dataset) > 1 else 0
+
+
+def _varies(dataset: Dataset) -> bool:
+    """Tell whether any two samples differ, as far as the arithmetic can tell."""
+    first = dataset.get_batch(np.zeros(1, int)).x
+    blocks = np.array_split(np.arange(len(dataset)), math.ceil(len(dataset) / N_PAIRS))
+    return any(bool((dataset.get_batch(b).x != first).any()) for b in blocks)

@@ -15,7 +15,7 @@ from skvade._data.scaling import TARGET_STD
 from skvade._model.elbo import posterior_entropy, reparameterize, squared_error
 from skvade._model.likelihoods import n_observed
 from skvade._model.module import LossOutput, VaDE
-from skvade._training.neighbor_embedding import pretrain_neighbors
+from skvade._training.neighbor_embedding import max_neighbor_epochs, pretrain_neighbors
 from skvade._training.optim import SGD, Adam, Optimizer, Parameters
 from skvade._training.state import TrainingState
 from skvade._training.trainer import (
@@ -65,6 +65,8 @@ def pretrain(state: TrainingState) -> None:
 
 def max_pretraining_epochs(state: TrainingState) -> int:
     """Count the epochs of pretraining, those of each pair of layers among them."""
+    if state.config.pretraining == "neighbors":
+        return max_neighbor_epochs(state)
     n_pairs = 0
     if state.config.pretraining == "stacked":
         n_pairs = len(_layer_blocks(state.module.encoder.backbone)) + 1

@@ -14,7 +14,7 @@ from skvade._training.pretraining import max_pretraining_epochs, pretrain
 from skvade._training.state import TrainingState
 from skvade._training.trainer import stage
 
-__all__ = ["first_partial_fit", "n_stages", "resume", "train"]
+__all__ = ["first_partial_fit", "has_pretraining", "n_stages", "resume", "train"]
 
 
 def train(state: TrainingState) -> None:
@@ -40,7 +40,7 @@ def first_partial_fit(state: TrainingState) -> None:
 def _prepare(state: TrainingState) -> None:
     """Run the stages before the last one, in which all parameters are trained."""
     config = state.config
-    if _has_pretraining(config):
+    if has_pretraining(config):
         with stage(state, "pretrain", max_pretraining_epochs(state)):
             pretrain(state)
     if config.embedding is not None:
@@ -52,7 +52,8 @@ def _prepare(state: TrainingState) -> None:
         warm_up(state)
 
 
-def _has_pretraining(config: Any) -> bool:
+def has_pretraining(config: Any) -> bool:
+    """Tell whether the networks are pretrained; not where they learn an embedding."""
     return config.embedding is None or config.embedding_input == "autoencoder"
 
 
@@ -63,4 +64,4 @@ def n_stages(config: Any, warm_start: bool) -> int:
     """
     if warm_start:
         return 1
-    return 3 + _has_pretraining(config) + (config.embedding is not None)
+    return 3 + has_pretraining(config) + (config.embedding is not None)

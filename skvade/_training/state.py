@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.random import RandomState
 from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, clone
 from torch import Generator, Tensor
 
 from skvade._data.dataset import Dataset
@@ -24,11 +25,29 @@ __all__ = [
     "RandomStreams",
     "TrainingConfig",
     "TrainingState",
+    "has_trained_decoder",
+    "seeded_clone",
 ]
 
 
 class TrainingConfig(SimpleNamespace):
     """Parameters of the estimator, by name, with what "auto" stands for."""
+
+
+def has_trained_decoder(config: TrainingConfig) -> bool:
+    """Tell whether the stages before the warm-up train the decoder, too."""
+    return config.pretraining != "neighbors" or config.embedding is not None
+
+
+def seeded_clone(estimator: BaseEstimator, random_state: RandomState) -> BaseEstimator:
+    """Clone an estimator; open seeds are drawn from our own generator."""
+    estimator = clone(estimator)
+    parameters = sorted(estimator.get_params().items())
+    seeds = [k for k, v in parameters if k.endswith("random_state") and v is None]
+    max_seed = np.iinfo(np.int32).max
+    return estimator.set_params(
+        **{name: random_state.randint(max_seed) for name in seeds}
+    )
 
 
 class RandomStreams(NamedTuple):
@@ -87,6 +106,9 @@ class History:
         Cluster of each sample under the initial mixture.
     unlearned_components : ndarray
         Fractions of variance of the principal components that pretraining missed.
+    collapsed_loss : float
+        Contrastive loss of an embedding with all samples in one place; infinite if
+        there is nothing better, since the samples are all equal.
     embedding_error : float
         Fraction of the variance of the target embedding that was left unexplained.
     validation_improved : bool
@@ -102,6 +124,7 @@ class History:
     validation_scores: list[float] = field(default_factory=list)
     init_labels: NDArray | None = None
     unlearned_components: NDArray = field(default_factory=lambda: np.zeros(0))
+    collapsed_loss: float = np.inf
     embedding_error: float = 0.0
     validation_improved: bool = False
     converged: bool = False
