@@ -39,10 +39,10 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
     """Variational deep embedding: deep clustering with a generative model.
 
     A variational autoencoder whose latent prior is a mixture of Gaussians, one per
-    cluster [1]_. `fit` runs four stages: it pretrains an autoencoder, starts the
-    mixture from a partition of its embedding, warms up the decoder and the variances of
-    the posterior, and then maximizes the evidence lower bound (ELBO) over the networks
-    and the mixture together. All bounds are in nats per sample: summed over the
+    cluster [1]_. `fit` runs four stages: it pretrains the encoder on the neighbors of
+    each sample [2]_, starts the mixture from a partition of its embedding, warms up the
+    decoder and the variances of the posterior, and then maximizes the evidence lower
+    bound (ELBO) over the networks and the mixture together. All bounds are in nats per sample: summed over the
     features, averaged over the samples.
 
     With the Gaussian likelihood each feature of X is centered, and X is divided by one
@@ -82,26 +82,55 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         noise variance for all features; "bernoulli" needs X in [0, 1], as for the
         intensities of images.
 
-    pretraining : {"autoencoder", "stacked", "vae"}, default="autoencoder"
-        How encoder and decoder first learn to reconstruct X:
+    pretraining : {"neighbors", "autoencoder", "stacked", "vae"}, default="neighbors"
+        What the networks learn first:
 
-        - "autoencoder": all layers at once, by stochastic gradient descent on the
+        - "neighbors": the encoder puts neighbors close together and all other samples
+          apart, by the contrastive loss of [2]_ and Adam. Pairs of neighbors are drawn
+          by the weight of the first. The decoder learns in the warm-up;
+        - "autoencoder": to reconstruct X, all layers at once, by stochastic gradient descent on the
           squared error;
         - "stacked": the same, after each pair of layers was trained as a denoising
           autoencoder on the output of the layers below it, as in the paper;
         - "vae": as a variational autoencoder without clusters, by Adam.
 
-    pretrain_max_iter : int, default=10
-        Epochs of pretraining, and with "stacked" of each pair of layers. 0 skips
-        pretraining: the mixture then starts on the embedding of an untrained network.
-        More is not better on small data, where groups get mixed up as the
-        reconstruction improves; with tens of thousands of samples 60 epochs pay.
+    neighbors : int, sparse matrix or transformer, default=15
+        Neighbors that pretraining and "communities" use.
+
+        - int: so many nearest samples, by the Euclidean distance of X, at most a third
+          of the others. Missing entries are replaced by the mean of the feature, more
+          than 100 features by 50 principal components. Beyond 30,000 samples the search
+          is approximate;
+        - a transformer with the interface of
+          :class:`~sklearn.neighbors.KNeighborsTransformer`, such as
+          ``KNeighborsTransformer(metric="cosine")``: what a clone of it gives for X,
+          missing entries replaced by the mean of the feature;
+        - sparse matrix of shape (n_samples, n_samples): the entries that are stored in
+          a row, zeros included, are the neighbors of a sample; their values do not
+          count.
+
+        No sample is its own neighbor. Samples that are held out, or of weight zero, are
+        left out.
+
+    pretrain_max_iter : int or "auto", default="auto"
+        Epochs of pretraining. 0 skips it: the mixture then starts on the embedding of
+        an untrained network.
+
+        - "neighbors": epochs of 100 steps, each with 256 pairs. "auto" is 20, increased
+          by the square root of n_samples / 20,000 beyond these;
+        - else epochs over X, with "stacked" of each pair of layers, too. "auto" is 10.
+          More is not better on small data, where groups get mixed up as the
+          reconstruction improves; with tens of thousands of samples 60 epochs pay.
 
     pretrain_learning_rate_init : float or "auto", default="auto"
-        Learning rate of pretraining, independent of the scale of X, and multiplied by
-        n_features / 8 with fewer than 8 features. "auto" is 1, increased to at most
-        n_features / 100 where three epochs have learned next to nothing. With "vae" it
-        is the learning rate of Adam, and "auto" is `learning_rate_init`.
+        Learning rate of pretraining, independent of the scale of X.
+
+        - "neighbors": of Adam at the start, from where it falls linearly to zero;
+          "auto" is 5e-3;
+        - "autoencoder" and "stacked": multiplied by n_features / 8 with fewer than 8
+          features. "auto" is 1, increased to at most n_features / 100 where three
+          epochs have learned next to nothing;
+        - "vae": of Adam; "auto" is `learning_rate_init`.
 
     embedding : transformer or None, default=None
         Embedding whose coordinates the encoder learns before the mixture is fitted:
@@ -122,11 +151,15 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
     embedding_max_iter : int, default=50
         Epochs, over these samples, of learning the coordinates.
 
-    init : {"kmeans", "gmm", "random"}, array-like of int or clusterer, default="kmeans"
+    init : {"communities", "kmeans", "gmm", "random"}, array-like of int or clusterer, \
+            default="communities"
         Partition of the pretrained embedding that the mixture starts from: its weights,
         means and variances are those of the groups. With more than 200,000 samples, and
         unless labels are given, it is a partition of as many random ones.
 
+        - "communities": communities of a graph of small groups of samples, linked by
+          neighbors in X and in the embedding, and by their distances. Of several such
+          partitions one of high modularity that agrees with the others;
         - "kmeans": k-means, the best of `n_init` runs;
         - "gmm": a Gaussian mixture by expectation-maximization, the best of `n_init`
           runs; likelier, but often a worse partition;
@@ -251,8 +284,10 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         `early_stopping`.
 
     pretrain_loss_curve_ : list of float
-        Fraction of the variance of X that the autoencoder left unexplained, each epoch
-        of pretraining and of learning `embedding`.
+        Mean contrastive loss of each epoch of pretraining on neighbors; log(511) is
+        that of an embedding with all samples in one place. Else the fraction of the
+        variance of X that the autoencoder left unexplained, each epoch of pretraining
+        and of learning `embedding`.
 
     embedding_loss_curve_ : list of float
         Fraction of the variance of the coordinates of `embedding` that the encoder left
@@ -295,6 +330,8 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
     ----------
     .. [1] Z. Jiang, Y. Zheng, H. Tan, B. Tang and H. Zhou (2017). "Variational deep
        embedding: an unsupervised and generative approach to clustering." IJCAI.
+    .. [2] S. Damrich, N. Böhm, F. A. Hamprecht and D. Kobak (2023). "From t-SNE to UMAP
+       with contrastive learning." ICLR.
 
     Examples
     --------

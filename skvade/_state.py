@@ -252,8 +252,10 @@ def _set_module_attributes(estimator: PredictionMixin, state: TrainingState) -> 
         "pretraining": dict(pretraining),
         "training": dict(training),
     }
-    curve = "unexplained_variance" if has_trained_decoder(estimator) else "neighbor_loss"
-    estimator.pretrain_loss_curve_ = pretraining[curve]
+    name = "unexplained_variance"
+    if not has_trained_decoder(estimator):
+        name = "neighbor_loss"
+    estimator.pretrain_loss_curve_ = pretraining[name]
     estimator.embedding_loss_curve_ = pretraining["embedding_error"]
     estimator.init_labels_ = history.init_labels
     estimator.loss_curve_ = training["loss"]

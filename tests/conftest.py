@@ -62,9 +62,9 @@ def X_new():
     return read_only(make_blobs(700, 5, centers=3, random_state=0)[0])
 
 
-# What `make_estimator` starts the mixture from. An autoencoder takes a tenth of the time
-# of the default, so tests that are about something else use it; the tests of the
-# promises of the estimator use both.
+# How `make_estimator` pretrains, and what it starts the mixture from. An autoencoder
+# takes a tenth of the time of the default: it serves the tests that are about something
+# else, while the promises of the estimator are tested with both.
 STARTS = {
     "autoencoder": {
         "pretraining": "autoencoder",

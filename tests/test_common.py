@@ -27,11 +27,13 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:The initial partition holds:UserWarning",
 )
 
-DEFAULT = VaDEClusterer()
-SAMPLED = VaDEClusterer(responsibilities="sampled")
+# Neighbors are learned in as many steps on any number of samples: here in fewer.
+DEFAULT = VaDEClusterer(pretrain_max_iter=1)
+SAMPLED = VaDEClusterer(pretrain_max_iter=1, responsibilities="sampled")
 # The checks do not set the random_state of a step of a pipeline.
 BERNOULLI = make_pipeline(
-    MinMaxScaler(clip=True), VaDEClusterer(likelihood="bernoulli", random_state=0)
+    MinMaxScaler(clip=True),
+    VaDEClusterer(pretrain_max_iter=1, likelihood="bernoulli", random_state=0),
 )
 
 
@@ -97,5 +99,5 @@ MIXES_DATAFRAMES_AND_ARRAYS = pytest.mark.filterwarnings(
     ],
 )
 def test_estimator_by_the_internal_checks_of_scikit_learn(check):
-    estimator = VaDEClusterer()
+    estimator = VaDEClusterer(pretrain_max_iter=1)
     check(type(estimator).__name__, estimator)

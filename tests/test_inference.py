@@ -1,5 +1,6 @@
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -45,7 +46,7 @@ def elbo_terms(module, dataset, responsibilities):
 
 FUNCTIONS = {
     "embed": _inference.embed,
-    "mixture_labels": _inference.mixture_labels,
+    "mixture_labels": partial(_inference.mixture_labels, has_decoder=True),
     "reconstruct": reconstruct,
     "expected": lambda module, dataset: _inference.predict_log_responsibilities(
         module, dataset, "expected"
@@ -178,7 +179,7 @@ def test_mixture_labels_are_what_gaussian_mixture_predicts(module, dataset):
     mixture.means_ = module.prior.means.numpy(force=True)
     variances = module.prior.variances.numpy(force=True)
     mixture.covariances_, mixture.precisions_cholesky_ = variances, variances**-0.5
-    labels = _inference.mixture_labels(module, dataset)
+    labels = _inference.mixture_labels(module, dataset, True)
     expected = mixture.predict(_inference.embed(module, dataset))
     np.testing.assert_array_equal(labels, expected)
     assert len(set(labels)) > 1

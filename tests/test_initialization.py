@@ -1,6 +1,7 @@
 """From an embedding to a partition; the prior starts from it (see test_prior.py)."""
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,14 +13,15 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.mixture import GaussianMixture
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from training_states import make_training_state
 
 from skvade._model.prior import draw_samples
 from skvade._training.initialization import (
     INITIALIZERS,
     check_labels,
     initial_labels,
-    seeded_clone,
 )
+from skvade._training.state import seeded_clone
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +31,12 @@ def groups():
 
 
 def partition(Z, init, n_clusters=3, n_init=2, seed=0, sample_weight=None):
-    weight = np.ones(len(Z)) if sample_weight is None else sample_weight
-    return initial_labels(Z, init, n_clusters, n_init, weight, RandomState(seed))
+    """Partition an embedding that is that of samples which equal it."""
+    params = {"n_clusters": n_clusters, "init": init, "n_init": n_init}
+    state = make_training_state(Z, sample_weight=sample_weight, **params)
+    random = state.random._replace(numpy=RandomState(seed))
+    random.shuffle.manual_seed(seed)
+    return initial_labels(replace(state, random=random), state.dataset, Z)
 
 
 def means_of(Z, labels):
@@ -113,7 +119,6 @@ def test_the_seed_decides(groups, init):
 def test_labels_are_taken_as_they_are(groups):
     Z, labels = groups
     assert_array_equal(partition(Z, labels), labels)
-    assert_array_equal(partition(Z, labels.tolist()), labels)
     with_noise = np.where(np.arange(len(Z)) % 3 == 0, -1, 10 * labels)
     assert_array_equal(partition(Z, with_noise), with_noise)
 

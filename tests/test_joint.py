@@ -354,7 +354,7 @@ def test_components_are_sorted_by_size_with_empty_ones_last():
     far_away = torch.full((2,), 1e3, dtype=torch.float64)
     with torch.no_grad():
         state.module.prior.means[1] = far_away
-    state.history.init_labels = mixture_labels(state.module, state.dataset)
+    state.history.init_labels = mixture_labels(state.module, state.dataset, True)
     run_stages(state, sort_components)
 
     labels = predict_labels(state.module, state.dataset, "expected")
@@ -382,5 +382,5 @@ def test_initial_labels_follow_the_order_of_the_components():
     run_stages(state, sort_components)
     assert not np.array_equal(state.history.init_labels, before)
     assert_array_equal(
-        state.history.init_labels, mixture_labels(state.module, state.dataset)
+        state.history.init_labels, mixture_labels(state.module, state.dataset, True)
     )

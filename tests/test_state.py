@@ -36,6 +36,7 @@ SAMPLE_METHODS = [
 SETTINGS = {
     "latent_dim": 2,
     "hidden_layer_sizes": (16,),
+    "pretrain_max_iter": 1,
     "n_init": 1,
     "warmup_max_iter": 1,
     "max_iter": 1,

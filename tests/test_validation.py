@@ -13,6 +13,7 @@ from scipy import sparse
 from sklearn.cluster import AgglomerativeClustering
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.manifold import TSNE
+from sklearn.neighbors import KNeighborsTransformer
 from sklearn.utils._param_validation import InvalidParameterError
 from torch import nn
 
@@ -48,7 +49,14 @@ INVALID_VALUES = {
     "decoder": ("a callable", [(16, 8), nn.Linear(2, 5)]),
     "likelihood": ("a str among {.*'bernoulli'", ["normal", None]),
     "pretraining": ("a str among {.*'stacked'", ["greedy", None]),
-    "pretrain_max_iter": (NON_NEGATIVE_INT, [-1, 2.0, None, False]),
+    "neighbors": (
+        f"{POSITIVE_INT}, a sparse matrix or an object implementing 'fit_transform'",
+        [0, 1.5, None, True, "cosine", np.eye(150), KNeighborsTransformer],
+    ),
+    "pretrain_max_iter": (
+        f"a str among {{'auto'}} or {NON_NEGATIVE_INT}",
+        [-1, 2.0, None, False, "all"],
+    ),
     "pretrain_learning_rate_init": (
         f"a str among {{'auto'}} or {POSITIVE}",
         [0, -1.0, "adaptive", None],

@@ -1,5 +1,7 @@
 """sample_weight, in every stage and in the score."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from custom_modules import assert_same_networks
@@ -12,6 +14,7 @@ from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
+from training_states import make_training_state
 
 from skvade import VaDEClusterer
 from skvade._data.scaling import DataSummary
@@ -142,7 +145,10 @@ def test_components_are_sorted_by_the_weight_of_their_samples(make_estimator, bl
 
 
 def partition(Z, init, n_clusters, n_init, weight):
-    return initial_labels(Z, init, n_clusters, n_init, weight, RandomState(0))
+    params = {"n_clusters": n_clusters, "init": init, "n_init": n_init}
+    state = make_training_state(Z, sample_weight=weight, **params)
+    state = replace(state, random=state.random._replace(numpy=RandomState(0)))
+    return initial_labels(state, state.dataset, Z)
 
 
 def prior_of_partition(Z, labels, n_components, weight):
@@ -235,6 +241,7 @@ def test_weighted_and_repeated_samples_agree_over_seeds():
         parameters = {"latent_dim": 1, "hidden_layer_sizes": (8,), "n_init": 1}
         parameters |= {"pretrain_max_iter": 5, "max_iter": 10, "tol": 0}
         parameters |= {"batch_size": len(X), "pretrain_learning_rate_init": 0.3}
+        parameters |= {"pretraining": "autoencoder", "init": "kmeans"}
         models = [
             VaDEClusterer(1, random_state=seed, **parameters).fit(
                 X, sample_weight=weight

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -10,7 +11,6 @@ import torch
 from numpy.random import RandomState
 from numpy.typing import NDArray
 from scipy.sparse import csr_array, issparse
-from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 from torch import Generator, Tensor
 
@@ -30,7 +30,9 @@ __all__ = [
 MAX_SEARCH_FEATURES = 100
 N_SEARCH_COMPONENTS = 50
 MAX_PCA_SAMPLES = 20_000  # that the components are estimated from
-MAX_PCA_VALUES = 2**26  # of these samples, so that they fit where features are many
+N_OVERSAMPLES = 10  # axes beside them, of which the subspace iteration takes hold
+N_SUBSPACE_ITER = 5
+MAX_READ_VALUES = 2**19  # of X, at a time
 
 MAX_EXACT_SAMPLES = 30_000  # from here on the search is approximate
 CELL_SIZE = 256  # samples of a cell of the approximate search, on average
@@ -39,7 +41,7 @@ N_CELL_ITER = 4  # of k-means that places the cells
 MAX_CELL_SIZE = 1024  # larger cells, of duplicates for instance, are cut to pieces
 SAMPLES_PER_CELL = 40  # that k-means takes for each cell
 BLOCK_SIZE = 4096  # samples whose distances are computed at a time
-MAX_BLOCK_VALUES = 2**25  # of these samples, or of their distances
+MAX_BLOCK_VALUES = 2**25  # of these distances
 
 
 class NeighborGraph(NamedTuple):
@@ -121,11 +123,8 @@ def search_features(dataset: Dataset, random_state: RandomState) -> Tensor:
         components = _principal_axes(dataset, random_state)
     n_columns = n_features if components is None else components.shape[1]
     features = torch.empty(len(dataset), n_columns, dtype=torch.float32, device=device)
-    block_size = max(1, min(BLOCK_SIZE, MAX_BLOCK_VALUES // n_features))
-    for start in range(0, len(dataset), block_size):
-        stop = min(start + block_size, len(dataset))
-        x = dataset.get_batch(np.arange(start, stop)).x.float()
-        features[start:stop] = x if components is None else x @ components
+    for rows, x in _iter_features(dataset):
+        features[rows] = x if components is None else x @ components
     # In a unit in which squares do not overflow, however far outliers are.
     low, high = features.aminmax()
     largest = max(-float(low), float(high))
@@ -134,15 +133,36 @@ def search_features(dataset: Dataset, random_state: RandomState) -> Tensor:
     return features
 
 
+def _iter_features(dataset: Dataset) -> Iterator[tuple[slice, Tensor]]:
+    """Iterate over consecutive samples in float32, in blocks of few values."""
+    block_size = max(1, MAX_READ_VALUES // dataset.n_features)
+    for start in range(0, len(dataset), block_size):
+        stop = min(start + block_size, len(dataset))
+        yield slice(start, stop), dataset.get_batch(np.arange(start, stop)).x.float()
+
+
 def _principal_axes(dataset: Dataset, random_state: RandomState) -> Tensor:
-    """Estimate principal axes from a subsample, (n_features, N_SEARCH_COMPONENTS)."""
-    n_samples = max(2 * N_SEARCH_COMPONENTS, MAX_PCA_VALUES // dataset.n_features)
-    subset = dataset.subsample(min(MAX_PCA_SAMPLES, n_samples), random_state)
-    x = subset.get_batch(np.arange(len(subset))).x
-    pca = PCA(N_SEARCH_COMPONENTS, random_state=random_state)
-    with np.errstate(all="ignore"):  # of a variance of zero it takes fractions
-        pca.fit(x.numpy(force=True))
-    return torch.tensor(pca.components_.T, dtype=torch.float32, device=x.device)
+    """Estimate the first principal axes, (n_features, N_SEARCH_COMPONENTS).
+
+    By subspace iteration on a subsample (Halko, Martinsson and Tropp, 2011, algorithm
+    4.4), block by block: no copy of the samples is made.
+    """
+    subset = dataset.subsample(MAX_PCA_SAMPLES, random_state)
+    location, scale, feature_mean = subset.scaling
+    device = subset.device_config.device
+    mean = torch.tensor((feature_mean - location) / scale, dtype=torch.float32)
+    mean = mean.to(device)
+    largest = max(float((x - mean).abs().max()) for _, x in _iter_features(subset))
+    n_axes = N_SEARCH_COMPONENTS + N_OVERSAMPLES
+    start = random_state.standard_normal((subset.n_features, n_axes))
+    axes = torch.tensor(start, dtype=torch.float32, device=device)
+    for _ in range(N_SUBSPACE_ITER if largest > 0 else 0):
+        product = torch.zeros_like(axes)
+        for _, x in _iter_features(subset):
+            x = (x - mean) / largest
+            product += x.T @ (x @ axes)
+        axes = torch.linalg.qr(product).Q
+    return axes[:, :N_SEARCH_COMPONENTS]
 
 
 def find_neighbors(

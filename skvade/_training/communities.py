@@ -133,7 +133,7 @@ def _n_distinct(Z: NDArray, most: int) -> int:
 def _edge_counts(
     labels: NDArray, graph: NeighborGraph, sample_weight: NDArray
 ) -> NDArray[np.float64]:
-    """Count the edges between groups, symmetrically, by the weights of their sources."""
+    """Count the edges between groups, symmetrically, by the weight of their source."""
     n_groups = labels.max() + 1
     sources = graph.sources()
     pairs = labels[sources].astype(np.int64) * n_groups + labels[graph.indices]

@@ -10,7 +10,7 @@ from scipy.sparse import issparse
 from sklearn.base import BaseEstimator
 from torch import Tensor
 
-from skvade._data.dataset import Batch, Dataset
+from skvade._data.dataset import Batch
 from skvade._data.scaling import TARGET_STD
 from skvade._inference import pretrained_embedding
 from skvade._model.custom_networks import add_note_on_error

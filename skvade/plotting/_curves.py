@@ -31,9 +31,9 @@ class TrainingCurveDisplay:
 
     Create it with :meth:`from_estimator`. There is one Axes for each of:
 
-    - the fraction of the variance of X that the autoencoder leaves unexplained, per
-      epoch of pretraining, and that of the variance of the target embedding, if one is
-      fitted;
+    - the contrastive loss of the neighbors, per epoch of pretraining, or the fraction of
+      the variance of X that the autoencoder leaves unexplained, and that of the variance
+      of the target embedding, if one is fitted;
     - the evidence lower bound (ELBO), averaged over the samples, per epoch of the last
       stage;
     - the reconstruction term of the ELBO, E[log p(x|z)];
@@ -45,7 +45,7 @@ class TrainingCurveDisplay:
     Parameters
     ----------
     pretrain_loss_curve : sequence of float
-        Unexplained fraction of the variance of X, per epoch of pretraining.
+        Loss per epoch of pretraining.
 
     lower_bounds : sequence of float
         Mean ELBO of the training samples, per epoch of the last stage.
@@ -60,6 +60,9 @@ class TrainingCurveDisplay:
 
     validation_scores : sequence of float, default=()
         Mean ELBO of the validation samples, per epoch of the last stage.
+
+    pretrain_loss_name : str, default="fraction of variance unexplained"
+        What `pretrain_loss_curve` holds.
 
     Attributes
     ----------
@@ -93,12 +96,14 @@ class TrainingCurveDisplay:
         reconstruction_terms: Sequence[float] = (),
         embedding_loss_curve: Sequence[float] = (),
         validation_scores: Sequence[float] = (),
+        pretrain_loss_name: str = "fraction of variance unexplained",
     ):
         self.pretrain_loss_curve = pretrain_loss_curve
         self.lower_bounds = lower_bounds
         self.reconstruction_terms = reconstruction_terms
         self.embedding_loss_curve = embedding_loss_curve
         self.validation_scores = validation_scores
+        self.pretrain_loss_name = pretrain_loss_name
 
     @classmethod
     def from_estimator(
@@ -129,12 +134,16 @@ class TrainingCurveDisplay:
             If the estimator lacks one of the curves, such as `lower_bounds_`.
         """
         check_fitted_attributes(estimator, _REQUIRED_ATTRIBUTES, cls.__name__)
+        loss_name = "fraction of variance unexplained"
+        if estimator.pretraining == "neighbors" and estimator.embedding is None:
+            loss_name = "contrastive loss"
         display = cls(
             pretrain_loss_curve=estimator.pretrain_loss_curve_,
             lower_bounds=estimator.lower_bounds_,
             reconstruction_terms=estimator.reconstruction_terms_,
             embedding_loss_curve=estimator.embedding_loss_curve_,
             validation_scores=estimator.validation_scores_,
+            pretrain_loss_name=loss_name,
         )
         return display.plot(ax=ax)
 
@@ -183,7 +192,7 @@ class TrainingCurveDisplay:
 
     def _plot_pretraining(self, ax: Axes) -> None:
         plot_curve(ax, self.pretrain_loss_curve, color=BLUE, label="X")
-        ax.set(title="Pretraining", ylabel="fraction of variance unexplained")
+        ax.set(title="Pretraining", ylabel=self.pretrain_loss_name)
         ax.set_ylim(bottom=0)
         n_embedding_epochs = len(self.embedding_loss_curve)
         if n_embedding_epochs:
