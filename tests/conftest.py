@@ -112,6 +112,9 @@ def make_estimator(start):
         if pretraining not in STARTS:
             pretraining = "autoencoder"
         settings = STARTS[pretraining]
+        if changes.get("embedding") and "embedding_input" not in changes:
+            # There is no pretraining then, and `fit` warns where its parameters are set.
+            settings = {"init": "kmeans"}
         if changes.get("pretraining") == "vae":
             settings = settings | {"pretrain_learning_rate_init": "auto"}
         settings = {

@@ -64,7 +64,7 @@ def test_attributes_after_some_calls(make_estimator, chunks):
     model = partial_fit_all(make_estimator(), chunks)
     assert model.n_samples_seen_ == 700
     assert model.n_iter_ == len(model.lower_bounds_) == len(model.loss_curve_) == 7
-    assert len(model.pretrain_loss_curve_) == 10
+    assert len(model.pretrain_loss_curve_) == model.pretrain_max_iter
     assert not model.converged_
     assert_array_equal(model.labels_, model.predict(chunks[-1]))
     assert len(model.init_labels_) == 100
@@ -134,7 +134,7 @@ def test_partial_fit_goes_on_from_a_fit(make_estimator, X, chunks):
     assert model.n_samples_seen_ == 850
     assert len(model.lower_bounds_) == 3 + 7
     assert model.lower_bounds_[2] == bound
-    assert len(model.pretrain_loss_curve_) == 10
+    assert len(model.pretrain_loss_curve_) == model.pretrain_max_iter
 
 
 def test_a_fit_starts_afresh_after_partial_fit(make_estimator, X, chunks, fitted):

@@ -8,7 +8,9 @@ from sklearn.metrics import adjusted_rand_score
 from skvade import VaDEClusterer
 
 # The clusters are tested, not convergence.
-pytestmark = pytest.mark.filterwarnings("ignore:Training ended after max_iter")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Training ended after max_iter", "ignore:.* lie farther from the mean"
+)
 
 
 @pytest.mark.parametrize("seed", range(10))
