@@ -42,8 +42,8 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
     cluster [1]_. `fit` runs four stages: it pretrains the encoder on the neighbors of
     each sample [2]_, starts the mixture from a partition of its embedding, warms up the
     decoder and the variances of the posterior, and then maximizes the evidence lower
-    bound (ELBO) over the networks and the mixture together. All bounds are in nats per sample: summed over the
-    features, averaged over the samples.
+    bound (ELBO) over the networks and the mixture together. All bounds are in nats per
+    sample: summed over the features, averaged over the samples.
 
     With the Gaussian likelihood each feature of X is centered, and X is divided by one
     common scale, before it enters the networks: features keep their relative scales, so
@@ -88,8 +88,8 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         - "neighbors": the encoder puts neighbors close together and all other samples
           apart, by the contrastive loss of [2]_ and Adam. Pairs of neighbors are drawn
           by the weight of the first. The decoder learns in the warm-up;
-        - "autoencoder": to reconstruct X, all layers at once, by stochastic gradient descent on the
-          squared error;
+        - "autoencoder": to reconstruct X, all layers at once, by stochastic gradient
+          descent on the squared error;
         - "stacked": the same, after each pair of layers was trained as a denoising
           autoencoder on the output of the layers below it, as in the paper;
         - "vae": as a variational autoencoder without clusters, by Adam.

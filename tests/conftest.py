@@ -113,7 +113,7 @@ def make_estimator(start):
             pretraining = "autoencoder"
         settings = STARTS[pretraining]
         if changes.get("embedding") and "embedding_input" not in changes:
-            # There is no pretraining then, and `fit` warns where its parameters are set.
+            # There is no pretraining then, and `fit` warns of its parameters.
             settings = {"init": "kmeans"}
         if changes.get("pretraining") == "vae":
             settings = settings | {"pretrain_learning_rate_init": "auto"}

@@ -50,7 +50,7 @@ INVALID_VALUES = {
     "likelihood": ("a str among {.*'bernoulli'", ["normal", None]),
     "pretraining": ("a str among {.*'stacked'", ["greedy", None]),
     "neighbors": (
-        f"{POSITIVE_INT}, a sparse array or matrix or an object implementing 'fit_transform'",
+        f"{POSITIVE_INT}, a sparse array or matrix or an object implementing",
         [0, 1.5, None, True, "cosine", np.eye(150), KNeighborsTransformer],
     ),
     "pretrain_max_iter": (

@@ -31,9 +31,9 @@ class TrainingCurveDisplay:
 
     Create it with :meth:`from_estimator`. There is one Axes for each of:
 
-    - the contrastive loss of the neighbors, per epoch of pretraining, or the fraction of
-      the variance of X that the autoencoder leaves unexplained, and that of the variance
-      of the target embedding, if one is fitted;
+    - the contrastive loss of the neighbors, per epoch of pretraining, or the fraction
+      of the variance of X that the autoencoder leaves unexplained, and that of the
+      variance of the target embedding, if one is fitted;
     - the evidence lower bound (ELBO), averaged over the samples, per epoch of the last
       stage;
     - the reconstruction term of the ELBO, E[log p(x|z)];

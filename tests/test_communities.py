@@ -1,0 +1,195 @@
+"""Communities of the graph of small groups of samples."""
+
+import warnings
+
+import networkx as nx
+import numpy as np
+import pytest
+from numpy.random import RandomState
+from numpy.testing import assert_array_equal
+from sklearn.datasets import make_blobs
+from sklearn.metrics import adjusted_rand_score
+from training_states import make_training_state
+
+from skvade._data.neighbors import NeighborGraph
+from skvade._inference import pretrained_embedding
+from skvade._training import communities as module
+from skvade._training.communities import (
+    candidate_partitions,
+    choose_partition,
+    communities,
+    community_labels,
+    louvain,
+    modularity,
+)
+from skvade._training.initialization import initial_labels
+from skvade._training.pretraining import pretrain
+
+
+def planted_links(n_groups=5, size=12, seed=0):
+    """Weights of the edges of a graph with groups, and the groups."""
+    rng = RandomState(seed)
+    groups = np.repeat(np.arange(n_groups), size)
+    inside = groups[:, None] == groups
+    links = rng.uniform(size=inside.shape) * np.where(inside, 1.0, 0.1)
+    return links + links.T, groups
+
+
+def neighbors_of(X, n_neighbors=10):
+    distances = np.linalg.norm(X[:, None] - X, axis=2)
+    np.fill_diagonal(distances, np.inf)
+    return NeighborGraph.from_array(distances.argsort(1)[:, :n_neighbors])
+
+
+@pytest.fixture
+def blobs_and_graph():
+    Z, y = make_blobs(300, 3, centers=4, cluster_std=0.7, random_state=1)
+    return Z, y, neighbors_of(Z)
+
+
+# --- Communities --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("resolution", [0.5, 1.0, 2.0])
+def test_modularity_is_that_of_networkx(resolution):
+    links, groups = planted_links()
+    np.fill_diagonal(links, 0)
+    graph = nx.from_numpy_array(links)
+    sets = [{*np.flatnonzero(groups == g).tolist()} for g in range(5)]
+    expected = nx.community.modularity(graph, sets, resolution=resolution)
+    assert modularity(links, groups, resolution) == pytest.approx(expected)
+
+
+def test_louvain_finds_planted_groups():
+    links, groups = planted_links()
+    labels = louvain(links, 1.0, RandomState(0))
+    assert adjusted_rand_score(groups, labels) == 1
+
+
+def test_louvain_is_about_as_good_as_that_of_networkx():
+    rng = RandomState(0)
+    links = rng.uniform(size=(60, 60)) ** 8
+    links += links.T
+    np.fill_diagonal(links, 0)
+    graph = nx.from_numpy_array(links)
+    sets = nx.community.louvain_communities(graph, seed=0)
+    expected = nx.community.modularity(graph, sets)
+    assert modularity(links, louvain(links, 1.0, rng)) > 0.9 * expected
+
+
+@pytest.mark.parametrize("n_communities", [1, 2, 5, 8, 60])
+def test_communities_are_as_many_as_asked_for(n_communities):
+    links, _ = planted_links()
+    labels = communities(links, n_communities, RandomState(0))
+    assert labels is None or len(np.unique(labels)) == n_communities
+    assert labels is not None or n_communities not in (2, 5, 8)
+
+
+# --- Partitions of samples ----------------------------------------------------------
+
+
+def test_groups_are_found(blobs_and_graph):
+    Z, y, graph = blobs_and_graph
+    labels = community_labels(Z, [graph, graph], 4, np.ones(300), RandomState(0))
+    assert adjusted_rand_score(y, labels) > 0.95
+
+
+def test_the_partition_of_high_modularity_that_others_agree_with_is_chosen(
+    blobs_and_graph,
+):
+    _, y, graph = blobs_and_graph
+    rng = RandomState(0)
+    almost = np.where(rng.uniform(size=300) < 0.02, 0, y)
+    candidates = [rng.permutation(y), almost, y, rng.randint(4, size=300)]
+    chosen = choose_partition(candidates, graph, np.ones(300), rng)
+    assert_array_equal(chosen, y)
+
+
+def test_the_seed_decides(blobs_and_graph):
+    Z, _, graph = blobs_and_graph
+    first, again = (
+        community_labels(Z, [graph], 7, np.ones(300), RandomState(0)) for _ in range(2)
+    )
+    assert_array_equal(first, again)
+
+
+@pytest.mark.parametrize(
+    "kind, n_clusters",
+    [
+        ("one cluster", 1),
+        ("as many as samples", 30),
+        ("few samples for each", 12),
+        ("equal samples", 3),
+        ("no edges", 3),
+        ("one sample", 1),
+    ],
+)
+def test_edge_cases_give_a_partition_without_warnings(kind, n_clusters):
+    Z = RandomState(0).normal(size=(30, 2)).astype(np.float32)
+    graph = neighbors_of(Z, 5)
+    if kind == "equal samples":
+        Z[:] = 0.1
+    if kind == "no edges":
+        graph = NeighborGraph(np.zeros(31, int), np.zeros(0, np.int32))
+    if kind == "one sample":
+        Z, graph = Z[:1], NeighborGraph(np.zeros(2, int), np.zeros(0, np.int32))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        labels = community_labels(
+            Z, [graph], n_clusters, np.ones(len(Z)), RandomState(0)
+        )
+    assert labels.shape == (len(Z),)
+    assert len(np.unique(labels)) <= n_clusters
+    if kind == "as many as samples":
+        assert len(np.unique(labels)) == 30
+
+
+def test_micro_clusters_are_limited_in_number(monkeypatch, blobs_and_graph):
+    Z, _, graph = blobs_and_graph
+    monkeypatch.setattr(module, "MAX_MICRO_CLUSTERS", 8)
+    sizes, find = [], module.communities
+
+    def record(links, n_communities, random_state):
+        sizes.append(len(links))
+        return find(links, n_communities, random_state)
+
+    monkeypatch.setattr(module, "communities", record)
+    args = [graph], 4, np.ones(300), RandomState(0)
+    assert candidate_partitions(Z, *args)
+    assert max(sizes) <= 8
+    assert candidate_partitions(Z, [graph], 9, *args[2:]) == []
+
+
+def test_weights_are_repetitions():
+    """Edges and kernel of micro-clusters count samples by their weight."""
+    Z = RandomState(0).normal(size=(40, 2))
+    labels, weight = np.arange(40) % 4, RandomState(1).randint(1, 4, 40)
+    graph = neighbors_of(Z, 5)
+    row = np.repeat(np.arange(40), weight)
+    repeated = NeighborGraph.from_array(graph.indices.reshape(40, 5)[row])
+    # The neighbors are those of the first of the repeated samples.
+    ones = np.ones(len(row))
+    kernel = module._kernel(Z, labels, weight.astype(float))
+    np.testing.assert_allclose(kernel, module._kernel(Z[row], labels[row], ones))
+    sources, targets = labels[row][repeated.sources()], labels[repeated.indices]
+    expected = np.zeros((4, 4))
+    np.add.at(expected, (sources, targets), 1)
+    counts = module._edge_counts(labels, graph, weight.astype(float))
+    np.testing.assert_allclose(counts, (expected + expected.T) / 2)
+
+
+@pytest.mark.parametrize("pretraining", ["neighbors", "autoencoder"])
+def test_communities_start_the_mixture_whatever_the_pretraining(blobs, pretraining):
+    X, y = blobs
+    rate = "auto" if pretraining == "neighbors" else 0.3
+    state = make_training_state(
+        X,
+        init="communities",
+        pretraining=pretraining,
+        pretrain_learning_rate_init=rate,
+    )
+    state.config.pretrain_max_iter = 2 if pretraining == "neighbors" else 20
+    pretrain(state)
+    has_decoder = pretraining != "neighbors"
+    Z = pretrained_embedding(state.module, state.dataset, has_decoder)
+    assert adjusted_rand_score(y, initial_labels(state, state.dataset, Z)) > 0.9

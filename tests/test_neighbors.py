@@ -1,0 +1,249 @@
+"""The nearest neighbors of each sample: exact, approximate, and as graphs give them."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from numpy.random import RandomState
+from numpy.testing import assert_array_equal
+from scipy import sparse
+from sklearn.datasets import make_blobs
+from sklearn.neighbors import KNeighborsTransformer
+from training_states import make_training_state
+
+from skvade._data import neighbors
+from skvade._data.neighbors import (
+    NeighborGraph,
+    approximate_neighbors,
+    check_graph,
+    exact_neighbors,
+    find_neighbors,
+    neighbors_from_transformer,
+    search_features,
+)
+
+
+def brute_force(X, n_neighbors):
+    """Find neighbors by sorting all distances, (n, n_neighbors)."""
+    distances = np.linalg.norm(X[:, None] - X, axis=2)
+    np.fill_diagonal(distances, np.inf)
+    return distances.argsort(axis=1)[:, :n_neighbors]
+
+
+def neighbor_sets(graph):
+    return [{*part} for part in np.split(graph.indices, graph.indptr[1:-1])]
+
+
+def recall(graph, expected):
+    found = neighbor_sets(graph)
+    return np.mean(
+        [len(a & {*b}) / len(b) for a, b in zip(found, expected, strict=True)]
+    )
+
+
+def tensor(X):
+    return torch.tensor(X, dtype=torch.float32)
+
+
+@pytest.fixture
+def forbid_warnings():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+# --- Exact --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_features", [3, 40])
+def test_exact_neighbors_are_those_of_brute_force(n_features):
+    X = RandomState(0).normal(size=(300, n_features))
+    graph = exact_neighbors(tensor(X), 7)
+    assert recall(graph, brute_force(X, 7)) == 1
+    assert_array_equal(np.diff(graph.indptr), 7)
+
+
+def test_blocks_of_products_find_the_same(monkeypatch):
+    X = tensor(RandomState(0).normal(size=(300, 8)))
+    everything = torch.arange(300)
+    found = neighbors._nearest(X, everything, everything, 7)
+    assert (
+        recall(NeighborGraph.from_array(found.numpy()), brute_force(X.numpy(), 7)) == 1
+    )
+
+
+@pytest.mark.parametrize(
+    "n_samples, expected", [(1, 0), (2, 1), (4, 1), (16, 5), (99, 15)]
+)
+def test_few_samples_have_a_third_of_the_others_as_neighbors(
+    n_samples, expected, generator
+):
+    X = tensor(RandomState(0).normal(size=(n_samples, 2)))
+    graph = find_neighbors(X, 15, generator)
+    assert_array_equal(np.diff(graph.indptr), expected)
+
+
+@pytest.mark.parametrize("search", ["exact", "approximate"])
+def test_a_duplicate_is_a_neighbor_and_the_sample_itself_is_not(search, generator):
+    X = tensor(np.repeat(RandomState(0).normal(size=(4, 3)), 4, axis=0))
+    if search == "exact":
+        graph = exact_neighbors(X, 3)
+    else:
+        graph = approximate_neighbors(X, 3, generator)
+    groups = np.arange(16) // 4
+    assert (graph.sources() != graph.indices).all()
+    assert_array_equal(groups[graph.sources()], groups[graph.indices])
+
+
+# --- Approximate --------------------------------------------------------------------
+
+
+def test_approximate_neighbors_of_structured_data(generator):
+    """Groups on planes of five dimensions, in twenty."""
+    rng = RandomState(0)
+    centers = rng.normal(scale=3, size=(30, 20))
+    planes = rng.normal(size=(30, 5, 20))
+    groups = rng.randint(30, size=40_000)
+    X = centers[groups] + np.einsum(
+        "ni,nij->nj", rng.normal(size=(40_000, 5)), planes[groups]
+    )
+    X += 0.1 * rng.normal(size=X.shape)
+    X = tensor(X)
+    graph = find_neighbors(X, 15, generator)
+    assert (graph.sources() != graph.indices).all()
+    queries = torch.arange(0, 40_000, 80)
+    expected = neighbors._nearest(X, queries, torch.arange(40_000), 15).numpy()
+    found = graph.indices.reshape(-1, 15)[queries.numpy()]
+    hits = [np.isin(a, b).mean() for a, b in zip(expected, found, strict=True)]
+    assert np.mean(hits) >= 0.9
+
+
+def test_number_of_samples_decides_whether_the_search_is_approximate(
+    monkeypatch, generator
+):
+    called = []
+    monkeypatch.setattr(neighbors, "MAX_EXACT_SAMPLES", 50)
+    monkeypatch.setattr(
+        neighbors, "approximate_neighbors", lambda *args: called.append("approximate")
+    )
+    monkeypatch.setattr(
+        neighbors, "exact_neighbors", lambda *args: called.append("exact")
+    )
+    for n_samples in (50, 51):
+        find_neighbors(torch.zeros(n_samples, 2), 3, generator)
+    assert called == ["exact", "approximate"]
+
+
+def test_equal_samples_are_compared_in_pieces(monkeypatch, generator):
+    """All are in one cell: comparing all pairs would take quadratic time."""
+    compared, nearest = [], neighbors._nearest
+
+    def record(features, queries, candidates, n_neighbors):
+        compared.append(len(queries) * len(candidates))
+        return nearest(features, queries, candidates, n_neighbors)
+
+    monkeypatch.setattr(neighbors, "_nearest", record)
+    monkeypatch.setattr(neighbors, "MAX_CELL_SIZE", 50)
+    monkeypatch.setattr(neighbors, "N_PROBES", 4)
+    graph = approximate_neighbors(torch.ones(2000, 3), 5, generator)
+    assert sum(compared) <= 2000 * 50 * 4
+    assert (graph.sources() != graph.indices).all()
+
+
+def test_the_seed_decides_about_the_cells(generator):
+    X = tensor(RandomState(0).normal(size=(3000, 8)))
+    first, again = (
+        approximate_neighbors(X, 5, torch.Generator().manual_seed(0)) for _ in range(2)
+    )
+    assert_array_equal(first.indices, again.indices)
+
+
+# --- What the distances are computed from -------------------------------------------
+
+
+def test_missing_entries_count_as_the_mean_of_the_feature(X_missing):
+    state = make_training_state(X_missing)
+    features = search_features(state.dataset, RandomState(0)).numpy()
+    expected = np.where(np.isnan(X_missing), np.nanmean(X_missing, axis=0), X_missing)
+    expected -= np.nanmean(X_missing, axis=0)
+    np.testing.assert_allclose(features, expected / np.abs(expected).max(), atol=1e-6)
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
+def test_many_features_are_projected_onto_principal_components(likelihood):
+    """Sixty strong directions, whose distances the projection keeps."""
+    rng = RandomState(0)
+    X = rng.normal(size=(400, 30)) @ rng.normal(size=(30, 300))
+    X += 0.01 * rng.normal(size=X.shape)
+    X = (X - X.min()) / np.ptp(X)
+    state = make_training_state(X, likelihood=likelihood)
+    features = search_features(state.dataset, RandomState(0))
+    assert features.shape == (400, 50)
+    assert recall(exact_neighbors(features, 10), brute_force(X, 10)) > 0.99
+
+
+@pytest.mark.parametrize("kind", ["constant", "one outlier", "few samples"])
+def test_degenerate_data_are_projected_without_warnings(kind, forbid_warnings):
+    X = np.ones((120, 200))
+    if kind == "one outlier":
+        X[0] = 1e20
+    if kind == "few samples":
+        X = RandomState(0).normal(size=(60, 200))
+    state = make_training_state(X)
+    assert search_features(state.dataset, RandomState(0)).isfinite().all()
+
+
+# --- Graphs -------------------------------------------------------------------------
+
+
+def test_mutual_neighbors():
+    graph = NeighborGraph.from_array(np.array([[1, 2], [0, 2], [3, 0], [4, 2], [0, 1]]))
+    # 0-1, 0-2 and 2-3 are mutual; the first neighbor of 4 is 0.
+    expected = [{1, 2}, {0}, {0, 3}, {2}, {0}]
+    assert neighbor_sets(graph.mutual()) == expected
+
+
+def test_mutual_neighbors_are_symmetric_but_for_the_lonely():
+    X = tensor(RandomState(0).normal(size=(200, 3)))
+    graph = exact_neighbors(X, 6)
+    directed, mutual = neighbor_sets(graph), neighbor_sets(graph.mutual())
+    for i, found in enumerate(mutual):
+        expected = {j for j in directed[i] if i in directed[j]}
+        assert found == expected or (not expected and found == {graph.indices[6 * i]})
+
+
+def test_a_sample_without_neighbors_stays_without():
+    graph = sparse.csr_array(([1.0, 1.0], ([0, 2], [2, 0])), shape=(3, 3))
+    assert neighbor_sets(NeighborGraph.from_sparse(graph).mutual()) == [{2}, set(), {0}]
+
+
+def test_stored_entries_are_neighbors_zeros_included_and_loops_are_not():
+    graph = sparse.coo_matrix(([0.0, 5.0, 1.0, 2.0], ([0, 0, 1, 2], [1, 0, 2, 2])))
+    assert neighbor_sets(NeighborGraph.from_sparse(graph)) == [{1}, {2}, set()]
+
+
+@pytest.mark.parametrize("mode", ["distance", "connectivity"])
+def test_neighbors_of_a_transformer(mode):
+    X = make_blobs(100, 4, random_state=0)[0]
+    X[50] = X[0]  # a distance of zero is stored
+    transformer = KNeighborsTransformer(n_neighbors=6, metric="cosine", mode=mode)
+    graph = neighbors_from_transformer(transformer, X)
+    unit = X / np.linalg.norm(X, axis=1, keepdims=True)
+    n_expected = 6 if mode == "distance" else 5
+    assert recall(graph, brute_force(unit, n_expected)) > 0.99
+    assert (graph.sources() != graph.indices).all()
+    assert 50 in neighbor_sets(graph)[0]
+
+
+@pytest.mark.parametrize(
+    "graph, message",
+    [
+        (np.eye(3), r"sparse matrix of shape \(3, 3\).* Got ndarray of shape \(3, 3\)"),
+        (sparse.eye_array(4), r"shape \(3, 3\).* of shape \(4, 4\) instead"),
+        (sparse.eye_array(3), "stores no entry off its diagonal"),
+    ],
+)
+def test_what_is_no_graph_of_the_samples_is_rejected(graph, message):
+    with pytest.raises(ValueError, match=f"^The graph must .*{message}"):
+        check_graph(graph, 3, "The graph")
