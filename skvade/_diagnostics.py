@@ -19,7 +19,7 @@ __all__ = ["warn_fit_quality"]
 MAX_NORMALIZED_ENTROPY = 0.9
 
 # Of the contrastive loss of an embedding with all samples in one place: above it the
-# encoder has learned no neighbors. In fits of blobs and digits it was 0.8 at most.
+# encoder has learned no neighbors. On digits, wine and iris it was 0.55 to 0.84 of it.
 MAX_COLLAPSE_RATIO = 0.99
 
 # Of the variance of the target embedding: above it the encoder has not learned it. In
@@ -207,8 +207,8 @@ def _warn_empty_clusters(estimator: BaseEstimator) -> None:
     if n_empty:
         _warn(
             f"{n_empty} of {estimator.n_clusters} clusters hold no sample. If there "
-            "are as many groups, try another random_state or init, or lower "
-            f"beta={estimator.beta!r}; if there may be fewer, lower n_clusters."
+            "are as many groups, try another random_state, init or beta; if there may "
+            "be fewer, lower n_clusters."
         )
 
 

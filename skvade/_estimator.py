@@ -171,9 +171,10 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
     n_init : int, default=10
         Number of runs of "kmeans" and "gmm". With a single one chance decides.
 
-    warmup_max_iter : int, default=3
+    warmup_max_iter : int or "auto", default="auto"
         Epochs in which only the decoder and the variances of the posterior are trained,
-        so that their first gradients do not change the pretrained embedding.
+        so that their first gradients do not change the pretrained embedding. "auto"
+        makes a twentieth of the steps of `max_iter`.
 
     responsibilities : {"expected", "sampled"}, default="expected"
         How q(c|x) is computed. "expected" is the exact maximizer of the ELBO. "sampled"
@@ -183,31 +184,36 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
     n_draws : int, default=1
         Draws of z per sample and step in training.
 
-    beta : float, default=1.0
-        Weight of the latent terms of the ELBO in training. Below 1 the reconstruction
-        counts more and fewer clusters dissolve; scores are the ELBO in any case.
+    beta : float or "auto", default="auto"
+        Weight of the latent terms of the ELBO in training. "auto" is n_features / 64,
+        at least 1: the reconstruction is a sum over features, and the more of them,
+        the more it moves the encoder away from the clusters. Scores are the ELBO in any
+        case.
 
-    max_iter : int, default=300
-        Maximum number of epochs of the last stage.
+    max_iter : int or "auto", default="auto"
+        Maximum number of epochs of the last stage. "auto" makes about 2,000 steps and
+        one more for every 10 samples, at most 20,000; fewer with less than 200 samples.
 
     batch_size : int or "auto", default="auto"
         Samples per step. "auto" is a 32nd of the samples, at least 16 and at most 256.
-        In the stages before the last, samples that make fewer than 8 steps are visited
-        more than once per epoch.
+        In pretraining by reconstruction and in the warm-up, samples that make fewer
+        than 8 steps are visited more than once per epoch.
 
-    learning_rate_init : float, default=1e-3
-        Learning rate of Adam in the last stage. With tens of thousands of samples a
-        lower rate, such as 2e-4, keeps more of what pretraining found.
+    learning_rate : {"cosine", "constant"}, default="cosine"
+        Schedule of the learning rate in the last stage. "cosine" rises linearly in the
+        first tenth of `max_iter`, is `learning_rate_init` up to its middle, and falls
+        to zero along a cosine. In `partial_fit` it is a third of `learning_rate_init`.
+
+    learning_rate_init : float, default=3e-3
+        Learning rate of Adam in the last stage.
 
     mixture_learning_rate_init : float or None, default=None
         Learning rate of the mixture in the last stage; None for `learning_rate_init`.
-        Adam's steps do not shrink with `beta`: where the start is good, as on large
-        data, 1e-5 keeps the mixture near it.
 
-    tol : float, default=0.1
+    tol : float, default=0.0
         The last stage has converged when, for `n_iter_no_change` epochs in a row, none
         raised the best ELBO by `tol` nats per sample. With 0 it runs for `max_iter`
-        epochs.
+        epochs, to the end of the schedule.
 
     n_iter_no_change : int, default=10
         See `tol`.
@@ -367,15 +373,16 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         embedding_max_iter: int = 50,
         init: Any = "communities",
         n_init: int = 10,
-        warmup_max_iter: int = 3,
+        warmup_max_iter: int | str = "auto",
         responsibilities: str = "expected",
         n_draws: int = 1,
-        beta: float = 1.0,
-        max_iter: int = 300,
+        beta: float | str = "auto",
+        max_iter: int | str = "auto",
         batch_size: int | str = "auto",
-        learning_rate_init: float = 1e-3,
+        learning_rate: str = "cosine",
+        learning_rate_init: float = 3e-3,
         mixture_learning_rate_init: float | None = None,
-        tol: float = 0.1,
+        tol: float = 0.0,
         n_iter_no_change: int = 10,
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
@@ -409,6 +416,7 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         self.beta = beta
         self.max_iter = max_iter
         self.batch_size = batch_size
+        self.learning_rate = learning_rate
         self.learning_rate_init = learning_rate_init
         self.mixture_learning_rate_init = mixture_learning_rate_init
         self.tol = tol

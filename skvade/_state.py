@@ -37,6 +37,7 @@ from skvade._model.likelihoods import LIKELIHOODS
 from skvade._model.module import VaDE
 from skvade._model.networks import reset_parameters
 from skvade._prediction import PredictionMixin
+from skvade._training.joint import default_beta, n_joint_epochs
 from skvade._training.neighbor_embedding import n_neighbor_epochs
 from skvade._training.state import (
     History,
@@ -82,7 +83,9 @@ def restore_on_error(estimator: PredictionMixin) -> Iterator[None]:
 # --- The start of a training run ----------------------------------------------------
 
 
-def make_config(estimator: PredictionMixin, n_samples: int) -> TrainingConfig:
+def make_config(
+    estimator: PredictionMixin, n_samples: int, n_features: int
+) -> TrainingConfig:
     """Collect the parameters of the estimator, with what "auto" stands for."""
     # By scikit-learn's convention: a subclass may have more parameters, or fewer.
     params = {k: v for k, v in vars(estimator).items() if k.strip("_") == k}
@@ -93,6 +96,13 @@ def make_config(estimator: PredictionMixin, n_samples: int) -> TrainingConfig:
         config.pretrain_max_iter = PRETRAIN_MAX_ITER
         if config.pretraining == "neighbors":
             config.pretrain_max_iter = n_neighbor_epochs(n_samples)
+    n_warmup, n_joint = n_joint_epochs(n_samples, config.batch_size)
+    if config.warmup_max_iter == "auto":
+        config.warmup_max_iter = n_warmup
+    if config.max_iter == "auto":
+        config.max_iter = n_joint
+    if config.beta == "auto":
+        config.beta = default_beta(n_features)
     labels = labels_from_init(config.init)
     if labels is not None:
         config.init = labels
@@ -183,7 +193,7 @@ def _training_state(
     history: History,
     statistics: WeightStatistics,
 ) -> TrainingState:
-    config = make_config(estimator, len(dataset))
+    config = make_config(estimator, len(dataset), dataset.n_features)
     n_validation = n_validation_samples(estimator, len(dataset))
     training, validation = dataset.split(n_validation, random.shuffle)
     return TrainingState(

@@ -14,6 +14,7 @@ from sklearn.utils.validation import has_fit_parameter
 from skvade._data.dataset import Dataset
 from skvade._data.neighbors import find_neighbors
 from skvade._inference import mixture_labels, pretrained_embedding
+from skvade._model.module import VaDE
 from skvade._model.prior import draw_samples
 from skvade._training.communities import community_labels
 from skvade._training.neighbor_embedding import neighbor_graph
@@ -29,6 +30,7 @@ __all__ = [
 MAX_INIT_SAMPLES = 200_000  # that the initial mixture is fitted on
 N_EMBEDDING_NEIGHBORS = 15  # in the embedding, where those of X come from a transformer
 INIT_POSTERIOR_VARIANCE = 0.05  # as a fraction of the average component's variance
+INIT_COMPONENT_STD = 0.5  # after contrastive pretraining
 MAX_INIT_POSTERIOR_VARIANCE = 0.5  # and of the components' in any one dimension
 
 
@@ -49,8 +51,25 @@ def initialize_mixture(state: TrainingState) -> None:
     limit = MAX_INIT_POSTERIOR_VARIANCE * variances.mean(0)
     width = torch.minimum(INIT_POSTERIOR_VARIANCE * variances.mean(), limit)
     module.encoder.reset_variance(width)
+    if not has_decoder:
+        _rescale_latent_space(module)
     full = state.dataset.full()
     state.history.init_labels = mixture_labels(module, full, has_decoder)
+
+
+@torch.no_grad()
+def _rescale_latent_space(module: VaDE) -> None:
+    """Give the average component a standard deviation of `INIT_COMPONENT_STD`.
+
+    Learning rates are in this unit. The decoder must be untrained.
+    """
+    prior, encoder = module.prior, module.encoder
+    factor = INIT_COMPONENT_STD / prior.variances.mean().sqrt()
+    encoder.mean.weight.mul_(factor)
+    encoder.mean.bias.mul_(factor)
+    encoder.log_variance.bias.add_(2 * factor.log())
+    covariances = prior.covariances * factor.square()
+    prior.set_parameters(prior.log_weights.exp(), prior.means * factor, covariances)
 
 
 def initial_labels(state: TrainingState, dataset: Dataset, Z: NDArray) -> NDArray:

@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from warnings import warn
@@ -28,16 +28,39 @@ from skvade._training.trainer import (
 
 __all__ = [
     "EarlyStopping",
+    "default_beta",
     "elbo_loss",
+    "learning_rate_factor",
     "make_adam",
     "maximize_elbo",
+    "n_joint_epochs",
     "partial_fit_epoch",
     "sort_components",
     "warm_up",
 ]
 
-WARMUP_LR_FACTOR = 5  # learning rate of the warm-up, in learning_rate_init
+WARMUP_LR_FACTOR = 5  # learning rate of the warm-up, in a constant learning_rate_init
 NOISE_VARIANCE_LR = 1e-2  # a step changes the noise variance by a per cent
+
+# An automatic budget, in steps of warm-up and joint training together.
+STEPS_PER_SAMPLE = 10  # of small data, up to `FULL_STEPS`
+FULL_STEPS, MAX_STEPS = 2_000, 20_000
+SAMPLES_PER_STEP = 10  # of large data, for each further step
+WARMUP_FRACTION = 0.05
+
+# The schedule of the learning rate, in fractions of all steps: it rises to its peak,
+# stays there, and falls to zero along a cosine.
+RISE_END, FALL_START = 0.1, 0.55
+
+# In a stream no schedule has an end, in learning_rate_init.
+PARTIAL_FIT_LR_FACTOR = 1 / 3
+
+# Of the matrices of the networks: contrastive pretraining leaves large weights, which
+# predict held-out samples badly. The more samples, the less they need to decay.
+MAX_WEIGHT_DECAY = 0.3
+WEIGHT_DECAY_SAMPLES = 500
+
+FEATURES_PER_BETA = 64  # for each unit of an automatic beta
 
 
 class EarlyStopping:
@@ -60,6 +83,37 @@ class EarlyStopping:
         return self.tol > 0 and self.n_no_improvement >= self.patience
 
 
+def n_joint_epochs(n_samples: int, batch_size: int) -> tuple[int, int]:
+    """Choose the number of epochs of the warm-up and of the joint training.
+
+    The steps of both grow with the number of samples.
+    """
+    n_steps = min(STEPS_PER_SAMPLE * n_samples, FULL_STEPS)
+    n_steps = min(n_steps + n_samples // SAMPLES_PER_STEP, MAX_STEPS)
+    n_batches = math.ceil(n_samples / batch_size)
+    n_warmup = math.ceil(WARMUP_FRACTION * n_steps / n_batches)
+    return n_warmup, math.ceil((1 - WARMUP_FRACTION) * n_steps / n_batches)
+
+
+def default_beta(n_features: int) -> float:
+    """Choose the weight of the latent terms by the number of features.
+
+    The reconstruction is a sum over features. The more of them, the more it moves the
+    encoder away from the clusters, and the more the latent terms have to count.
+    """
+    return max(1.0, n_features / FEATURES_PER_BETA)
+
+
+def learning_rate_factor(fraction: float) -> float:
+    """Compute the learning rate after a fraction of all steps, relative to its peak."""
+    if fraction < RISE_END:
+        return fraction / RISE_END
+    if fraction < FALL_START:
+        return 1.0
+    fallen = min(1.0, (fraction - FALL_START) / (1 - FALL_START))
+    return 0.5 * (1 + math.cos(math.pi * fallen))
+
+
 def elbo_loss(state: TrainingState, batch: Batch) -> LossOutput:
     """Compute the loss of the joint training, at fresh draws of z."""
     module, config = state.module, state.config
@@ -80,7 +134,9 @@ def warm_up(state: TrainingState) -> None:
     curve = state.history.pretraining["unexplained_variance"]
     unexplained = curve[-1] if curve else 1.0
     module.likelihood.initialize_output(decoder.output, unexplained * TARGET_STD**2)
-    lr = WARMUP_LR_FACTOR * config.learning_rate_init
+    lr = config.learning_rate_init
+    if config.learning_rate == "constant":
+        lr *= WARMUP_LR_FACTOR
     with _frozen(encoder.backbone, encoder.mean, module.prior):
         optimizer = make_adam(state, {encoder.log_variance: lr, decoder: lr})
         for _ in iter_epochs(state, config.warmup_max_iter):
@@ -95,7 +151,15 @@ def maximize_elbo(state: TrainingState) -> None:
     kept, be it the one at the start.
     """
     module, config, history = state.module, state.config, state.history
-    optimizer = _make_joint_optimizer(state)
+    schedule = None
+    if config.learning_rate == "cosine":
+        n_batches = math.ceil(len(state.dataset) / config.batch_size)
+        n_steps = n_batches * config.max_iter
+
+        def schedule(step: int) -> float:
+            return learning_rate_factor((step + 0.5) / n_steps)
+
+    optimizer = _make_joint_optimizer(state, schedule)
     early_stopping = EarlyStopping(config.tol, config.n_iter_no_change)
     best = None
     if state.validation:
@@ -151,26 +215,42 @@ def sort_components(state: TrainingState) -> None:
 # --- Steps --------------------------------------------------------------------------
 
 
-def make_adam(state: TrainingState, learning_rates: dict[nn.Module, float]) -> Adam:
+def make_adam(
+    state: TrainingState,
+    learning_rates: dict[nn.Module, float],
+    schedule: Callable[[int], float] | None = None,
+) -> Adam:
     """Make an optimizer of modules, each at its learning rate, and of the likelihood.
 
-    The likelihood has a rate of its own, `NOISE_VARIANCE_LR`.
+    The likelihood has a rate of its own, `NOISE_VARIANCE_LR`. The matrices of the
+    networks decay, but for the layer of the means: it must stay where the mixture is.
     """
     groups: dict[float, list[nn.Parameter]] = defaultdict(list)
     for module, lr in learning_rates.items():
         groups[lr] += module.parameters()
     groups[NOISE_VARIANCE_LR] += state.module.likelihood.parameters()
-    fused = state.dataset.device_config.has_fused_optimizers
-    return Adam([(lr, group) for lr, group in groups.items() if group], fused)
+    encoder, decoder = state.module.encoder, state.module.decoder
+    networks = (encoder.backbone, encoder.log_variance, decoder)
+    return Adam(
+        [(lr, group) for lr, group in groups.items() if group],
+        state.dataset.device_config.has_fused_optimizers,
+        schedule,
+        weight_decay=min(MAX_WEIGHT_DECAY, WEIGHT_DECAY_SAMPLES / len(state.dataset)),
+        decayed=[p for part in networks for p in part.parameters() if p.ndim > 1],
+    )
 
 
-def _make_joint_optimizer(state: TrainingState) -> Adam:
+def _make_joint_optimizer(
+    state: TrainingState, schedule: Callable[[int], float] | None = None
+) -> Adam:
     module, lr = state.module, state.config.learning_rate_init
+    if schedule is None and state.config.learning_rate == "cosine":
+        lr *= PARTIAL_FIT_LR_FACTOR
     mixture_lr = state.config.mixture_learning_rate_init
     if mixture_lr is None:
         mixture_lr = lr
     rates = {module.encoder: lr, module.decoder: lr, module.prior: mixture_lr}
-    return make_adam(state, rates)
+    return make_adam(state, rates, schedule)
 
 
 def _joint_epoch(state: TrainingState, optimizer: Adam) -> float:

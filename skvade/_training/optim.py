@@ -9,7 +9,7 @@ active on any sample, would turn into denormal numbers, with which a CPU takes t
 times as long for a step. Both optimizers set them to zero before.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -45,6 +45,8 @@ class Optimizer:
         are left out.
     fused : bool
         Whether the device has fused steps.
+    schedule : callable, default=None
+        From the number of steps taken to a factor of all learning rates; None for 1.
 
     Attributes
     ----------
@@ -54,13 +56,18 @@ class Optimizer:
         What is remembered of each parameter; empty before the first step.
     """
 
-    def __init__(self, groups: Iterable[tuple[float, Parameters]], fused: bool) -> None:
+    def __init__(
+        self,
+        groups: Iterable[tuple[float, Parameters]],
+        fused: bool,
+        schedule: Callable[[int], float] | None = None,
+    ) -> None:
         self.param_groups: list[dict[str, Any]] = []
         for lr, parameters in groups:
             trained = [p for p in parameters if p.requires_grad]
             self.param_groups.append({"params": trained, "lr": lr})
         self.state: dict[nn.Parameter, dict[str, Tensor]] = {}
-        self.fused = fused
+        self.fused, self.schedule = fused, schedule
         self.n_steps = 0
 
     def zero_grad(self) -> None:
@@ -71,10 +78,12 @@ class Optimizer:
 
     def step(self) -> None:
         """Take a step along the gradients; parameters without one stay as they are."""
+        factor = 1.0 if self.schedule is None else self.schedule(self.n_steps)
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
             if parameters:
-                self._step(parameters, [p.grad for p in parameters], group["lr"])
+                grads = [p.grad for p in parameters]
+                self._step(parameters, grads, factor * group["lr"])
         self.n_steps += 1
 
     def _step(self, parameters: Parameters, grads: list[Tensor], lr: float) -> None:
@@ -82,10 +91,37 @@ class Optimizer:
 
 
 class Adam(Optimizer):
-    """Adam (Kingma and Ba, 2015), its state as in `torch.optim.Adam`."""
+    """Adam (Kingma and Ba, 2015), its state as in `torch.optim.Adam`.
+
+    Parameters
+    ----------
+    groups, fused, schedule
+        See `Optimizer`.
+    weight_decay : float, default=0.0
+        Decoupled weight decay (Loshchilov and Hutter, 2019): a step takes this times
+        the learning rate from the parameters in `decayed`.
+    decayed : iterable of Parameter, default=()
+        The parameters that decay.
+    """
+
+    def __init__(
+        self,
+        groups: Iterable[tuple[float, Parameters]],
+        fused: bool,
+        schedule: Callable[[int], float] | None = None,
+        *,
+        weight_decay: float = 0.0,
+        decayed: Iterable[nn.Parameter] = (),
+    ) -> None:
+        super().__init__(groups, fused, schedule)
+        self.weight_decay, self.decayed = weight_decay, set(decayed)
 
     @torch.no_grad()
     def _step(self, parameters: Parameters, grads: list[Tensor], lr: float) -> None:
+        if self.weight_decay:
+            for parameter in parameters:
+                if parameter in self.decayed:
+                    parameter.mul_(1 - lr * self.weight_decay)
         states = [self.state_of(p) for p in parameters]
         exp_avgs = [state["exp_avg"] for state in states]
         exp_avg_sqs = [state["exp_avg_sq"] for state in states]
