@@ -280,7 +280,9 @@ def test_module_can_be_vectorized_and_exported(fitted_and_X):
         {"embedding": PCA(2), "pretrain_max_iter": 0},
     ],
 )
-def test_incomplete_samples_are_clustered(make_estimator, blobs, X_unit, params, start):
+def test_incomplete_samples_are_clustered(
+    make_estimator, blobs, X_unit, params, start
+):
     X_missing, y = remove_entries(X_unit, 0.2), blobs[1]
     n_epochs = 40 if start == "autoencoder" else 4
     if start == "neighbors" and params.get("likelihood") == "bernoulli":
