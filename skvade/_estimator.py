@@ -195,7 +195,7 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         one more for every 10 samples, at most 20,000; fewer with less than 200 samples.
 
     batch_size : int or "auto", default="auto"
-        Samples per step. "auto" is a 32nd of the samples, at least 16 and at most 256.
+        Samples per step. "auto" is a 32nd of the samples, at least 64 and at most 256.
         In pretraining by reconstruction and in the warm-up, samples that make fewer
         than 8 steps are visited more than once per epoch.
 

@@ -1,15 +1,17 @@
 """The stage in which the mixture starts on the embedding of the pretrained encoder."""
 
 import numpy as np
+import pytest
 import torch
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 from training_states import all_samples, make_training_state, run_stages
 
-from skvade._inference import embed
+from skvade._inference import embed, mixture_labels, pretrained_embedding
 from skvade._training import initialization
 from skvade._training.initialization import (
+    INIT_COMPONENT_STD,
     INIT_POSTERIOR_VARIANCE,
     initialize_mixture,
 )
@@ -73,3 +75,17 @@ def test_posterior_variance_starts_small_and_equal_for_all_samples(X):
         variance = state.module.encoder(all_samples(state).x).log_variance.exp()
         average = state.module.prior.variances.mean()
     assert_allclose(variance, INIT_POSTERIOR_VARIANCE * average.expand_as(variance))
+
+
+def test_contrastive_pretraining_starts_at_a_fixed_scale(X):
+    state = make_training_state(X, pretraining="neighbors", pretrain_max_iter=2)
+    run_stages(state, pretrain, initialize_mixture)
+    variances = state.module.prior.variances
+    assert variances.mean().sqrt().item() == pytest.approx(INIT_COMPONENT_STD, rel=1e-6)
+    Z = pretrained_embedding(state.module, state.dataset, has_decoder=False)
+    labels = mixture_labels(state.module, state.dataset, has_decoder=False)
+    assert_array_equal(labels, state.history.init_labels)
+    weights = np.bincount(labels, minlength=3) / len(X)
+    means = np.stack([Z[labels == c].mean(0) for c in range(3) if weights[c]])
+    found = state.module.prior.means.detach().numpy()[weights > 0]
+    assert_allclose(means, found, atol=0.5)

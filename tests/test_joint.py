@@ -29,7 +29,9 @@ from skvade._training.initialization import initialize_mixture
 from skvade._training.joint import (
     EarlyStopping,
     elbo_loss,
+    learning_rate_factor,
     maximize_elbo,
+    n_joint_epochs,
     partial_fit_epoch,
     sort_components,
     warm_up,
@@ -384,3 +386,56 @@ def test_initial_labels_follow_the_order_of_the_components():
     assert_array_equal(
         state.history.init_labels, mixture_labels(state.module, state.dataset, True)
     )
+
+
+# --- The schedule -------------------------------------------------------------------
+
+
+def test_learning_rate_rises_stays_and_falls_to_zero():
+    factors = np.array([learning_rate_factor(f) for f in np.linspace(0, 1, 201)])
+    assert factors[0] == 0
+    assert (np.diff(factors[:21]) > 0).all()
+    assert (factors[21:110] == 1).all()
+    assert (np.diff(factors[112:]) < 0).all()
+    assert factors[-1] == pytest.approx(0, abs=1e-12)
+    assert np.abs(np.diff(factors)).max() < 0.06
+
+
+def test_the_last_stage_follows_the_schedule(X, monkeypatch):
+    rates = []
+
+    class RecordingAdam(joint.Adam):
+        def _step(self, parameters, grads, lr):
+            rates.append(lr)
+            super()._step(parameters, grads, lr)
+
+    monkeypatch.setattr(joint, "Adam", RecordingAdam)
+    state = make_training_state(X, learning_rate="cosine", max_iter=10)
+    run_stages(state, initialize_mixture, maximize_elbo)
+    n_steps = 10 * math.ceil(len(X) / state.config.batch_size)
+    expected = [
+        1e-3 * learning_rate_factor((i + 0.5) / n_steps) for i in range(n_steps)
+    ]
+    assert_allclose(rates[::2], expected)  # the other group is the noise variance
+
+
+@pytest.mark.parametrize(
+    "n_samples, n_steps", [(50, 505), (200, 2_020), (10_000, 3_000)]
+)
+def test_budget_of_steps(n_samples, n_steps):
+    n_warmup, n_joint = n_joint_epochs(n_samples, batch_size=50)
+    n_batches = n_samples // 50
+    assert n_steps <= (n_warmup + n_joint) * n_batches < n_steps + 2 * n_batches
+    assert n_warmup < n_joint / 10
+
+
+def test_matrices_of_the_networks_decay_and_nothing_else(X):
+    state = make_training_state(X)
+    optimizer = joint.make_adam(state, {state.module: 1e-3})
+    decayed = {n for n, p in state.module.named_parameters() if p in optimizer.decayed}
+    assert decayed == {
+        "encoder.backbone.0.weight",
+        "encoder.log_variance.weight",
+        "decoder.backbone.0.weight",
+        "decoder.output.weight",
+    }

@@ -264,3 +264,39 @@ def test_nan_in_an_average_is_kept(make):
         parameter.grad = torch.tensor([torch.nan, 1.0])
         optimizer.step()
     assert all(average[0].isnan() for average in get_averages(optimizer))
+
+
+# --- Schedule and weight decay ------------------------------------------------------
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_adam_with_schedule_and_decay_is_adamw(weight_decay):
+    def factor(step):
+        return 1 / (1 + step)
+
+    ours = nn.Parameter(torch.linspace(-1, 1, 7, dtype=torch.float64))
+    theirs = nn.Parameter(ours.detach().clone())
+    optimizer = Adam(
+        [(0.1, [ours])], False, factor, weight_decay=weight_decay, decayed=[ours]
+    )
+    expected = torch.optim.AdamW([theirs], lr=0.1, weight_decay=weight_decay)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(expected, factor)
+    for _ in range(5):
+        for parameter, stepper in ((ours, optimizer), (theirs, expected)):
+            stepper.zero_grad()
+            (parameter**4).sum().backward()
+            stepper.step()
+        scheduler.step()
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_only_the_parameters_that_are_named_decay():
+    decaying, other = (nn.Parameter(torch.ones(2)) for _ in range(2))
+    optimizer = Adam(
+        [(0.1, [decaying, other])], False, weight_decay=0.5, decayed=[decaying]
+    )
+    for parameter in (decaying, other):
+        parameter.grad = torch.zeros(2)
+    optimizer.step()
+    torch.testing.assert_close(decaying.detach(), torch.full((2,), 0.95))
+    torch.testing.assert_close(other.detach(), torch.ones(2))

@@ -113,23 +113,50 @@ def test_without_an_error_the_new_attributes_stay(fitted):
 
 
 def test_config_has_the_parameters_and_no_other_attributes(fitted):
-    config = make_config(fitted, 150)
+    config = make_config(fitted, 150, 5)
     expected = fitted.get_params(deep=False)
-    assert vars(config) == expected | {"batch_size": config.batch_size}
+    automatic = {name for name, value in expected.items() if value == "auto"}
+    automatic -= {"device", "pretrain_learning_rate_init"}
+    resolved = {name: getattr(config, name) for name in automatic}
+    assert vars(config) == expected | resolved
+    assert "auto" not in resolved.values()
 
 
-@pytest.mark.parametrize("n_samples, expected", [(30, 16), (3200, 100), (10**6, 256)])
+def test_automatic_budgets_grow_with_the_samples():
+    model = VaDEClusterer()
+
+    def n_steps(n_samples):
+        config = make_config(model, n_samples, 5)
+        n_batches = -(-n_samples // config.batch_size)
+        return n_batches * (config.warmup_max_iter + config.max_iter)
+
+    steps = [n_steps(n) for n in (50, 200, 10_000, 10**6)]
+    assert steps == sorted(steps)
+    assert 500 <= steps[0] <= 550
+    assert 2_000 <= steps[1] <= 2_200
+    assert 20_000 <= steps[3] <= 28_000
+
+
+@pytest.mark.parametrize(
+    "n_features, beta", [(1, 1.0), (64, 1.0), (128, 2.0), (784, 12.25)]
+)
+def test_automatic_beta_grows_with_the_features(n_features, beta):
+    assert make_config(VaDEClusterer(), 100, n_features).beta == beta
+    assert make_config(VaDEClusterer(beta=0.5), 100, n_features).beta == 0.5
+
+
+@pytest.mark.parametrize("n_samples, expected", [(30, 64), (3200, 100), (10**6, 256)])
 def test_automatic_batch_size_gives_small_data_enough_steps(n_samples, expected):
     model = VaDEClusterer()
-    assert make_config(model, n_samples).batch_size == expected
+    assert make_config(model, n_samples, 5).batch_size == expected
     assert model.batch_size == "auto"
-    assert make_config(VaDEClusterer(batch_size=7), n_samples).batch_size == 7
+    assert make_config(VaDEClusterer(batch_size=7), n_samples, 5).batch_size == 7
 
 
 def test_labels_given_as_init_become_an_array(blobs):
     labels = blobs[1].tolist()
     model = VaDEClusterer(3, init=labels)
-    config = make_config(model, 150)
+    config = make_config(model, 150, 5)
     assert isinstance(config.init, np.ndarray)
     assert_array_equal(config.init, labels)
     assert model.init is labels
@@ -137,13 +164,13 @@ def test_labels_given_as_init_become_an_array(blobs):
 
 def test_config_of_a_subclass_with_fewer_parameters():
     assert FewerParameters().get_params().keys() == {"n_clusters"}
-    config = make_config(FewerParameters(4), 150)
+    config = make_config(FewerParameters(4), 150, 5)
     assert config.n_clusters == 4
     assert vars(config).keys() == VaDEClusterer().get_params().keys()
 
 
 def test_config_of_a_subclass_with_more_parameters():
-    config = make_config(MoreParameters(penalty=0.1), 150)
+    config = make_config(MoreParameters(penalty=0.1), 150, 5)
     assert config.penalty == 0.1
     assert vars(config).keys() == {*VaDEClusterer().get_params(), "penalty"}
 

@@ -27,7 +27,9 @@ SETTINGS = {
     "warmup_max_iter": 2,
     "max_iter": 3,
     "batch_size": 16,
+    "learning_rate": "constant",
     "learning_rate_init": 1e-3,
+    "beta": 1.0,
     "tol": 0.0,
 }
 

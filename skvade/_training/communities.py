@@ -25,13 +25,13 @@ __all__ = [
 ]
 
 # Micro-clusters for each cluster: one group of candidate partitions for each number.
-MICRO_CLUSTERS = (15, 20, 30)
+MICRO_CLUSTERS = (15, 30)
 SAMPLES_PER_MICRO_CLUSTER = 10  # at least
 MAX_MICRO_CLUSTERS = 1_000  # the time of the moves grows with their square
 KERNEL_WEIGHTS = (2.0, 3.0, 5.0, 9.0)  # of the kernel, beside one for the edge counts
 MAX_KMEANS_SAMPLES = 20_000  # that micro-clusters are fitted on
 N_AGREEMENT_SAMPLES = 2_000  # on which candidate partitions are compared
-N_TRIES = 3  # of Louvain's method at each resolution
+N_TRIES = 2  # of Louvain's method at each resolution
 N_BISECTIONS = 14
 MIN_RESOLUTION, MAX_RESOLUTION = 0.02, 30.0
 MAX_PASSES = 20  # over the nodes of a graph

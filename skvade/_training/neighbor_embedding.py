@@ -41,10 +41,10 @@ __all__ = [
 ]
 
 ATTRACTION = 2.0  # weight of the neighbors against all other samples of the batch
-N_PAIRS = 256  # per step
+N_PAIRS = 128  # per step
 STEPS_PER_EPOCH = 100
 MIN_EPOCHS = 20  # up to `FULL_BUDGET_SAMPLES`, more in proportion to the square root
-FULL_BUDGET_SAMPLES = 20_000
+FULL_BUDGET_SAMPLES = 5_000
 LEARNING_RATE = 5e-3  # of Adam at the start, from where it falls linearly to zero
 
 
