@@ -116,8 +116,8 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         Epochs of pretraining. 0 skips it: the mixture then starts on the embedding of
         an untrained network.
 
-        - "neighbors": epochs of 100 steps, each with 256 pairs. "auto" is 20, increased
-          by the square root of n_samples / 20,000 beyond these;
+        - "neighbors": epochs of 100 steps, each with 128 pairs. "auto" is 20, increased
+          by the square root of n_samples / 5,000 beyond these;
         - else epochs over X, with "stacked" of each pair of layers, too. "auto" is 10.
           More is not better on small data, where groups get mixed up as the
           reconstruction improves; with tens of thousands of samples 60 epochs pay.
@@ -290,7 +290,7 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         `early_stopping`.
 
     pretrain_loss_curve_ : list of float
-        Mean contrastive loss of each epoch of pretraining on neighbors; log(511) is
+        Mean contrastive loss of each epoch of pretraining on neighbors; log(255) is
         that of an embedding with all samples in one place. Else the fraction of the
         variance of X that the autoencoder left unexplained, each epoch of pretraining
         and of learning `embedding`.
