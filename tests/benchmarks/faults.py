@@ -2,7 +2,7 @@
 
     python tests/benchmarks/faults.py
 
-The model is fitted to scikit-learn's digits with default parameters; each fault then
+The model is fitted to scikit-learn's digits with the former defaults; each fault then
 replaces the right formula, and the two results are compared. Faults of the training
 objective are fitted, by the `beta` that they amount to.
 """
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from methods import FORMER
 from scipy.special import softmax
 from scipy.stats import norm
 from sklearn.datasets import load_digits
@@ -130,7 +131,8 @@ def second_mixture(model, X):
 
 def compare_beta(model, X, beta):
     _, y = load_digits(return_X_y=True)
-    other = VaDEClusterer(n_clusters=10, beta=beta, random_state=0).fit(X)
+    parameters = {**FORMER, "beta": beta}
+    other = VaDEClusterer(n_clusters=10, random_state=0, **parameters).fit(X)
     pair = model, other
     yield "accuracy", *(clustering_accuracy(y, m.labels_) for m in pair)
     yield "effective clusters", *(m.n_effective_clusters_ for m in pair)
@@ -162,7 +164,7 @@ def main():
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     X = load_digits().data / 16
-    model = VaDEClusterer(n_clusters=10, random_state=0).fit(X)
+    model = VaDEClusterer(n_clusters=10, random_state=0, **FORMER).fit(X)
     with options.results.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)

@@ -16,9 +16,21 @@ from sklearn.preprocessing import Normalizer
 
 from skvade import VaDEClusterer
 
-__all__ = ["ALONE", "METHODS", "RECIPES", "build", "peer"]
+__all__ = ["ALONE", "FORMER", "METHODS", "RECIPES", "build", "peer"]
 
-# Parameters of VaDEClusterer that differ from the defaults.
+# The former defaults, beside which the recipes below were found.
+FORMER = {
+    "pretraining": "autoencoder",
+    "pretrain_max_iter": 10,
+    "init": "kmeans",
+    "warmup_max_iter": 3,
+    "beta": 1.0,
+    "max_iter": 300,
+    "learning_rate": "constant",
+    "learning_rate_init": 1e-3,
+    "tol": 0.1,
+}
+# Parameters of VaDEClusterer that differ from the former defaults.
 PAPER = {"hidden_layer_sizes": (500, 500, 2000)}
 IMAGES = {
     **PAPER,
@@ -44,7 +56,7 @@ CLOTHES = {
 RECIPES = {
     "mnist": IMAGES,
     "fashion_mnist": CLOTHES,
-    # Three times the default, as the warning of `fit` advises.
+    # Three times the former default, as the warning of `fit` advises.
     "sc_worm_neuron": {"pretrain_max_iter": 30},
 }
 # Beside these, where an embedding is learned: its groups are far apart, and stay so.
@@ -146,7 +158,11 @@ def _umap_mixture(dataset, k, seed, options):
 
 
 def _vade(dataset, k, seed, options, **more):
-    shown = {**RECIPES.get(dataset, {}), **more, **options.change}
+    """Take the defaults; with a recipe, or what one line adds, the former ones."""
+    recipe = {**RECIPES.get(dataset, {}), **more}
+    if recipe:
+        recipe = {**FORMER, **recipe}
+    shown = {**recipe, **options.change}
     model = VaDEClusterer(k, random_state=seed, **shown)
     return model, {name: _shown(value) for name, value in shown.items()}
 

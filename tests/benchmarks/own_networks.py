@@ -11,6 +11,7 @@ from pathlib import Path
 
 from accuracy import append, finished, fitted
 from labeled import load
+from methods import FORMER
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from torch import nn
 
@@ -45,9 +46,9 @@ def decoder(latent_dim, n_features_in):
     )
 
 
-# What differs from the defaults. Convolutions are pretrained by Adam, as a variational
+# Beside the former defaults. Convolutions are pretrained by Adam, as a variational
 # autoencoder: plain gradient descent can fail to start.
-COMMON = {"n_clusters": 10, "likelihood": "bernoulli", "tol": 0}
+COMMON = {**FORMER, "n_clusters": 10, "likelihood": "bernoulli", "tol": 0}
 LONG = {"pretrain_max_iter": 80, "max_iter": 80}
 NETWORKS = {
     "default": LONG,
@@ -63,7 +64,7 @@ NETWORKS = {
 
 
 def run(name, seed, X, y):
-    model = VaDEClusterer(**COMMON, **NETWORKS[name], random_state=seed)
+    model = VaDEClusterer(**{**COMMON, **NETWORKS[name]}, random_state=seed)
     labels, seconds = fitted(model, X, f"{name}, seed {seed}")
     return {
         "dataset": "mnist",

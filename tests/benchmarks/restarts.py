@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from accuracy import append, finished
 from labeled import DATASETS, load
-from methods import ALONE, build
+from methods import ALONE, FORMER, RECIPES, build
 from sklearn.cluster import KMeans
 from sklearn.mixture import GaussianMixture
 
@@ -52,7 +52,10 @@ def study(dataset, embedding, seed, options):
     """Give the CSV rows of an embedding."""
     X, y = load(dataset, options.data)
     n_clusters = len(np.unique(y))
-    alone = argparse.Namespace(change=ALONE)
+    change = ALONE
+    if embedding == "autoencoder":
+        change = {**FORMER, **RECIPES.get(dataset, {}), **ALONE}
+    alone = argparse.Namespace(change=change)
     model, _ = build(EMBEDDINGS[embedding], dataset, n_clusters, seed, alone)
     Z = model.fit_transform(X)
     for init, fit in INITIALIZERS.items():

@@ -10,7 +10,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
-from methods import METHODS, build
+from methods import FORMER, METHODS, build
 from scipy.stats import spearmanr
 
 from skvade import VaDEClusterer
@@ -43,10 +43,13 @@ def grouped(path, *keys):
 
 
 def special(row):
-    """List what differs from the recipe of the data set, or from the defaults."""
+    """List what differs from the recipe of the data set, or from the former defaults.
+
+    What a row does not name was a former default when it was run.
+    """
     if "skvade" not in row["method"]:
         return ""
-    defaults = VaDEClusterer().get_params()
+    defaults = {**VaDEClusterer().get_params(), **FORMER}
     unchanged = argparse.Namespace(change={})
     _, recipe = build(row["method"], row["dataset"], 1, 0, unchanged)
     usual = {**defaults, **recipe}
