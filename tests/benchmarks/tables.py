@@ -22,6 +22,7 @@ OMITTED = {"verbose"}
 RUN = ("dataset", "n", "method")
 ACCURACY = ["Data", "Method", "Seeds", "Accuracy", "Range", "NMI", "ARI", "Start"]
 ACCURACY += ["On embedding", "Time"]
+DEFAULTS = ["Data", "Seeds", "Accuracy", "Range", "NMI", "Start", "CPU time"]
 MISSING = ["Data", "Missing", "Method", "Seeds", "ARI", "Error of filled entries"]
 MEMORY = ["Data", "X is", "Memory beyond that of sparse X", "Time", "ARI"]
 UNBALANCED = ["Data", "n_clusters", "Method", "Seeds", "ARI", "F1 of the rarest"]
@@ -117,6 +118,28 @@ def accuracy_table():
 
     groups = sorted(runs.items(), key=sort_key)
     return table([ACCURACY, *(line(*key, group) for key, group in groups)])
+
+
+def defaults_table():
+    """Write a row per data set for the default parameters, small data first."""
+    groups = grouped(FILES / "defaults.csv", "dataset", "n")
+    lines = []
+    for (dataset, n), runs in sorted(
+        groups.items(), key=lambda group: int(group[0][1])
+    ):
+        accuracy = column(runs, "accuracy")
+        lines.append(
+            [
+                f"{dataset}, {n} rows",
+                str(len(runs)),
+                spread(accuracy),
+                f"{accuracy.min():.3f} – {accuracy.max():.3f}",
+                spread(column(runs, "nmi")),
+                f"{column(runs, 'init_accuracy').mean():.3f}",
+                f"{column(runs, 'cpu_seconds').mean():.1f} s",
+            ]
+        )
+    return table([DEFAULTS, *lines])
 
 
 def ablation_table():
@@ -322,6 +345,7 @@ def fill(page, name, text):
 
 
 def main():
+    fill("benchmarks.rst", "defaults", defaults_table())
     fill("benchmarks.rst", "accuracy", accuracy_table())
     fill("benchmarks.rst", "ablation", ablation_table())
     fill("reproducing.rst", "faults", faults_table())
