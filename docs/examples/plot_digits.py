@@ -37,10 +37,11 @@ X = X / 16
 
 
 # %%
-# Every method gets the same rows and is told only how many clusters there are. t-SNE
-# sees which digits are neighbors, and keeps the ten kinds apart better than the pixels
-# do; but by itself it can neither place a new digit nor draw one. With ``embedding``
-# the encoder learns its map, and the rest of the model is trained from there.
+# Every method gets the same rows and is told only how many clusters there are. By
+# default the encoder first learns which digits are neighbors, which keeps the ten kinds
+# apart better than the pixels do. t-SNE does that, too, but by itself it can neither
+# place a new digit nor draw one. With ``embedding`` the encoder learns its map, and the
+# rest of the model is trained from there.
 def models(seed):
     return {
         "KMeans": KMeans(n_clusters=10, n_init=10, random_state=seed),

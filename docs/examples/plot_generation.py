@@ -18,19 +18,10 @@ from skvade import VaDEClusterer
 from skvade.plotting import ClusterSamplesDisplay
 
 # %%
-# Images of 8 x 8 pixels in [0, 1]. Batches are larger than by default, to be quick; as
-# there are fewer of them, pretraining gets more epochs.
+# Images of 8 x 8 pixels in [0, 1].
 X, y = load_digits(return_X_y=True)
 X = X / 16
-model = VaDEClusterer(
-    n_clusters=10,
-    pretrain_max_iter=25,
-    batch_size=128,
-    learning_rate_init=2e-3,
-    max_iter=40,
-    tol=0,
-    random_state=0,
-).fit(X)
+model = VaDEClusterer(n_clusters=10, random_state=0).fit(X)
 
 # %%
 # What each cluster stands for

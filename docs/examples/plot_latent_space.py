@@ -20,28 +20,20 @@ from skvade.plotting import (
 )
 
 # %%
-# Images of 8 x 8 pixels in [0, 1]. Batches are larger than by default, to be quick; as
-# there are fewer of them, pretraining gets more epochs.
+# Images of 8 x 8 pixels in [0, 1]. A tenth of them is held out, to see what the
+# networks memorize.
 X, y = load_digits(return_X_y=True)
 X = X / 16
-model = VaDEClusterer(
-    n_clusters=10,
-    pretrain_max_iter=25,
-    batch_size=128,
-    learning_rate_init=2e-3,
-    max_iter=40,
-    tol=0,
-    early_stopping=True,
-    random_state=0,
-).fit(X)
+model = VaDEClusterer(n_clusters=10, early_stopping=True, random_state=0).fit(X)
 
 # %%
 # The curves
 # ----------
-# On the left, the part of the variance that the autoencoder could not explain yet; on
-# the right, the bound that the joint training maximizes. Held-out rows lie below those
+# On the left, the contrastive loss: how badly the encoder tells the neighbors of a
+# sample from all others. On the right, the bound that the joint training maximizes,
+# with a learning rate that falls to zero in the end. Held-out rows lie below those
 # that were trained on, since the networks memorize a little. As long as their curve
-# does not fall, that does no harm.
+# does not fall, that does no harm. Below are the two parts of the bound.
 TrainingCurveDisplay.from_estimator(model)
 
 # %%

@@ -24,15 +24,7 @@ X, y = load_digits(return_X_y=True)
 X = X / 16
 known, nines = X[y < 9], X[y == 9]
 train, test = train_test_split(known, test_size=0.2, random_state=0)
-model = VaDEClusterer(
-    n_clusters=9,
-    pretrain_max_iter=25,
-    batch_size=128,
-    learning_rate_init=2e-3,
-    max_iter=40,
-    tol=0,
-    random_state=0,
-).fit(train)
+model = VaDEClusterer(n_clusters=9, random_state=0).fit(train)
 
 # %%
 # How sure are the assignments?
