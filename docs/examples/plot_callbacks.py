@@ -26,7 +26,7 @@ X = X / 16
 # classes: they reach the callbacks as ``y``, and are not learned from.
 metrics = {"ARI": "adjusted_rand_score", "NMI": "normalized_mutual_info_score"}
 monitor = ScoringMonitor(scoring=[*metrics.values()])
-model = VaDEClusterer(n_clusters=10, max_iter=40, tol=0, random_state=0)
+model = VaDEClusterer(n_clusters=10, max_iter=40, random_state=0)
 model.set_callbacks(ProgressBar(), monitor).fit(X, y)
 
 # %%
@@ -56,7 +56,8 @@ fig.suptitle("What is maximized, and what it does to the clusters")
 # -----------------------
 # A callback of one's own is any class with these four methods. A hook gets what it has
 # in its signature: here the model as it is after the epoch, ready to predict. When it
-# returns True at the end of an epoch, the stage ends.
+# returns True at the end of an epoch, the stage ends. Stopped so early, a cluster is
+# still wider than the others, as ``fit`` warns.
 class StopWhenSettled:
     """Stop when hardly a row changes its cluster from one epoch to the next."""
 

@@ -36,15 +36,7 @@ rows_of = {"mean": X_mean, "neighbors": X_neighbors, "none": X_missing}
 
 
 def fit(rows, seed):
-    return VaDEClusterer(
-        n_clusters=10,
-        pretrain_max_iter=25,
-        batch_size=128,
-        learning_rate_init=2e-3,
-        max_iter=40,
-        tol=0,
-        random_state=seed,
-    ).fit(rows)
+    return VaDEClusterer(n_clusters=10, random_state=seed).fit(rows)
 
 
 def error(filled):
@@ -73,12 +65,12 @@ print(f"neighbors  {error(X_neighbors):.3f}")
 print(f"impute     {np.mean([error(filled) for filled in X_imputed]):.3f}")
 
 # %%
-# What ``impute`` fills in is much closer to the truth than means are, while the
-# clusters of rows with holes hardly agree better with the digits than those of rows
-# filled with means. The nearest neighbors do better on these digits, by a little where
-# pixels are filled in, by more in the clusters. They ask for all rows to be kept, and
-# searched for each new one, which grows slow with their number; ``impute`` is two
-# passes through the networks.
+# What ``impute`` fills in is much closer to the truth than means are, and about as close
+# as the nearest neighbors on these digits. So it is with the clusters: those of rows
+# with holes agree with the digits as those of rows filled by neighbors do, and a little
+# better than those of rows filled with means. The nearest neighbors ask for all rows to
+# be kept, and searched for each new one, which grows slow with their number; ``impute``
+# is two passes through the networks.
 
 # %%
 # Twelve images at random: with holes (crossed), filled, and as they were.

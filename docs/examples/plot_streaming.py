@@ -127,7 +127,7 @@ in_memory = np.concatenate([X for X, _ in batches(start=REPAIR)])
 np.save(path.with_suffix(".npy"), in_memory)
 on_disk = np.load(path.with_suffix(".npy"), mmap_mode="r")
 
-several_passes = VaDEClusterer(n_clusters=5, max_iter=5, tol=0, random_state=0)
+several_passes = VaDEClusterer(n_clusters=5, max_iter=5, random_state=0)
 labels = several_passes.fit_predict(on_disk)
 same = np.array_equal(labels, several_passes.fit_predict(in_memory))
 print(f"{type(on_disk).__name__} and array in memory, the same labels: {same}")
