@@ -125,6 +125,7 @@ def make_estimator(start):
             "n_init": 1,
             "warmup_max_iter": 1,
             "max_iter": 3,
+            "batch_size": 16,
             "learning_rate": "constant",
             "learning_rate_init": 1e-3,
             "tol": 0,
