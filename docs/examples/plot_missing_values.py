@@ -65,12 +65,12 @@ print(f"neighbors  {error(X_neighbors):.3f}")
 print(f"impute     {np.mean([error(filled) for filled in X_imputed]):.3f}")
 
 # %%
-# What ``impute`` fills in is much closer to the truth than means are, and about as close
-# as the nearest neighbors on these digits. So it is with the clusters: those of rows
-# with holes agree with the digits as those of rows filled by neighbors do, and a little
-# better than those of rows filled with means. The nearest neighbors ask for all rows to
-# be kept, and searched for each new one, which grows slow with their number; ``impute``
-# is two passes through the networks.
+# What ``impute`` fills in is much closer to the truth than means are, and about as
+# close as the nearest neighbors on these digits. So it is with the clusters: those of
+# rows with holes agree with the digits as those of rows filled by neighbors do, and a
+# little better than those of rows filled with means. The nearest neighbors ask for all
+# rows to be kept, and searched for each new one, which grows slow with their number;
+# ``impute`` is two passes through the networks.
 
 # %%
 # Twelve images at random: with holes (crossed), filled, and as they were.

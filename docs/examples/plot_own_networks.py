@@ -52,8 +52,9 @@ def decoder(latent_dim, n_features_in):
 
 
 # %%
-# Both encoders are pretrained on the neighbors of each image. The pair gets fewer epochs,
-# such that both take about the same time: an epoch of it takes several times as long.
+# Both encoders are pretrained on the neighbors of each image. The pair gets fewer
+# epochs, such that both take about the same time: an epoch of it takes several times as
+# long.
 def models(seed):
     common = {"n_clusters": 10, "random_state": seed}
     return {
@@ -87,10 +88,9 @@ for name, rows in results.items():
     print(f"{name:15}", *(f"{figure:8.3f}" for figure in figures))
 
 # %%
-# The pair does not beat the default: the means of the accuracy are closer to each other
-# than the seeds of either are, and the normalized mutual information of the pair is
-# lower. Nor does one on images of MNIST (:doc:`../benchmarks`). Measure on data of your
-# own before you pay for convolutions.
+# The pair does not beat the default: accuracy and normalized mutual information are a
+# little lower. Nor does one on images of MNIST (:doc:`../benchmarks`). Measure on data
+# of your own before you pay for convolutions.
 #
 # What the two keep of a digit of each kind, by the models of the last seed.
 images = X[[np.flatnonzero(y == digit)[0] for digit in range(10)]]
