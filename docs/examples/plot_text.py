@@ -71,23 +71,14 @@ print(documents[0][:75])
 # From text to clusters
 # ---------------------
 # Counts of words that at least five documents have, weighted by how rare they are. Most
-# of the variance is chance, spread over more than a thousand words, so each step
-# teaches the autoencoder little: its curve stays at one, until after three epochs the
-# learning rate is raised. With as many words as documents the networks can memorize;
-# ``early_stopping`` keeps the model that is best on documents held out.
+# of the variance is chance, spread over more than a thousand words, so the neighbors of
+# a document are searched in fifty principal components. With as many words as documents
+# the networks can memorize; ``early_stopping`` keeps the model that is best on
+# documents held out.
 pipeline = make_pipeline(
     CountVectorizer(min_df=5),
     TfidfTransformer(sublinear_tf=True),
-    VaDEClusterer(
-        n_clusters=6,
-        pretrain_max_iter=25,
-        batch_size=128,
-        learning_rate_init=2e-3,
-        max_iter=40,
-        tol=0,
-        early_stopping=True,
-        random_state=0,
-    ),
+    VaDEClusterer(n_clusters=6, max_iter=40, early_stopping=True, random_state=0),
 ).fit(documents)
 vectorizer, model = pipeline[:-1], pipeline[-1]
 TrainingCurveDisplay.from_estimator(model)
@@ -120,12 +111,11 @@ for name, labels in found.items():
     print(f"adjusted Rand index {adjusted_rand_score(topic, labels):.3f}")
 
 # %%
-# k-means does better throughout, if only slightly but for the hundred dimensions, and
-# is quicker. What it does not give is a probability of each cluster, and a density of
-# documents. Twenty dimensions hold the topics no worse than the words do. A hundred are
-# too many for 1,500 documents: k-means passes over those that are chance, a density
-# describes them, too. Of thousands of real news a hundred do as well as twenty:
-# :doc:`../benchmarks`.
+# k-means does better throughout, and is quicker: these topics are compact groups. What
+# it does not give is a probability of each cluster, and a density of documents. Twenty
+# dimensions hold the topics no worse than the words do. A hundred are many for 1,500
+# documents, most of them chance. Of thousands of real news a hundred do as well as
+# twenty: :doc:`../benchmarks`.
 
 # %%
 # How sure the assignments are
@@ -139,8 +129,8 @@ print(f"mean of the highest responsibility: {proba.max(axis=1).mean():.3f}")
 
 # %%
 # The pipeline takes new documents as they are. Each of the first three words is as
-# typical of music as of sport, and still the model is sure; a fourth can change its
-# mind.
+# typical of music as of sport, and still the model is fairly sure; a fourth can change
+# its mind.
 new = ["star score record", "star score record planet", "star score record goal"]
 for text, row in zip(new, pipeline.predict_proba(new), strict=True):
     print(f"{text:25}" + "".join(f"{p:6.2f}" for p in row))
