@@ -37,7 +37,7 @@ OUTLIER_FRACTION, MIN_OUTLIERS = 1e-3, 10
 MAX_LISTED_PAIRS = 3  # in a warning
 
 # Width of a cluster in that of the median one. Three blobs in one cluster have four.
-MAX_WIDTH_RATIO = 2.9
+MAX_WIDTH_RATIO = 2.5
 
 # Of the variance in one direction: above it, a few samples may be far from all others.
 DOMINANT_VARIANCE_RATIO = 0.9

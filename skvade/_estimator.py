@@ -130,7 +130,8 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         - "autoencoder" and "stacked": multiplied by n_features / 8 with fewer than 8
           features. "auto" is 1, increased to at most n_features / 100 where three
           epochs have learned next to nothing;
-        - "vae": of Adam; "auto" is `learning_rate_init`.
+        - "vae": of Adam; "auto" is `learning_rate_init`, a third of it where
+          `learning_rate` is "cosine".
 
     embedding : transformer or None, default=None
         Embedding whose coordinates the encoder learns before the mixture is fitted:
@@ -186,7 +187,7 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
 
     beta : float or "auto", default="auto"
         Weight of the latent terms of the ELBO in training. "auto" is n_features / 64,
-        at least 1: the reconstruction is a sum over features, and the more of them,
+        at least 1 and at most 10: the reconstruction is a sum over features, and the more of them,
         the more it moves the encoder away from the clusters. Scores are the ELBO in any
         case.
 

@@ -255,6 +255,7 @@ def test_stop_with_validation_samples_keeps_the_best_epoch(make_estimator, X):
     )
 
 
+@pytest.mark.filterwarnings("ignore:Clusters share a mode")
 @pytest.mark.parametrize("name", ["pretrain", "embedding", "warmup"])
 @pytest.mark.parametrize("pretraining", ["autoencoder", "stacked", "vae"])
 def test_stop_in_an_earlier_stage_goes_on_with_the_next(

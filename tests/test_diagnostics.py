@@ -330,7 +330,7 @@ def test_cluster_of_several_groups_warns():
 
 @pytest.mark.parametrize(
     ("ratio", "n_clusters", "warned"),
-    [(2.8, 3, False), (3.0, 3, True), (3.0, 2, False)],
+    [(2.4, 3, False), (2.6, 3, True), (2.6, 2, False)],
 )
 def test_ratio_above_which_a_wide_cluster_warns(ratio, n_clusters, warned):
     """With two clusters neither width is the usual one."""

@@ -114,7 +114,9 @@ def test_curve_falls_below_that_of_a_collapsed_embedding(make_estimator, X, prec
     pretrain_neighbors(state)
     curve = state.history.pretraining["neighbor_loss"]
     assert len(curve) == 3
-    assert curve[-1] < curve[0] < state.history.collapsed_loss == math.log(2 * N_PAIRS - 1)
+    assert (
+        curve[-1] < curve[0] < state.history.collapsed_loss == math.log(2 * N_PAIRS - 1)
+    )
 
 
 def test_only_the_means_of_the_encoder_are_trained(X, fewer_steps):

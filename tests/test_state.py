@@ -138,7 +138,7 @@ def test_automatic_budgets_grow_with_the_samples():
 
 
 @pytest.mark.parametrize(
-    "n_features, beta", [(1, 1.0), (64, 1.0), (128, 2.0), (784, 12.25)]
+    "n_features, beta", [(1, 1.0), (64, 1.0), (128, 2.0), (784, 10.0)]
 )
 def test_automatic_beta_grows_with_the_features(n_features, beta):
     assert make_config(VaDEClusterer(), 100, n_features).beta == beta

@@ -95,7 +95,7 @@ print(f"n_effective_clusters_ {model.n_effective_clusters_:.1f}")
 # ``fit`` does not warn of them, either: between the pieces the density has a valley. In
 # the picture, of two directions, the pieces lie next to each other. The cells of a
 # cluster lie so close together that they are hidden by its number: with a thousand
-# features ``beta`` is 16 by default, and the latent space keeps the clusters alone.
+# features ``beta`` is 10 by default, and the latent space keeps little else.
 # With ``beta=1`` it keeps more.
 _, axes = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
 LatentSpaceDisplay.from_estimator(model, X, ax=axes[0])

@@ -61,6 +61,7 @@ MAX_WEIGHT_DECAY = 0.3
 WEIGHT_DECAY_SAMPLES = 500
 
 FEATURES_PER_BETA = 64  # for each unit of an automatic beta
+MAX_BETA = 10.0  # of an automatic one: far above it, the latent space collapses
 
 
 class EarlyStopping:
@@ -101,7 +102,7 @@ def default_beta(n_features: int) -> float:
     The reconstruction is a sum over features. The more of them, the more it moves the
     encoder away from the clusters, and the more the latent terms have to count.
     """
-    return max(1.0, n_features / FEATURES_PER_BETA)
+    return min(max(1.0, n_features / FEATURES_PER_BETA), MAX_BETA)
 
 
 def learning_rate_factor(fraction: float) -> float:

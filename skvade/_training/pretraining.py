@@ -44,6 +44,7 @@ MAX_SVD_SAMPLES = 512
 SIGNAL_NOISE_RATIO = 2  # times what the first component of white noise explains
 RATE_CHECK_EPOCH = 3  # after which an automatic learning rate is judged
 FEATURES_PER_RATE = 100  # with fewer for each unit of the rate, weights diverge
+CONSTANT_LR_FACTOR = 1 / 3  # of a rate that is meant for the peak of a schedule
 CORRUPTION_RATE = 0.2  # of the inputs of a layer that learns to denoise them
 
 _VARIANCE = TARGET_STD**2  # of the average feature of standardized samples
@@ -180,6 +181,8 @@ def _pretrain_variational(state: TrainingState) -> None:
     lr, remedy = state.config.pretrain_learning_rate_init, _rate_remedy(state)
     if lr == "auto":
         lr = state.config.learning_rate_init
+        if state.config.learning_rate == "cosine":
+            lr *= CONSTANT_LR_FACTOR
         remedy = f"Lower learning_rate_init={lr!r}"
     fused = state.dataset.device_config.has_fused_optimizers
     optimizer = Adam([(lr, parameters)], fused)
