@@ -187,9 +187,9 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
 
     beta : float or "auto", default="auto"
         Weight of the latent terms of the ELBO in training. "auto" is n_features / 64,
-        at least 1 and at most 10: the reconstruction is a sum over features, and the more of them,
-        the more it moves the encoder away from the clusters. Scores are the ELBO in any
-        case.
+        at least 1 and at most 10: the reconstruction is a sum over features, and the
+        more of them, the more it moves the encoder away from the clusters. Scores are
+        the ELBO in any case.
 
     max_iter : int or "auto", default="auto"
         Maximum number of epochs of the last stage. "auto" makes about 2,000 steps and

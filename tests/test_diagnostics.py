@@ -321,7 +321,16 @@ def test_component_of_zero_weight_does_not_warn():
 
 def test_cluster_of_several_groups_warns():
     X, y = make_blobs(1000, 8, centers=5, random_state=0)
-    model = VaDEClusterer(3, pretraining="autoencoder", init="kmeans", random_state=0)
+    model = VaDEClusterer(
+        3,
+        pretraining="autoencoder",
+        init="kmeans",
+        learning_rate="constant",
+        learning_rate_init=1e-3,
+        max_iter=60,
+        batch_size=31,
+        random_state=0,
+    )
     message = r"Cluster 0 is [34]\.\d times as wide .* raise n_clusters=3\."
     with pytest.warns(ConvergenceWarning, match=message):
         model.fit(X)
