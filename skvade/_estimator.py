@@ -471,7 +471,7 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
             or if training meets a loss that is not finite.
         """
         resumes = self.warm_start and hasattr(self, "_network_state")
-        # Before the state to go back to: callbacks are told of the end of a failure.
+        # Outside of the block: callbacks also get the end of a fit that fails.
         context = self._init_callback_context(max_subtasks=n_stages(self, resumes))
         with restore_on_error(self), grad_enabled():
             samples = validate_X(self, X, reset=not resumes)

@@ -61,7 +61,7 @@ def target_embedding(
     if std < ROUNDING:
         raise ValueError(
             f"embedding={transformer!r} gives the same coordinates for all samples, so "
-            "there is nothing to imitate. Check the transformer on the same samples."
+            "there is nothing to learn. Check the transformer on the same samples."
         )
     return Z / std
 
