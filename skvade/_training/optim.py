@@ -9,6 +9,7 @@ active on any sample, would turn into denormal numbers, with which a CPU takes t
 times as long for a step. Both optimizers set them to zero before.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -35,7 +36,7 @@ def flush_denormals(averages: Iterable[Tensor | None], n_steps: int) -> None:
             torch.hardshrink(average, threshold, out=average)
 
 
-class Optimizer:
+class Optimizer(ABC):
     """Parameter groups and their state, in the layout of `torch.optim.Optimizer`.
 
     Parameters
@@ -86,8 +87,9 @@ class Optimizer:
                 self._step(parameters, grads, factor * group["lr"])
         self.n_steps += 1
 
+    @abstractmethod
     def _step(self, parameters: Parameters, grads: list[Tensor], lr: float) -> None:
-        raise NotImplementedError
+        """Take a step of a group along the gradients, at a learning rate."""
 
 
 class Adam(Optimizer):
