@@ -191,6 +191,12 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         more of them, the more it moves the encoder away from the clusters. Scores are
         the ELBO in any case.
 
+    init_weight : float or "auto", default="auto"
+        Weight of the initial partition in the last stage: the cross-entropy of q(c|x)
+        with it counts as so many latent terms. With 0 the clusters are free to move, as
+        in the paper. "auto" is 1 after pretraining on neighbors, else 0: groups of
+        neighbors are better clusters than those that the ELBO alone moves to.
+
     max_iter : int or "auto", default="auto"
         Maximum number of epochs of the last stage. "auto" makes about 2,000 steps and
         one more for every 10 samples, at most 20,000; fewer with less than 200 samples.
@@ -284,7 +290,8 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         The term E[log p(x|z)] of `lower_bounds_`; the rest are the latent terms.
 
     loss_curve_ : list of float
-        Negative ELBO of each epoch of the last stage, latent terms weighted by `beta`.
+        Negative ELBO of each epoch of the last stage, latent terms weighted by `beta`
+        and `init_weight`.
 
     validation_scores_ : list of float
         Mean ELBO of the validation samples after each epoch. Empty without
@@ -301,7 +308,8 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         unexplained. Empty without `embedding`.
 
     init_labels_ : ndarray of shape (n_samples,)
-        Cluster of each sample under the initial mixture alone, numbered as `labels_`.
+        Cluster of each sample in the initial partition, numbered as `labels_`. Samples
+        outside of it have the likeliest component of the initial mixture.
 
     converged_ : bool
         Whether the last stage met `tol` within `max_iter`.
@@ -378,6 +386,7 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         responsibilities: str = "expected",
         n_draws: int = 1,
         beta: float | str = "auto",
+        init_weight: float | str = "auto",
         max_iter: int | str = "auto",
         batch_size: int | str = "auto",
         learning_rate: str = "cosine",
@@ -415,6 +424,7 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         self.responsibilities = responsibilities
         self.n_draws = n_draws
         self.beta = beta
+        self.init_weight = init_weight
         self.max_iter = max_iter
         self.batch_size = batch_size
         self.learning_rate = learning_rate

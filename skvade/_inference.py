@@ -350,7 +350,8 @@ def make_elbo_terms(module: VaDE, responsibilities: str) -> Callable[[Batch], Te
     log_prob = module.likelihood.log_prob
 
     def function(batch: Batch) -> Tensor:
-        x, _, _, mask = module.impute_batch(batch)
+        batch = module.impute_batch(batch)
+        x, mask = batch.x, batch.mask
         posterior = _encode(module, x)
         draws = reparameterize(posterior, nodes)
         outputs = (module.decoder(z) for z in draws.to(x.device, x.dtype))
@@ -383,7 +384,8 @@ def importance_weighted_samples(
     log_prob = module.likelihood.log_prob
 
     def function(batch: Batch) -> Tensor:
-        x, _, _, mask = module.impute_batch(batch)
+        batch = module.impute_batch(batch)
+        x, mask = batch.x, batch.mask
         posterior = _encode(module, x)
         total = torch.tensor(-math.inf, dtype=torch.float64)
         for draw in noise:

@@ -103,6 +103,8 @@ def make_config(
         config.max_iter = n_joint
     if config.beta == "auto":
         config.beta = default_beta(n_features)
+    if config.init_weight == "auto":
+        config.init_weight = float(config.pretraining == "neighbors")
     labels = labels_from_init(config.init)
     if labels is not None:
         config.init = labels

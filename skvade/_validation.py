@@ -102,6 +102,7 @@ PARAMETER_CONSTRAINTS: dict[str, list] = {
     "responsibilities": [StrOptions({"expected", "sampled"})],
     "n_draws": [_POSITIVE_INT],
     "beta": [StrOptions({"auto"}), _POSITIVE],
+    "init_weight": [StrOptions({"auto"}), _NON_NEGATIVE],
     "max_iter": [StrOptions({"auto"}), _POSITIVE_INT],
     "batch_size": [StrOptions({"auto"}), _POSITIVE_INT],
     "learning_rate": [StrOptions({"cosine", "constant"})],

@@ -105,6 +105,19 @@ def test_the_partition_of_high_modularity_that_others_agree_with_is_chosen(
     assert_array_equal(chosen, y)
 
 
+def test_kmeans_takes_the_place_of_communities_of_low_modularity(
+    monkeypatch, blobs_and_graph
+):
+    Z, y, graph = blobs_and_graph
+    worse = np.where(y == 1, 0, y) + 2 * (np.arange(300) % 2)
+    for candidates in ([worse], [worse, y]):
+        monkeypatch.setattr(
+            module, "candidate_partitions", lambda *args, found=candidates: found
+        )
+        labels = community_labels(Z, [graph], 4, np.ones(300), RandomState(0))
+        assert adjusted_rand_score(y, labels) > 0.9
+
+
 def test_the_seed_decides(blobs_and_graph):
     Z, _, graph = blobs_and_graph
     first, again = (

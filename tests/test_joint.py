@@ -7,6 +7,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.datasets import make_blobs
+from sklearn.metrics import adjusted_rand_score
 from training_states import (
     SETTINGS,
     all_samples,
@@ -343,6 +344,40 @@ def test_epochs_of_partial_fit_are_epochs_of_the_last_stage(X, n_validation):
         assert not changed_parameters(copy_parameters(state.module), expected.module)
     assert state.history.training == expected.history.training
     assert state.history.training.keys() == {"elbo", "reconstruction", "loss"}
+
+
+# --- The initial partition ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("init_weight", [0.0, 3.0])
+def test_the_initial_partition_holds_by_its_weight(init_weight):
+    """It cuts one blob in two halves, which the ELBO alone does not keep apart."""
+    X, y = make_blobs([80, 80], 5, cluster_std=1.0, random_state=0)
+    halves = np.where(y == 1, 1 + (X[:, 0] > np.median(X[y == 1, 0])), 0)
+    state = make_training_state(
+        X, init=halves, init_weight=init_weight, max_iter=60, learning_rate_init=1e-2
+    )
+    run_stages(state, pretrain, initialize_mixture, warm_up, maximize_elbo)
+    assert_array_equal(state.history.init_labels, halves)
+    labels = predict_labels(state.module, state.dataset, "expected")
+    agreement = adjusted_rand_score(labels[y == 1], halves[y == 1])
+    assert agreement > 0.9 if init_weight else agreement < 0.7
+    curves = state.history.training
+    assert ("init_cross_entropy" in curves) == bool(init_weight)
+    if init_weight:
+        assert curves["init_cross_entropy"][-1] < curves["init_cross_entropy"][0]
+
+
+def test_labels_of_a_batch_are_those_of_its_samples_where_some_are_held_out():
+    X, y = make_blobs([40, 30, 30], 5, random_state=0)
+    state = make_training_state(X, init=y, init_weight=1.0, n_validation=20)
+    run_stages(state, pretrain, initialize_mixture, warm_up)
+    indices, labels = [], []
+    for batch in joint._labeled_batches(state):
+        indices += state.dataset.indices[batch.indices.numpy()].tolist()
+        labels += batch.labels.tolist()
+    assert len(indices) == 80
+    assert_array_equal(labels, y[indices])
 
 
 # --- The order of the components ----------------------------------------------------

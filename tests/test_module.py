@@ -14,7 +14,7 @@ from torch.distributions import Categorical, Independent, Normal, kl_divergence
 
 from skvade._data.dataset import Batch
 from skvade._data.scaling import Scaling
-from skvade._model.elbo import log_responsibilities
+from skvade._model.elbo import log_responsibilities, reparameterize
 from skvade._model.likelihoods import LIKELIHOODS
 
 LOCATION, SCALE = 5.0, 2.5
@@ -95,6 +95,32 @@ def independent_terms(module, batch, noise, responsibilities):
         log_r = each.mean(0).log()
     latent = (log_r.exp() * (log_joint - log_r)).sum(1) + posterior.entropy()[:, 0]
     return reconstruction.mean(0), latent
+
+
+@pytest.mark.parametrize("responsibilities", ["expected", "sampled"])
+def test_labels_add_their_cross_entropy_to_the_latent_terms(
+    make_scaled_module, make_batch, normal, responsibilities
+):
+    module = make_scaled_module("gaussian")
+    batch, noise = make_batch(module), normal(2, 7, 3)
+    config = SimpleNamespace(
+        beta=0.3, init_weight=2.0, responsibilities=responsibilities
+    )
+    n_clusters = len(module.prior.logits)
+    labels = torch.arange(7) % n_clusters
+    loss, terms = module.loss(batch._replace(labels=labels), noise, config)
+
+    posterior = module.encoder(batch.x)
+    draws = reparameterize(posterior, noise)
+    sampled = draws if responsibilities == "sampled" else None
+    log_r = log_responsibilities(module.prior, posterior, sampled)
+    log_prob = torch.stack([Categorical(logits=log_r).log_prob(labels)])[0]
+    cross_entropy = -(batch.sample_weight * log_prob).sum()
+    free, free_terms = module.loss(batch, noise, config)
+    torch.testing.assert_close(loss, free + 0.3 * 2.0 * cross_entropy / 7)
+    torch.testing.assert_close(terms["init_cross_entropy"], cross_entropy.detach())
+    assert terms["elbo"] == free_terms["elbo"]
+    assert "init_cross_entropy" not in free_terms
 
 
 @pytest.mark.parametrize("missing", [False, True], ids=["complete", "missing"])
@@ -200,7 +226,7 @@ def test_impute_puts_the_reconstruction_in_the_place_of_missing_entries(
     make_scaled_module, make_batch, likelihood, pretraining
 ):
     module = make_scaled_module(likelihood)
-    x, _, _, mask = make_batch(module, missing=True)
+    x, _, _, mask, _ = make_batch(module, missing=True)
     imputed = module.impute(x, mask, pretraining)
     expected = module.decoder(module.encoder(x).mean)
     if not pretraining:
@@ -253,7 +279,7 @@ def test_preprocess_standardizes_and_imputes(
     make_scaled_module, make_batch, likelihood
 ):
     module = make_scaled_module(likelihood)
-    standardized, _, _, mask = make_batch(module, missing=True)
+    standardized, _, _, mask, _ = make_batch(module, missing=True)
     x = as_data(module, standardized)
     torch.testing.assert_close(module.preprocess(x), standardized)
 

@@ -30,6 +30,7 @@ SETTINGS = {
     "learning_rate": "constant",
     "learning_rate_init": 1e-3,
     "beta": 1.0,
+    "init_weight": 0.0,
     "tol": 0.0,
 }
 

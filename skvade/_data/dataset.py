@@ -35,12 +35,16 @@ class Batch(NamedTuple):
     mask : Tensor of shape (B, D) or None
         One where an entry is observed, zero where it is missing; None if X has no
         missing entries.
+    labels : Tensor of shape (B,) or None
+        Clusters of the samples in the initial partition, where they take part in the
+        loss.
     """
 
     x: Tensor
     sample_weight: Tensor
     indices: Tensor
     mask: Tensor | None
+    labels: Tensor | None = None
 
 
 def _arange(n: int) -> NDArray[np.integer]:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.nn.functional import nll_loss
 
 from skvade._data.dataset import Batch
 from skvade._data.device import make_generator
@@ -123,6 +124,9 @@ class VaDE(nn.Module):
     def loss(self, batch: Batch, noise: Tensor, config: Any) -> LossOutput:
         """Compute the negative ELBO of a batch, its latent terms weighted by beta.
 
+        Where the batch has labels, the cross-entropy of q(c|x) with them is added to
+        the latent terms.
+
         Parameters
         ----------
         batch : Batch
@@ -130,14 +134,14 @@ class VaDE(nn.Module):
         noise : Tensor of shape (S, B, L)
             Standard normal noise that the S draws of z per sample are made of.
         config : object
-            Has the attributes `beta`, `responsibilities`, and those that the functions
-            in `LOSS_TERMS` read.
+            Has the attributes `beta`, `responsibilities`, `init_weight`, and those that
+            the functions in `LOSS_TERMS` read.
 
         Returns
         -------
         output : LossOutput
-            The terms are "loss", "elbo" (without beta), its part "reconstruction", and
-            those in `LOSS_TERMS`.
+            The terms are "loss", "elbo" (without beta), its part "reconstruction",
+            "init_cross_entropy" if there are labels, and those in `LOSS_TERMS`.
         """
         posterior = self.encoder(self.likelihood.encoder_input(batch.x))
         draws = reparameterize(posterior, noise)
@@ -155,6 +159,11 @@ class VaDE(nn.Module):
             "elbo": reconstruction.detach() + latent.detach(),
             "reconstruction": reconstruction.detach(),
         }
+        if batch.labels is not None:
+            log_r = log_responsibilities(self.prior, posterior, sampled)
+            cross_entropy = weight @ nll_loss(log_r, batch.labels, reduction="none")
+            total = total + config.beta * config.init_weight * cross_entropy
+            terms["init_cross_entropy"] = cross_entropy.detach()
         for name, term in LOSS_TERMS.items():
             value = weight @ term(self, batch, posterior, config)
             total = total + value

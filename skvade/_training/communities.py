@@ -21,6 +21,7 @@ __all__ = [
     "choose_partition",
     "communities",
     "community_labels",
+    "graph_modularity",
     "modularity",
 ]
 
@@ -31,6 +32,7 @@ MAX_MICRO_CLUSTERS = 1_000  # the time of the moves grows with their square
 KERNEL_WEIGHTS = (2.0, 3.0, 5.0, 9.0)  # of the kernel, beside one for the edge counts
 MAX_KMEANS_SAMPLES = 20_000  # that micro-clusters are fitted on
 N_AGREEMENT_SAMPLES = 2_000  # on which candidate partitions are compared
+MODULARITY_TOLERANCE = 0.05  # by which communities may be below k-means
 N_TRIES = 2  # of Louvain's method at each resolution
 N_BISECTIONS = 14
 MIN_RESOLUTION, MAX_RESOLUTION = 0.02, 30.0
@@ -70,10 +72,19 @@ def community_labels(
     candidates = candidate_partitions(
         Z, graphs, n_clusters, sample_weight, random_state
     )
+    kmeans_labels = _kmeans_labels(
+        Z, n_clusters, sample_weight, random_state, n_init=10
+    )
+    # Of few samples, micro-clusters can be too coarse for the groups.
+    least = graph_modularity(kmeans_labels, graphs[0], sample_weight)
+    least -= MODULARITY_TOLERANCE
+    candidates = [
+        labels
+        for labels in candidates
+        if graph_modularity(labels, graphs[0], sample_weight) >= least
+    ]
     if not candidates:
-        n_distinct = _n_distinct(Z, n_clusters)
-        kmeans = KMeans(n_distinct, n_init=10, random_state=random_state)
-        return kmeans.fit_predict(Z, sample_weight=sample_weight)
+        return kmeans_labels
     return choose_partition(candidates, graphs[0], sample_weight, random_state)
 
 
@@ -99,7 +110,7 @@ def candidate_partitions(
     most = max(len(Z) // SAMPLES_PER_MICRO_CLUSTER, n_clusters)
     most = min(most, MAX_MICRO_CLUSTERS)
     for per_cluster in MICRO_CLUSTERS:
-        micro_labels = _micro_clusters(
+        micro_labels = _kmeans_labels(
             Z, min(per_cluster * n_clusters, most), sample_weight, random_state
         )
         counts = np.sum(
@@ -114,13 +125,17 @@ def candidate_partitions(
     return candidates
 
 
-def _micro_clusters(
-    Z: NDArray, n_clusters: int, sample_weight: NDArray, random_state: RandomState
+def _kmeans_labels(
+    Z: NDArray,
+    n_clusters: int,
+    sample_weight: NDArray,
+    random_state: RandomState,
+    n_init: int = 1,
 ) -> NDArray:
-    """Partition the embedding into many small clusters, by k-means."""
+    """Partition the embedding by k-means, fitted on a subset of many samples."""
     subset = random_state.permutation(len(Z))[:MAX_KMEANS_SAMPLES]
     n_distinct = _n_distinct(Z[subset], n_clusters)
-    kmeans = KMeans(n_distinct, n_init=1, random_state=random_state)
+    kmeans = KMeans(n_distinct, n_init=n_init, random_state=random_state)
     kmeans.fit(Z[subset], sample_weight=sample_weight[subset])
     return np.unique(kmeans.predict(Z), return_inverse=True)[1]
 
@@ -265,6 +280,15 @@ def _modularity(between: NDArray, resolution: float = 1.0) -> float:
 # --- The choice ---------------------------------------------------------------------
 
 
+def graph_modularity(
+    labels: NDArray, graph: NeighborGraph, sample_weight: NDArray
+) -> float:
+    """Compute the modularity of a partition of the samples of a neighbor graph."""
+    if not len(graph.indices):
+        return 0.0
+    return _modularity(_edge_counts(labels, graph, sample_weight))
+
+
 def choose_partition(
     candidates: Sequence[NDArray],
     graph: NeighborGraph,
@@ -282,7 +306,7 @@ def choose_partition(
         for a in candidates
     ]
     modularities = [
-        _modularity(_edge_counts(labels, graph, sample_weight)) for labels in candidates
+        graph_modularity(labels, graph, sample_weight) for labels in candidates
     ]
     score = _standardize(agreement) + _standardize(modularities)
     return candidates[int(score.argmax())]

@@ -53,8 +53,13 @@ def initialize_mixture(state: TrainingState) -> None:
     module.encoder.reset_variance(width)
     if not has_decoder:
         _rescale_latent_space(module)
+    # Samples outside of the partition go to the likeliest component.
     full = state.dataset.full()
-    state.history.init_labels = mixture_labels(module, full, has_decoder)
+    init_labels = mixture_labels(module, full, has_decoder)
+    grouped = labels >= 0
+    groups = np.unique(labels[grouped], return_inverse=True)[1]
+    init_labels[dataset.indices[grouped]] = groups
+    state.history.init_labels = init_labels
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from warnings import warn
@@ -169,7 +169,8 @@ def maximize_elbo(state: TrainingState) -> None:
         best = deepcopy(module.state_dict())
     try:
         for _ in iter_epochs(state, config.max_iter):
-            score = _joint_epoch(state, optimizer)
+            batches = _labeled_batches(state) if config.init_weight else None
+            score = _joint_epoch(state, optimizer, batches)
             if state.validation:
                 score = mean_elbo(module, state.validation, config.responsibilities)
                 history.validation_scores.append(score)
@@ -254,9 +255,20 @@ def _make_joint_optimizer(
     return make_adam(state, rates, schedule)
 
 
-def _joint_epoch(state: TrainingState, optimizer: Adam) -> float:
+def _labeled_batches(state: TrainingState) -> Iterator[Batch]:
+    """Iterate over one epoch, with the clusters of the initial partition as labels."""
+    dataset, init_labels = state.dataset, np.asarray(state.history.init_labels)
+    for batch in dataset.iter_batches(state.config.batch_size, state.random.shuffle):
+        labels = init_labels[dataset.indices[batch.indices.numpy()]]
+        labels = torch.from_numpy(labels).to(batch.x.device, torch.int64)
+        yield batch._replace(labels=labels)
+
+
+def _joint_epoch(
+    state: TrainingState, optimizer: Adam, batches: Iterable[Batch] | None = None
+) -> float:
     """Train networks and mixture for one epoch; give its ELBO."""
-    means = train_epoch(state, elbo_loss, optimizer)
+    means = train_epoch(state, elbo_loss, optimizer, batches=batches)
     check_finite_loss(means, _rate_remedy(state))
     curves = state.history.training
     for name, mean in means.items():

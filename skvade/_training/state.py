@@ -103,7 +103,7 @@ class History:
     validation_scores : list of float
         Mean ELBO of the validation samples, one value per epoch.
     init_labels : ndarray or None
-        Cluster of each sample under the initial mixture.
+        Initial cluster of each sample.
     unlearned_components : ndarray
         Fractions of variance of the principal components that pretraining missed.
     collapsed_loss : float
