@@ -160,7 +160,8 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
 
         - "communities": communities of a graph of small groups of samples, linked by
           neighbors in X and in the embedding, and by their distances. Of several such
-          partitions one of high modularity that agrees with the others;
+          partitions, and that of k-means, one of high modularity that agrees with the
+          others;
         - "kmeans": k-means, the best of `n_init` runs;
         - "gmm": a Gaussian mixture by expectation-maximization, the best of `n_init`
           runs; likelier, but often a worse partition;

@@ -21,7 +21,6 @@ __all__ = [
     "choose_partition",
     "communities",
     "community_labels",
-    "graph_modularity",
     "modularity",
 ]
 
@@ -31,8 +30,9 @@ SAMPLES_PER_MICRO_CLUSTER = 10  # at least
 MAX_MICRO_CLUSTERS = 1_000  # the time of the moves grows with their square
 KERNEL_WEIGHTS = (2.0, 3.0, 5.0, 9.0)  # of the kernel, beside one for the edge counts
 MAX_KMEANS_SAMPLES = 20_000  # that micro-clusters are fitted on
+CHOICE_RESOLUTION = 0.5  # of the modularity that candidates are chosen by
+AGREEMENT_WEIGHT = 0.05  # beside it
 N_AGREEMENT_SAMPLES = 2_000  # on which candidate partitions are compared
-MODULARITY_TOLERANCE = 0.05  # by which communities may be below k-means
 N_TRIES = 2  # of Louvain's method at each resolution
 N_BISECTIONS = 14
 MIN_RESOLUTION, MAX_RESOLUTION = 0.02, 30.0
@@ -72,19 +72,10 @@ def community_labels(
     candidates = candidate_partitions(
         Z, graphs, n_clusters, sample_weight, random_state
     )
-    kmeans_labels = _kmeans_labels(
-        Z, n_clusters, sample_weight, random_state, n_init=10
-    )
     # Of few samples, micro-clusters can be too coarse for the groups.
-    least = graph_modularity(kmeans_labels, graphs[0], sample_weight)
-    least -= MODULARITY_TOLERANCE
-    candidates = [
-        labels
-        for labels in candidates
-        if graph_modularity(labels, graphs[0], sample_weight) >= least
-    ]
-    if not candidates:
-        return kmeans_labels
+    candidates.append(
+        _kmeans_labels(Z, n_clusters, sample_weight, random_state, n_init=10)
+    )
     return choose_partition(candidates, graphs[0], sample_weight, random_state)
 
 
@@ -280,15 +271,6 @@ def _modularity(between: NDArray, resolution: float = 1.0) -> float:
 # --- The choice ---------------------------------------------------------------------
 
 
-def graph_modularity(
-    labels: NDArray, graph: NeighborGraph, sample_weight: NDArray
-) -> float:
-    """Compute the modularity of a partition of the samples of a neighbor graph."""
-    if not len(graph.indices):
-        return 0.0
-    return _modularity(_edge_counts(labels, graph, sample_weight))
-
-
 def choose_partition(
     candidates: Sequence[NDArray],
     graph: NeighborGraph,
@@ -297,21 +279,19 @@ def choose_partition(
 ) -> NDArray:
     """Choose the candidate of high modularity that agrees with the others.
 
-    Modularity is that of the samples' own neighbor graph, agreement the mean adjusted
-    Rand index with all candidates; their standardized values are added.
+    Modularity is that of the samples' own neighbor graph, at a resolution below one,
+    since modularity prefers groups of equal size. Agreement is the mean adjusted Rand
+    index with all candidates.
     """
     subset = random_state.permutation(len(sample_weight))[:N_AGREEMENT_SAMPLES]
-    agreement = [
-        np.mean([adjusted_rand_score(a[subset], b[subset]) for b in candidates])
-        for a in candidates
-    ]
-    modularities = [
-        graph_modularity(labels, graph, sample_weight) for labels in candidates
-    ]
-    score = _standardize(agreement) + _standardize(modularities)
-    return candidates[int(score.argmax())]
-
-
-def _standardize(values: Sequence[float]) -> NDArray[np.float64]:
-    deviations = np.asarray(values) - np.mean(values)
-    return deviations / max(np.std(values), 1e-9)
+    scores = []
+    for labels in candidates:
+        score = 0.0
+        if len(graph.indices):
+            edge_counts = _edge_counts(labels, graph, sample_weight)
+            score = _modularity(edge_counts, CHOICE_RESOLUTION)
+        agreement = [
+            adjusted_rand_score(labels[subset], other[subset]) for other in candidates
+        ]
+        scores.append(score + AGREEMENT_WEIGHT * float(np.mean(agreement)))
+    return candidates[int(np.argmax(scores))]
