@@ -74,7 +74,8 @@ def warn_fit_quality(
         _warn_uniform_responsibilities(summary.normalized_entropy)
     else:
         components, mixture = _Mixture.non_empty(estimator, prior)
-        _warn_split_clusters(estimator.n_clusters, components, mixture)
+        if prior.is_diagonal:
+            _warn_split_clusters(estimator.n_clusters, components, mixture)
         _warn_wide_clusters(estimator.n_clusters, components, mixture)
         _warn_outliers(estimator, summary.is_outlier)
     if not resumed:
@@ -91,11 +92,11 @@ def _warn(message: str) -> None:
 
 
 class _Mixture(NamedTuple):
-    """Some components of a mixture, their covariances taken as diagonal."""
+    """Some components of a mixture."""
 
     weights: NDArray  # (K,)
     means: NDArray  # (K, L)
-    variances: NDArray  # (K, L)
+    variances: NDArray  # along each latent dimension, (K, L)
 
     @classmethod
     def non_empty(
@@ -138,7 +139,7 @@ def is_bimodal(mixture: _Mixture, grid: NDArray) -> NDArray:
 
 
 def unimodal_pairs(mixture: _Mixture) -> list[tuple[int, int]]:
-    """List the pairs of components whose density has a single mode."""
+    """List the pairs of diagonal components whose density has a single mode."""
     pairs = []
     for first in range(len(mixture.weights) - 1):
         candidates = np.arange(first, len(mixture.weights))
