@@ -82,7 +82,9 @@ def _compute_graph(state: TrainingState, dataset: Dataset) -> NeighborGraph:
             transformer = seeded_clone(neighbors, random_state)
             return neighbors_from_transformer(transformer, X)
     features = search_features(dataset, random_state)
-    return find_neighbors(features, neighbors, state.random.shuffle)
+    return find_neighbors(
+        features.x, neighbors, state.random.shuffle, features.variance
+    )
 
 
 # --- The encoder --------------------------------------------------------------------
