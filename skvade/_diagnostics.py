@@ -71,7 +71,7 @@ def warn_fit_quality(
     _warn_embedding(estimator, history.embedding_error)
     _warn_empty_clusters(estimator)
     if summary.normalized_entropy > MAX_NORMALIZED_ENTROPY:
-        _warn_uniform_responsibilities(summary.normalized_entropy)
+        _warn_uniform_responsibilities(estimator, summary.normalized_entropy)
     else:
         components, mixture = _Mixture.non_empty(estimator, prior)
         if prior.is_diagonal:
@@ -213,12 +213,19 @@ def _warn_empty_clusters(estimator: BaseEstimator) -> None:
         )
 
 
-def _warn_uniform_responsibilities(normalized_entropy: float) -> None:
+def _warn_uniform_responsibilities(
+    estimator: BaseEstimator, normalized_entropy: float
+) -> None:
+    beta = ""
+    if estimator.beta != "auto":
+        beta = f" With beta={estimator.beta!r}, try 'auto' first."
     _warn(
         "The responsibilities are close to uniform: on average they have "
         f"{normalized_entropy:.0%} of the entropy of equal ones, so the model does "
-        "not tell clusters apart. Lower beta or n_clusters, or raise "
-        "pretrain_max_iter."
+        "not tell clusters apart. X may hold no groups, or fewer than "
+        f"n_clusters={estimator.n_clusters}, as its features are scaled; if there "
+        f"should be groups, raise pretrain_max_iter={estimator.pretrain_max_iter!r}."
+        f"{beta}"
     )
 
 
