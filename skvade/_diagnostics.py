@@ -71,10 +71,11 @@ def warn_fit_quality(
     _warn_embedding(estimator, history.embedding_error)
     _warn_empty_clusters(estimator)
     if summary.normalized_entropy > MAX_NORMALIZED_ENTROPY:
-        _warn_uniform_responsibilities(summary.normalized_entropy)
+        _warn_uniform_responsibilities(estimator, summary.normalized_entropy)
     else:
         components, mixture = _Mixture.non_empty(estimator, prior)
-        _warn_split_clusters(estimator.n_clusters, components, mixture)
+        if prior.is_diagonal:
+            _warn_split_clusters(estimator.n_clusters, components, mixture)
         _warn_wide_clusters(estimator.n_clusters, components, mixture)
         _warn_outliers(estimator, summary.is_outlier)
     if not resumed:
@@ -91,11 +92,11 @@ def _warn(message: str) -> None:
 
 
 class _Mixture(NamedTuple):
-    """Some components of a mixture, their covariances taken as diagonal."""
+    """Some components of a mixture."""
 
     weights: NDArray  # (K,)
     means: NDArray  # (K, L)
-    variances: NDArray  # (K, L)
+    variances: NDArray  # along each latent dimension, (K, L)
 
     @classmethod
     def non_empty(
@@ -138,7 +139,7 @@ def is_bimodal(mixture: _Mixture, grid: NDArray) -> NDArray:
 
 
 def unimodal_pairs(mixture: _Mixture) -> list[tuple[int, int]]:
-    """List the pairs of components whose density has a single mode."""
+    """List the pairs of diagonal components whose density has a single mode."""
     pairs = []
     for first in range(len(mixture.weights) - 1):
         candidates = np.arange(first, len(mixture.weights))
@@ -212,12 +213,19 @@ def _warn_empty_clusters(estimator: BaseEstimator) -> None:
         )
 
 
-def _warn_uniform_responsibilities(normalized_entropy: float) -> None:
+def _warn_uniform_responsibilities(
+    estimator: BaseEstimator, normalized_entropy: float
+) -> None:
+    beta = ""
+    if estimator.beta != "auto":
+        beta = f" With beta={estimator.beta!r}, try 'auto' first."
     _warn(
         "The responsibilities are close to uniform: on average they have "
         f"{normalized_entropy:.0%} of the entropy of equal ones, so the model does "
-        "not tell clusters apart. Lower beta or n_clusters, or raise "
-        "pretrain_max_iter."
+        "not tell clusters apart. X may hold no groups, or fewer than "
+        f"n_clusters={estimator.n_clusters}, as its features are scaled; if there "
+        f"should be groups, raise pretrain_max_iter={estimator.pretrain_max_iter!r}."
+        f"{beta}"
     )
 
 

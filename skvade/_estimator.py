@@ -98,9 +98,10 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         Neighbors that pretraining and "communities" use.
 
         - int: so many nearest samples, by the Euclidean distance of X, at most a third
-          of the others. Missing entries are replaced by the mean of the feature, more
-          than 100 features by 50 principal components. Beyond 30,000 samples the search
-          is approximate;
+          of the others. Of missing entries it is the expected squared distance, by mean
+          and variance of the entry among the 15 nearest of at most 5,000 samples, by
+          the features that both have. More than 100 features are replaced by 50
+          principal components. Beyond 30,000 samples the search is approximate;
         - a transformer with the interface of
           :class:`~sklearn.neighbors.KNeighborsTransformer`, such as
           ``KNeighborsTransformer(metric="cosine")``: what a clone of it gives for X,

@@ -418,37 +418,21 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         likelihood.load_fitted_attributes(vars(self))
         return likelihood
 
-    def _make_dataset(
-        self,
-        X: NDArray | csr_array,
-        device_config: DeviceConfig,
-        sample_weight: NDArray[np.float64],
-        *,
-        warn_outside_support: bool = False,
-    ) -> Dataset:
-        """Check validated X in one pass and make a dataset of its samples."""
-        summary = DataSummary.from_array(X)
-        scaling = Scaling(**self._scaling)
+    def _module_and_dataset(
+        self, X: ArrayLike, *, warn_outside_support: bool = False
+    ) -> tuple[VaDE, Dataset]:
+        """Validate X for a prediction, in one pass; give it with the module."""
+        check_is_fitted(self)
+        samples = validate_X(self, X, reset=False)
+        device_config, scaling = self._device_config(), Scaling(**self._scaling)
+        summary = DataSummary.from_array(samples)
         check_scale(scaling, device_config.dtype)
         check_magnitude(summary, scaling)
         if warn_outside_support:
             warn_support(self._module_params["likelihood"], summary)
-        return Dataset.from_array(
-            X, scaling, device_config, sample_weight, summary.has_missing
-        )
-
-    def _module_and_dataset(
-        self, X: ArrayLike, *, warn_outside_support: bool = False
-    ) -> tuple[VaDE, Dataset]:
-        """Validate X for a prediction; give it with the module."""
-        check_is_fitted(self)
-        samples = validate_X(self, X, reset=False)
-        device_config = self._device_config()
-        dataset = self._make_dataset(
-            samples,
-            device_config,
-            uniform_weights(samples.shape[0]),
-            warn_outside_support=warn_outside_support,
+        weights = uniform_weights(samples.shape[0])
+        dataset = Dataset.from_array(
+            samples, scaling, device_config, weights, summary.has_missing
         )
         return self._make_module(device_config), dataset
 

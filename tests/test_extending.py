@@ -7,6 +7,7 @@ changed for them, and the estimator fits with them.
 import copy
 import math
 import pickle
+import warnings
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -17,6 +18,7 @@ from custom_modules import make_state
 from numpy.testing import assert_allclose, assert_array_equal
 from recorders import Snapshots
 from sklearn.decomposition import PCA
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import adjusted_rand_score
 from torch import nn
 from torch.autograd import gradcheck
@@ -32,6 +34,7 @@ from skvade._model.module import LOSS_TERMS
 from skvade._model.networks import Decoder
 from skvade._model.prior import PRIORS, MixturePrior
 from skvade._training.stages import train
+from skvade.plotting import ClusterSamplesDisplay, LatentSpaceDisplay
 
 
 def predictions(model, X):
@@ -486,6 +489,30 @@ def test_a_tied_prior_is_fitted(tied, make_estimator, blobs, responsibilities):
     assert_continues(model, X)
 
 
+def test_the_modes_of_tied_clusters_are_not_judged(
+    make_estimator, X_correlated, monkeypatch
+):
+    """By their marginal variances alone these clusters share a mode, falsely."""
+    X, labels = X_correlated
+    settings = {"init": labels, "max_iter": 1, "latent_dim": 2}
+    message = "Clusters share a mode"
+    with pytest.warns(ConvergenceWarning, match=message):
+        make_estimator(**settings).fit(X)
+    monkeypatch.setitem(PRIORS, "diag", TiedMixturePrior)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message)
+        make_estimator(**settings).fit(X)
+
+
+def test_plots_do_not_draw_tied_components(tied, make_estimator, X):
+    model = make_estimator().fit(X)
+    message = r"latent_dim\)=\(3, 2\)\. Got shape \(2, 2\) instead"
+    with pytest.raises(ValueError, match=message):
+        ClusterSamplesDisplay.from_estimator(model)
+    with pytest.raises(ValueError, match=message):
+        LatentSpaceDisplay.from_estimator(model, X)
+
+
 def test_tied_snapshots_predict(tied, make_estimator, X):
     assert_snapshots_predict(make_estimator(), X)
 
@@ -560,6 +587,16 @@ def test_a_loss_term_is_weighted_by_sample_and_averaged(penalty, make_module, no
     torch.testing.assert_close(terms["latent_norm"], expected.detach())
     torch.testing.assert_close(loss, (expected - terms["elbo"]) / 7)
     assert not terms["latent_norm"].requires_grad
+
+
+@pytest.mark.parametrize("name", ["loss", "elbo", "reconstruction"])
+def test_a_loss_term_of_a_taken_name_is_rejected(make_estimator, X, monkeypatch, name):
+    model = make_estimator().fit(X)
+    before = dict(vars(model))
+    monkeypatch.setitem(LOSS_TERMS, name, latent_norm)
+    with pytest.raises(ValueError, match=f"Got '{name}' in LOSS_TERMS as well"):
+        model.fit(X)
+    assert vars(model) == before
 
 
 def test_a_loss_term_changes_the_fit(make_estimator, X, monkeypatch):

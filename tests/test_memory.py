@@ -40,11 +40,12 @@ def private_memory(process):
     return 1024 * int(kilobytes[0]) if kilobytes else 0
 
 
-# Fifty principal components of each sample, and the graph, are another twentieth of X.
+# Fifty principal components of each sample, and the graph, are another twentieth of X;
+# the samples that missing entries are imputed from are a few megabytes.
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize(
     "params, limit",
-    [(["autoencoder", "kmeans"], 0.1), (["neighbors", "communities"], 0.2)],
+    [(["autoencoder", "kmeans"], 0.1), (["neighbors", "communities"], 0.25)],
 )
 def test_a_memory_map_is_fitted_without_copying_it(tmp_path, params, limit):
     rng, path = np.random.default_rng(0), tmp_path / "X.npy"

@@ -26,6 +26,7 @@ from skvade._training.neighbor_embedding import (
     neighbor_graph,
     pretrain_neighbors,
 )
+from skvade._training.optim import Adam
 
 # A few steps are enough for what is tested, and leave clusters that overlap.
 FEW_STEPS = pytest.mark.filterwarnings(
@@ -131,18 +132,20 @@ def test_only_the_means_of_the_encoder_are_trained(X, fewer_steps):
 
 
 def test_learning_rate_falls_linearly(X, fewer_steps, monkeypatch):
-    rates, train_epoch = [], neighbor_embedding.train_epoch
+    rates = []
 
-    def record(state, loss, optimizer, **kwargs):
-        rates.extend(group["lr"] for group in optimizer.param_groups)
-        return train_epoch(state, loss, optimizer, **kwargs)
+    class RecordingAdam(Adam):
+        def _step(self, parameters, grads, lr):
+            rates.append(lr)
+            super()._step(parameters, grads, lr)
 
-    monkeypatch.setattr(neighbor_embedding, "train_epoch", record)
+    monkeypatch.setattr(neighbor_embedding, "Adam", RecordingAdam)
     params = {"pretrain_max_iter": 4, "pretrain_learning_rate_init": 0.01}
     state = make_neighbor_state(X, **params)
     pretrain_neighbors(state)
-    assert_allclose(rates, [0.01, 0.0075, 0.005, 0.0025])
-    assert len(rates) == max_neighbor_epochs(state)
+    n_steps = 4 * neighbor_embedding.STEPS_PER_EPOCH
+    assert_allclose(rates, 0.01 * (1 - np.arange(n_steps) / n_steps))
+    assert len(state.history.pretraining["neighbor_loss"]) == max_neighbor_epochs(state)
 
 
 def test_budget_grows_with_the_root_of_the_number_of_samples():

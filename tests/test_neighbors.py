@@ -1,10 +1,12 @@
 """The nearest neighbors of each sample: exact, approximate, and as graphs give them."""
 
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from missing_data import remove_entries
 from numpy.random import RandomState
 from numpy.testing import assert_array_equal
 from scipy import sparse
@@ -13,6 +15,7 @@ from sklearn.neighbors import KNeighborsTransformer
 from training_states import make_training_state
 
 from skvade._data import neighbors
+from skvade._data.imputation import NeighborImputer
 from skvade._data.neighbors import (
     NeighborGraph,
     approximate_neighbors,
@@ -139,9 +142,9 @@ def test_equal_samples_are_compared_in_pieces(monkeypatch, generator):
     """All are in one cell: comparing all pairs would take quadratic time."""
     compared, nearest = [], neighbors._nearest
 
-    def record(features, queries, candidates, n_neighbors):
+    def record(features, queries, candidates, *args):
         compared.append(len(queries) * len(candidates))
-        return nearest(features, queries, candidates, n_neighbors)
+        return nearest(features, queries, candidates, *args)
 
     monkeypatch.setattr(neighbors, "_nearest", record)
     monkeypatch.setattr(neighbors, "MAX_CELL_SIZE", 50)
@@ -162,12 +165,53 @@ def test_the_seed_decides_about_the_cells(generator):
 # --- What the distances are computed from -------------------------------------------
 
 
-def test_missing_entries_count_as_the_mean_of_the_feature(X_missing):
-    state = make_training_state(X_missing)
-    features = search_features(state.dataset, RandomState(0)).numpy()
-    expected = np.where(np.isnan(X_missing), np.nanmean(X_missing, axis=0), X_missing)
-    expected -= np.nanmean(X_missing, axis=0)
-    np.testing.assert_allclose(features, expected / np.abs(expected).max(), atol=1e-6)
+def test_missing_entries_are_imputed_for_the_search(X_missing):
+    dataset = make_training_state(X_missing).dataset
+    x, variance = search_features(dataset, RandomState(0))
+    imputer = NeighborImputer(dataset, RandomState(0))
+    imputed = imputer.impute(dataset.get_batch(np.arange(len(X_missing))))
+    unit = imputed.x.abs().max()
+    np.testing.assert_allclose(x, imputed.x / unit, rtol=1e-6)
+    expected = imputed.variance.sum(1) / unit**2
+    np.testing.assert_allclose(variance, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("search", ["exact", "approximate"])
+def test_expected_distances_count_what_is_not_known(search, generator):
+    X, variance = (
+        RandomState(0).normal(size=(300, 4)),
+        RandomState(1).gamma(1, size=300),
+    )
+    variance[0] = 1e6  # nobody's neighbor, and still one with neighbors
+    distances = np.square(X[:, None] - X).sum(2) + variance
+    np.fill_diagonal(distances, np.inf)
+    find = exact_neighbors
+    if search == "approximate":
+        find = partial(approximate_neighbors, generator=generator)
+    graph = find(tensor(X), 7, variance=tensor(variance))
+    assert recall(graph, distances.argsort(axis=1)[:, :7]) == 1
+    assert 0 not in graph.indices
+
+
+@pytest.mark.parametrize("n_features", [5, 150])
+def test_neighbors_of_incomplete_samples_are_of_their_group(n_features, generator):
+    """Two of five entries are missing; a sample with few left is near to no one."""
+    X, y = make_blobs(300, n_features, centers=4, random_state=0)
+    state = make_training_state(remove_entries(X, 0.4))
+    x, variance = search_features(state.dataset, RandomState(0))
+    graph = find_neighbors(x, 15, generator, variance).mutual()
+    assert (y[graph.sources()] == y[graph.indices]).mean() > 0.98
+    assert x.shape[1] == min(n_features, 50)
+
+
+@pytest.mark.parametrize("n_features", [4, 120])
+def test_an_outlier_beside_missing_entries(n_features, generator):
+    X = remove_entries(RandomState(0).normal(size=(120, n_features)))
+    X[0, 1] = 1e20
+    x, variance = search_features(make_training_state(X).dataset, RandomState(0))
+    assert x.isfinite().all() and variance.isfinite().all()
+    graph = find_neighbors(x, 5, generator, variance)
+    assert (graph.sources() != graph.indices).all()
 
 
 @pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
@@ -178,7 +222,7 @@ def test_many_features_are_projected_onto_principal_components(likelihood):
     X += 0.01 * rng.normal(size=X.shape)
     X = (X - X.min()) / np.ptp(X)
     state = make_training_state(X, likelihood=likelihood)
-    features = search_features(state.dataset, RandomState(0))
+    features = search_features(state.dataset, RandomState(0)).x
     assert features.shape == (400, 50)
     assert recall(exact_neighbors(features, 10), brute_force(X, 10)) > 0.99
 
@@ -191,7 +235,7 @@ def test_degenerate_data_are_projected_without_warnings(kind, forbid_warnings):
     if kind == "few samples":
         X = RandomState(0).normal(size=(60, 200))
     state = make_training_state(X)
-    assert search_features(state.dataset, RandomState(0)).isfinite().all()
+    assert search_features(state.dataset, RandomState(0)).x.isfinite().all()
 
 
 # --- Graphs -------------------------------------------------------------------------

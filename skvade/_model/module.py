@@ -41,9 +41,11 @@ class LossOutput(NamedTuple):
     terms: dict[str, Tensor]
 
 
+LOSS_NAMES = ("loss", "elbo", "reconstruction")  # that `VaDE.loss` records itself
+
 # Further terms of the loss, by name: functions of the module, a batch, its posterior
 # and the training configuration that give one number per sample, (B,), to be minimized.
-# Each is added to the negative ELBO and recorded under its name.
+# Each is added to the negative ELBO and recorded under its name, none of `LOSS_NAMES`.
 LOSS_TERMS: dict[str, Callable[[VaDE, Batch, Posterior, Any], Tensor]] = {}
 
 
@@ -93,6 +95,7 @@ class VaDE(nn.Module):
         generator: Generator | None = None,
     ) -> None:
         super().__init__()
+        _check_loss_terms()
         generator = generator or make_generator(0)
         sizes = [n_features, *hidden_layer_sizes]
         if encoder is None:
@@ -238,3 +241,19 @@ class VaDE(nn.Module):
     def likelihood_float64(self) -> Likelihood:
         """Copy the likelihood to the CPU, in float64."""
         return deepcopy(self.likelihood).cpu().double()
+
+
+def _check_loss_terms() -> None:
+    """Reject a term of the loss that would be recorded in the place of another.
+
+    Raises
+    ------
+    ValueError
+        If a name in `LOSS_TERMS` is one of `LOSS_NAMES`.
+    """
+    taken = sorted({*LOSS_TERMS} & {*LOSS_NAMES})
+    if taken:
+        raise ValueError(
+            f"The names {LOSS_NAMES} are those of the terms that every loss has. Got "
+            f"{taken[0]!r} in LOSS_TERMS as well. Give that term another name."
+        )

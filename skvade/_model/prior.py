@@ -96,6 +96,8 @@ class MixturePrior(nn.Module, ABC):
         Least variance of a component.
     """
 
+    is_diagonal = False  # whether `variances` are all there is to know of `covariances`
+
     def __init__(self, n_components: int, latent_dim: int, reg_covar: float) -> None:
         super().__init__()
         self.reg_covar = reg_covar
@@ -250,6 +252,8 @@ class DiagonalMixturePrior(MixturePrior):
     The free parameters of the variances are the logarithms of what they exceed
     `reg_covar` by.
     """
+
+    is_diagonal = True
 
     def __init__(self, n_components: int, latent_dim: int, reg_covar: float) -> None:
         super().__init__(n_components, latent_dim, reg_covar)

@@ -82,7 +82,9 @@ def _compute_graph(state: TrainingState, dataset: Dataset) -> NeighborGraph:
             transformer = seeded_clone(neighbors, random_state)
             return neighbors_from_transformer(transformer, X)
     features = search_features(dataset, random_state)
-    return find_neighbors(features, neighbors, state.random.shuffle)
+    return find_neighbors(
+        features.x, neighbors, state.random.shuffle, features.variance
+    )
 
 
 # --- The encoder --------------------------------------------------------------------
@@ -153,19 +155,18 @@ def pretrain_neighbors(state: TrainingState) -> None:
     if rate == "auto":
         rate = LEARNING_RATE
         remedy += ", for instance to 1e-3"
-    parameters = [*encoder.backbone.parameters(), *encoder.mean.parameters()]
-    fused = state.dataset.device_config.has_fused_optimizers
-    optimizer = Adam([(rate, parameters)], fused)
+    n_steps = max_epochs * STEPS_PER_EPOCH
+    optimizer = Adam(
+        [(rate, [*encoder.backbone.parameters(), *encoder.mean.parameters()])],
+        state.dataset.device_config.has_fused_optimizers,
+        schedule=lambda step: 1 - step / n_steps,
+    )
     curve = state.history.pretraining["neighbor_loss"]
-    mean_weight = float(state.dataset.weights.mean())
-    for epoch in iter_epochs(state, max_epochs):
-        (group,) = optimizer.param_groups
-        group["lr"] = rate * (1 - epoch / max_epochs)
+    for _ in iter_epochs(state, max_epochs):
         batches = iter_pair_batches(state.dataset, graph, state.random.shuffle)
         means = train_epoch(state, neighbor_loss, optimizer, batches=batches)
         check_finite_loss(means, remedy)
-        # Pairs are drawn by weight, so their mean is not divided by it.
-        curve.append(means["loss"] * mean_weight)
+        curve.append(means["loss"])
         log_epoch(state, "Pretraining", curve, "neighbor loss")
     if not state.task.stopped and _varies(state.dataset):
         state.history.collapsed_loss = math.log(2 * N_PAIRS - 1)

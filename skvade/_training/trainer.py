@@ -69,7 +69,8 @@ def train_epoch(
     min_steps : int, default=1
         The samples are visited repeatedly where one visit makes fewer steps.
     batches : iterable of Batch, default=None
-        The batches of the epoch; by default every sample once, in random order.
+        The batches of the epoch, drawn by the weights of the samples; by default every
+        sample once, in random order.
 
     Returns
     -------
@@ -80,8 +81,10 @@ def train_epoch(
     dataset = state.dataset
     totals: Any = 0.0
     names: list[str] = []
-    n_visited = 0
+    n_visited, mean_weight = 0, 1.0
     if batches is None:
+        # One over all samples, but some may be held out.
+        mean_weight = float(dataset.weights.mean())
         batches = dataset.iter_batches(
             state.config.batch_size, state.random.shuffle, min_steps
         )
@@ -98,8 +101,7 @@ def train_epoch(
             totals = totals + torch.stack([*output.terms.values()])
             n_visited += len(batch.x)
     optimizer.zero_grad()
-    # The mean weight is one over all samples, but some may be held out.
-    means = (totals / (n_visited * dataset.weights.mean())).tolist()
+    means = (totals / (n_visited * mean_weight)).tolist()
     return dict(zip(names, means, strict=True))
 
 

@@ -20,6 +20,7 @@ from skvade.plotting._axes import (
 )
 from skvade.plotting._indexing import safe_indexing, to_dense
 from skvade.plotting._validation import (
+    check_diagonal_covariances,
     check_fitted_attributes,
     check_image_shape,
     check_n_samples,
@@ -180,9 +181,12 @@ class ClusterSamplesDisplay:
             If the estimator lacks a required attribute, such as `cluster_centers_`.
         ValueError
             If `n_samples` is not an int of at least 1, or if `image_shape` does not
-            match the number of features.
+            match the number of features, or if samples are to be generated and
+            `covariances_` are not variances of shape (n_clusters, latent_dim).
         """
         check_fitted_attributes(estimator, _REQUIRED_ATTRIBUTES, cls.__name__)
+        if X is None:
+            check_diagonal_covariances(estimator, cls.__name__)
         check_n_samples(n_samples)
         check_image_shape(image_shape, estimator.n_features_in_)
         rng = check_random_state(random_state)

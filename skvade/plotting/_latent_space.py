@@ -13,7 +13,10 @@ from sklearn.utils import check_array, check_consistent_length, column_or_1d
 from sklearn.utils.multiclass import type_of_target
 
 from skvade.plotting._axes import get_color_and_marker, make_axes
-from skvade.plotting._validation import check_fitted_attributes
+from skvade.plotting._validation import (
+    check_diagonal_covariances,
+    check_fitted_attributes,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -215,9 +218,11 @@ class LatentSpaceDisplay:
             If the estimator lacks a required attribute, such as `means_`.
         ValueError
             If `y` does not have one value per sample, or if `projection` does not give
-            two coordinates per sample.
+            two coordinates per sample, or if `covariances_` are not variances of shape
+            (n_clusters, latent_dim).
         """
         check_fitted_attributes(estimator, _REQUIRED_ATTRIBUTES, cls.__name__)
+        check_diagonal_covariances(estimator, cls.__name__)
         Z = np.asarray(estimator.transform(X), dtype=float)
         if y is None:
             groups = estimator.predict(X)

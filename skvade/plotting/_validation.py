@@ -9,7 +9,12 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
-__all__ = ["check_fitted_attributes", "check_image_shape", "check_n_samples"]
+__all__ = [
+    "check_diagonal_covariances",
+    "check_fitted_attributes",
+    "check_image_shape",
+    "check_n_samples",
+]
 
 
 def check_fitted_attributes(
@@ -41,6 +46,30 @@ def check_fitted_attributes(
             f"Got a {type(estimator).__name__}, which does not have it. Pass a fitted "
             "VaDEClusterer; for a Pipeline, pass the last step, with X as "
             "transformed by the steps before it."
+        )
+
+
+def check_diagonal_covariances(estimator: BaseEstimator, display_name: str) -> None:
+    """Check that the covariances of an estimator are variances of each component.
+
+    Parameters
+    ----------
+    estimator : BaseEstimator
+        Fitted estimator to check.
+    display_name : str
+        Name of the Display class, for the error message.
+
+    Raises
+    ------
+    ValueError
+        If `covariances_` has another shape than `means_`.
+    """
+    shape, expected = np.shape(estimator.covariances_), np.shape(estimator.means_)
+    if shape != expected:
+        raise ValueError(
+            f"{display_name} draws components with diagonal covariances, given in "
+            f"covariances_ of shape (n_clusters, latent_dim)={expected}. Got shape "
+            f"{shape} instead. Plot samples of the estimator's own `sample`."
         )
 
 
