@@ -10,7 +10,7 @@ from sklearn.base import BaseEstimator, ClusterMixin, _fit_context
 from sklearn.utils import Tags
 
 from skvade._callbacks import CallbackMixin, attach_callbacks
-from skvade._data.device import grad_enabled
+from skvade._data.device import default_settings
 from skvade._diagnostics import warn_fit_quality
 from skvade._model.custom_networks import ModuleFactory
 from skvade._prediction import PredictionMixin
@@ -473,7 +473,7 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         resumes = self.warm_start and hasattr(self, "_network_state")
         # Outside of the block: callbacks also get the end of a fit that fails.
         context = self._init_callback_context(max_subtasks=n_stages(self, resumes))
-        with restore_on_error(self), grad_enabled():
+        with restore_on_error(self), default_settings():
             samples = validate_X(self, X, reset=not resumes)
             weights = check_sample_weight(sample_weight, samples)
             check_fit_params(self, weights, resumes=resumes)
@@ -548,7 +548,7 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
             As in `fit`; if X has another number of features than before; or with
             `early_stopping`.
         """
-        with restore_on_error(self), grad_enabled():
+        with restore_on_error(self), default_settings():
             check_partial_fit_params(self)
             is_first = not hasattr(self, "_network_state")
             samples = validate_X(self, X, reset=is_first)

@@ -19,6 +19,7 @@ from torch.nn.functional import pad
 
 from skvade._data.dataset import Batch, Dataset
 from skvade._data.device import make_generator
+from skvade._model.custom_networks import float32_by_default
 from skvade._model.elbo import (
     Posterior,
     elbo,
@@ -138,7 +139,7 @@ def _align(x: Tensor) -> Tensor:
 
 
 @contextmanager
-def _evaluation(module: VaDE, dataset: Dataset) -> Iterator[None]:
+def _evaluation(module: VaDE) -> Iterator[None]:
     """Evaluate without gradients, each sample alike wherever it stands in a batch.
 
     Matrix products add in another order where a sample is not aligned in memory, as
@@ -151,7 +152,7 @@ def _evaluation(module: VaDE, dataset: Dataset) -> Iterator[None]:
         if isinstance(layer, nn.Linear)
     ]
     try:
-        with torch.inference_mode(), dataset.device_config.autocast_disabled():
+        with torch.inference_mode(), float32_by_default(module):
             yield
     finally:
         for hook in hooks:
@@ -164,7 +165,7 @@ def map_batches(
     """Concatenate the results of a function of the batches of a dataset."""
     results = np.empty(0)
     n_done = 0
-    with _evaluation(module, dataset):
+    with _evaluation(module):
         for batch, n in dataset.iter_padded_batches(_chunk_length(module)):
             values = function(batch)[:n].numpy(force=True)
             if not n_done:
@@ -189,7 +190,7 @@ def _weighted_mean(
     """Average the results for the samples without holding all of them."""
     total: Any = 0.0
     total_weight: Any = 0.0
-    with _evaluation(module, dataset):
+    with _evaluation(module):
         for batch, n in dataset.iter_padded_batches(_chunk_length(module)):
             chunk = dataset.subset(batch.indices[:n].numpy())
             weight, values = torch.tensor(chunk.weights), function(batch)[:n]

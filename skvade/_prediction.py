@@ -20,7 +20,7 @@ from skvade import _inference
 from skvade._data.dataset import Dataset
 from skvade._data.device import (
     DeviceConfig,
-    grad_enabled,
+    default_settings,
     make_generator,
     resolve_device,
 )
@@ -32,6 +32,7 @@ from skvade._data.scaling import (
 )
 from skvade._model.arrays import load_state_dict
 from skvade._model.likelihoods import LIKELIHOODS, Likelihood
+from skvade._model.custom_networks import float32_by_default
 from skvade._model.module import VaDE
 from skvade._onnx import METHODS, export_onnx
 from skvade._validation import check_magnitude, check_scale, validate_X, warn_support
@@ -62,6 +63,7 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
             Samples. NaN is a missing entry, in a dense X.
 
         Returns
+    @default_settings()
         -------
         labels : ndarray of shape (n_samples,)
             Integers from 0 to n_clusters - 1.
@@ -78,6 +80,7 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
             Samples.
 
         Returns
+    @default_settings()
         -------
         responsibilities : ndarray of shape (n_samples, n_clusters)
             Those of a sample sum to one.
@@ -93,6 +96,7 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
             Samples.
 
         Returns
+    @default_settings()
         -------
         log_responsibilities : ndarray of shape (n_samples, n_clusters)
             The values of log q(c|x).
@@ -113,6 +117,7 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
             Samples.
 
         Returns
+    @default_settings()
         -------
         Z : ndarray of shape (n_samples, latent_dim)
             In the dtype of X where that is float32 or float64.
@@ -130,6 +135,7 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
             Points of the latent space.
 
         Returns
+    @default_settings()
         -------
         X : ndarray of shape (n_samples, n_features)
             E[x|z], in the units of the training data.
@@ -171,6 +177,7 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         Returns
         -------
         X_reconstructed : ndarray of shape (n_samples, n_features)
+    @default_settings()
             The same as ``inverse_transform(transform(X))``.
         """
         return self._reconstruct(*self._module_and_dataset(X))
@@ -186,6 +193,7 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         Returns
         -------
         X_imputed : ndarray or sparse matrix of shape (n_samples, n_features)
+    @default_settings()
             A copy of X with the entries of `reconstruct` in the place of NaN. A sparse
             X has none.
         """
@@ -218,6 +226,7 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
             Samples.
         n_draws : int, default=None
             Draws of z for the tighter importance-weighted bound of [1]_, eq. 8, which
+    @default_settings()
             rises to the log-likelihood itself with their number, as does the time; 64
             tell much. None gives the evidence lower bound.
 
@@ -257,6 +266,7 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
             Samples.
         y : object, default=None
             Ignored, present for the interface.
+    @default_settings()
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the samples in the mean; None for equal ones.
 
@@ -286,6 +296,7 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
 
         A cluster is drawn by its weight, a point z from its Gaussian, a sample from
         p(x|z). For expected samples, without the noise of the likelihood, decode points
+    @default_settings()
         of your own with `inverse_transform`.
 
         Parameters
@@ -342,6 +353,7 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         Returns
         -------
         module : torch.nn.Module
+    @default_settings()
             Called on a tensor of samples, of float32 unless `precision` is "float64",
             it gives log q(c|x) as responsibilities="expected" does, whatever the
             parameter is. Its methods `encode` and `decode` give q(z|x) and E[x|z], its
@@ -366,6 +378,7 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
             The file, with all that the method needs.
         method : {"predict_proba", "transform"}, default="predict_proba"
             What the file computes, and the name of its output. Its input is X, any
+    @default_settings()
             number of samples as the method takes them, of float32 unless `precision` is
             "float64"; the output is of the same type. The arithmetic is that of float32
             where `precision` is "bfloat16".
@@ -383,8 +396,8 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
                 f"method must be one of {[*METHODS]}. Got {method!r} instead."
             )
         device_config = resolve_device("cpu", self.precision, strict=False)
-        with grad_enabled():
-            module = self._make_module(replace(device_config, bfloat16=False))
+        module = self._make_module(replace(device_config, bfloat16=False))
+        with float32_by_default(module):
             export_onnx(module, self.responsibilities, method, path)
 
     # --- From the fitted state ------------------------------------------------------

@@ -126,10 +126,7 @@ def init_training(
     )
     dataset = dataset.cache_on_device().drop_zero_weight()
     params = module_params(estimator, X.shape[1])
-    # In float32, whatever the default dtype is.
-    module = VaDE(
-        **params, bfloat16=device_config.bfloat16, generator=random.shuffle
-    ).float()
+    module = VaDE(**params, bfloat16=device_config.bfloat16, generator=random.shuffle)
     reset_parameters(module, random.shuffle)
     module.to(device_config.device, device_config.dtype)
     module.likelihood.set_scaling(scaling)
