@@ -440,8 +440,9 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         """Fit networks and mixture to X.
 
         An interrupt from the keyboard during the last stage ends it with a warning,
-        keeps what was learned so far and does not reach the caller; in an earlier stage
-        it does. If fit fails, the estimator stays as it was.
+        keeps what was learned so far and does not reach the caller; in an earlier
+        stage, and in a search or cross-validation, it does. If fit fails, the estimator
+        stays as it was.
 
         Parameters
         ----------
