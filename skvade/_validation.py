@@ -174,7 +174,7 @@ def check_same_module_params(
     """
     wanted = module_params(estimator, fitted["n_features"])
     for name, value in fitted.items():
-        if _comparable(wanted[name]) != _comparable(value):
+        if not _are_equal(wanted[name], value):
             raise ValueError(
                 f"{method} continues a model with {name}={value!r}. Got "
                 f"{name}={wanted[name]!r} instead. Set it back, or use fit with "
@@ -182,11 +182,31 @@ def check_same_module_params(
             )
 
 
-def _comparable(value: Any) -> Any:
-    """Give what to compare a value by; a partial function equals itself alone."""
-    if isinstance(value, partial):
-        return value.func, value.args, value.keywords
-    return value
+def _are_equal(one: Any, other: Any) -> bool:
+    """Compare values that may hold arrays, tensors or frames, in any depth.
+
+    A partial function is what it calls, and with which arguments.
+    """
+    if one is other:
+        return True
+    if isinstance(one, partial) and isinstance(other, partial):
+        one = [one.func, one.args, one.keywords]
+        other = [other.func, other.args, other.keywords]
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(_are_equal, one, other))
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(
+            _are_equal(value, other[key]) for key, value in one.items()
+        )
+    if issparse(one) and issparse(other):
+        return one.shape == other.shape and (one != other).nnz == 0
+    try:
+        if np.shape(one) != np.shape(other):
+            return False
+        are_nan = (one != one) & (other != other)
+        return bool(np.all(np.asarray((one == other) | are_nan)))
+    except (TypeError, ValueError, RuntimeError):
+        return False  # not comparable, as frames with other columns
 
 
 def labels_from_init(init: Any) -> NDArray | None:
