@@ -449,7 +449,7 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
             Training samples. A sparse X is made dense batch by batch, or once on the
             device where that has room for all of it.
-            NaN is a missing entry, in a dense X.
+            NaN is a missing entry, in a dense X; so is what a masked array leaves out.
         y : object, default=None
             Ignored in training. It only reaches the callbacks set by `set_callbacks`,
             such as :class:`~sklearn.callback.ScoringMonitor`, to evaluate each epoch.

@@ -14,7 +14,7 @@ from scipy.sparse import csr_array
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import check_array, check_random_state, check_scalar
 from sklearn.utils.metadata_routing import UNUSED
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 
 from skvade import _inference
 from skvade._data.dataset import Dataset
@@ -25,17 +25,26 @@ from skvade._data.device import (
     resolve_device,
 )
 from skvade._data.scaling import (
-    SUPPORTED_DTYPES,
     DataSummary,
     Scaling,
+    WeightStatistics,
+    normalize_weights,
     uniform_weights,
 )
 from skvade._model.arrays import load_state_dict
-from skvade._model.likelihoods import LIKELIHOODS, Likelihood
 from skvade._model.custom_networks import float32_by_default
+from skvade._model.likelihoods import LIKELIHOODS, Likelihood
 from skvade._model.module import VaDE
 from skvade._onnx import METHODS, export_onnx
-from skvade._validation import check_magnitude, check_scale, validate_X, warn_support
+from skvade._validation import (
+    check_magnitude,
+    check_sample_weight,
+    check_scale,
+    mark_missing,
+    supported_dtypes,
+    validate_X,
+    warn_support,
+)
 
 __all__ = ["PredictionMixin"]
 
@@ -54,6 +63,7 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
 
     # --- Clusters -------------------------------------------------------------------
 
+    @default_settings()
     def predict(self, X: ArrayLike) -> NDArray[np.int64]:
         """Predict the most probable cluster of each sample.
 
@@ -63,7 +73,6 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
             Samples. NaN is a missing entry, in a dense X.
 
         Returns
-    @default_settings()
         -------
         labels : ndarray of shape (n_samples,)
             Integers from 0 to n_clusters - 1.
@@ -71,6 +80,7 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         module, dataset = self._module_and_dataset(X)
         return _inference.predict_labels(module, dataset, self.responsibilities)
 
+    @default_settings()
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """Compute the responsibilities q(c|x) of the clusters for each sample.
 
@@ -80,13 +90,13 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
             Samples.
 
         Returns
-    @default_settings()
         -------
         responsibilities : ndarray of shape (n_samples, n_clusters)
             Those of a sample sum to one.
         """
         return np.exp(self.predict_log_proba(X))
 
+    @default_settings()
     def predict_log_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """Compute log responsibilities, finite where the responsibilities round to 0.
 
@@ -96,7 +106,6 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
             Samples.
 
         Returns
-    @default_settings()
         -------
         log_responsibilities : ndarray of shape (n_samples, n_clusters)
             The values of log q(c|x).
@@ -108,6 +117,7 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
 
     # --- Coordinates ----------------------------------------------------------------
 
+    @default_settings()
     def transform(self, X: ArrayLike) -> NDArray:
         """Map each sample to the latent space: the mean of q(z|x).
 
@@ -117,7 +127,6 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
             Samples.
 
         Returns
-    @default_settings()
         -------
         Z : ndarray of shape (n_samples, latent_dim)
             In the dtype of X where that is float32 or float64.
@@ -126,6 +135,7 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         Z = _inference.embed(module, dataset)
         return Z.astype(dataset.X.dtype, copy=False)
 
+    @default_settings()
     def inverse_transform(self, Z: ArrayLike) -> NDArray:
         """Compute the expected sample at each point of the latent space.
 
@@ -135,7 +145,6 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
             Points of the latent space.
 
         Returns
-    @default_settings()
         -------
         X : ndarray of shape (n_samples, n_features)
             E[x|z], in the units of the training data.
@@ -143,10 +152,12 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         Raises
         ------
         ValueError
-            If Z does not have `latent_dim` columns.
+            If Z does not have `latent_dim` columns, or lies so far out that the decoder
+            gives no finite numbers.
         """
         check_is_fitted(self)
-        points: NDArray = check_array(Z, dtype=SUPPORTED_DTYPES, input_name="Z")
+        Z = mark_missing(Z)
+        points: NDArray = check_array(Z, dtype=supported_dtypes(Z), input_name="Z")
         n_samples, n_columns = points.shape
         if n_columns != self._module_params["latent_dim"]:
             raise ValueError(
@@ -164,8 +175,9 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         )
         module = self._make_module(device_config)
         decoded = _inference.decode(module, dataset, self._likelihood_float64())
-        return decoded.astype(points.dtype, copy=False)
+        return _cast_expected(decoded, points, "Z")
 
+    @default_settings()
     def reconstruct(self, X: ArrayLike) -> NDArray:
         """Compute the expected sample at the latent coordinates of each sample.
 
@@ -177,11 +189,11 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         Returns
         -------
         X_reconstructed : ndarray of shape (n_samples, n_features)
-    @default_settings()
             The same as ``inverse_transform(transform(X))``.
         """
         return self._reconstruct(*self._module_and_dataset(X))
 
+    @default_settings()
     def impute(self, X: ArrayLike) -> NDArray | csr_array:
         """Fill missing entries with what the model expects there.
 
@@ -193,7 +205,6 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         Returns
         -------
         X_imputed : ndarray or sparse matrix of shape (n_samples, n_features)
-    @default_settings()
             A copy of X with the entries of `reconstruct` in the place of NaN. A sparse
             X has none.
         """
@@ -215,6 +226,7 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
 
     # --- Scores ---------------------------------------------------------------------
 
+    @default_settings()
     def score_samples(
         self, X: ArrayLike, *, n_draws: int | None = None
     ) -> NDArray[np.float64]:
@@ -226,7 +238,6 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
             Samples.
         n_draws : int, default=None
             Draws of z for the tighter importance-weighted bound of [1]_, eq. 8, which
-    @default_settings()
             rises to the log-likelihood itself with their number, as does the time; 64
             tell much. None gives the evidence lower bound.
 
@@ -255,6 +266,7 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
             return _inference.importance_weighted_samples(module, dataset, n_draws)
         return _inference.elbo_samples(module, dataset, self.responsibilities)
 
+    @default_settings()
     def score(
         self, X: ArrayLike, y: object = None, sample_weight: ArrayLike | None = None
     ) -> float:
@@ -266,7 +278,6 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
             Samples.
         y : object, default=None
             Ignored, present for the interface.
-    @default_settings()
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the samples in the mean; None for equal ones.
 
@@ -277,14 +288,15 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         """
         module, dataset = self._module_and_dataset(X, warn_outside_support=True)
         if sample_weight is not None:
-            weight = _check_sample_weight(
-                sample_weight, dataset.X, dtype=np.float64, ensure_non_negative=True
-            )
+            weight = check_sample_weight(sample_weight, dataset.X)
+            mean = WeightStatistics().update(weight).mean
+            weight = normalize_weights(weight, mean)
             dataset = replace(dataset, sample_weight=weight)
         return _inference.mean_elbo(module, dataset, self.responsibilities)
 
     # --- Generation -----------------------------------------------------------------
 
+    @default_settings()
     def sample(
         self,
         n_samples: int = 1,
@@ -296,7 +308,6 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
 
         A cluster is drawn by its weight, a point z from its Gaussian, a sample from
         p(x|z). For expected samples, without the noise of the likelihood, decode points
-    @default_settings()
         of your own with `inverse_transform`.
 
         Parameters
@@ -342,6 +353,7 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
 
     # --- Export ---------------------------------------------------------------------
 
+    @default_settings()
     def to_torch(self, device: str | torch.device | None = None) -> VaDE:
         """Build a PyTorch module with the fitted weights, to go on with in PyTorch.
 
@@ -353,7 +365,6 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         Returns
         -------
         module : torch.nn.Module
-    @default_settings()
             Called on a tensor of samples, of float32 unless `precision` is "float64",
             it gives log q(c|x) as responsibilities="expected" does, whatever the
             parameter is. Its methods `encode` and `decode` give q(z|x) and E[x|z], its
@@ -367,6 +378,7 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
             device_config = resolve_device(str(device), self.precision)
         return self._make_module(device_config)
 
+    @default_settings()
     def to_onnx(self, path: str | PathLike, method: str = "predict_proba") -> None:
         """Write a method as an ONNX file, to predict without PyTorch and skvade.
 
@@ -378,7 +390,6 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
             The file, with all that the method needs.
         method : {"predict_proba", "transform"}, default="predict_proba"
             What the file computes, and the name of its output. Its input is X, any
-    @default_settings()
             number of samples as the method takes them, of float32 unless `precision` is
             "float64"; the output is of the same type. The arithmetic is that of float32
             where `precision` is "bfloat16".
@@ -442,7 +453,7 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         """Check validated X in one pass and make a dataset of its samples."""
         summary = DataSummary.from_array(X)
         scaling = Scaling(**self._scaling)
-        check_scale(scaling, device_config.dtype)
+        check_scale(scaling, device_config.dtype, X.dtype)
         check_magnitude(summary, scaling)
         if warn_outside_support:
             warn_support(self._module_params["likelihood"], summary)
@@ -467,4 +478,24 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
 
     def _reconstruct(self, module: VaDE, dataset: Dataset) -> NDArray:
         expected = _inference.reconstruct(module, dataset, self._likelihood_float64())
-        return expected.astype(dataset.X.dtype, copy=False)
+        return _cast_expected(expected, dataset.X, "X")
+
+
+def _cast_expected(expected: NDArray, given: NDArray | csr_array, name: str) -> NDArray:
+    """Cast expected samples to the dtype of what they were computed from.
+
+    Raises
+    ------
+    ValueError
+        If they are beyond what the arithmetic or the dtype can express.
+    """
+    with np.errstate(over="ignore"):
+        cast = expected.astype(given.dtype, copy=False)
+    if not np.isfinite(cast).all():
+        largest = abs(given).max()
+        raise ValueError(
+            f"{name} has values up to {largest:.3g}, for which the expected samples "
+            f"are no finite numbers of {given.dtype}. Look for extreme values in {name}"
+            + (", or give it in float64." if given.dtype != np.float64 else ".")
+        )
+    return cast

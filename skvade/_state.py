@@ -120,7 +120,7 @@ def init_training(
     sample_weight = normalize_weights(sample_weight, statistics.mean)
     summary = DataSummary.from_array(X, sample_weight)
     scaling = summary.scaling(LIKELIHOODS[estimator.likelihood].centered)
-    check_data(estimator.likelihood, summary, scaling, device_config.dtype)
+    check_data(estimator.likelihood, summary, scaling, device_config.dtype, X.dtype)
     dataset = Dataset.from_array(
         X, scaling, device_config, sample_weight, summary.has_missing
     )
@@ -170,7 +170,7 @@ def _resume(
     statistics = statistics.update(sample_weight)
     sample_weight = normalize_weights(sample_weight, statistics.mean)
     summary, scaling = DataSummary.from_array(X), Scaling(**estimator._scaling)
-    check_data(estimator.likelihood, summary, scaling, device_config.dtype)
+    check_data(estimator.likelihood, summary, scaling, device_config.dtype, X.dtype)
     dataset = Dataset.from_array(
         X, scaling, device_config, sample_weight, summary.has_missing
     )
