@@ -489,9 +489,7 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
                 train(state)
             summary = set_fitted_attributes(self, state)
             state.task.end()
-            warn_fit_quality(
-                self, state.module.prior, state.history, summary, resumed=resumes
-            )
+            warn_fit_quality(self, state, summary, resumed=resumes)
         return self
 
     def fit_predict(

@@ -60,6 +60,8 @@ INVERSE_OUTLIER_PROBABILITY = 1_000_000
 CHUNK_SIZE = 65_536
 MIN_CHUNK_SAMPLES, MAX_CHUNK_SAMPLES = 256, 512
 
+N_MEDIAN_SAMPLES = 512
+
 ALIGNMENT = 16  # bytes of a vector register
 
 
@@ -303,12 +305,16 @@ class AssignmentSummary(NamedTuple):
     is_outlier : ndarray of shape (n,)
         Whether a sample is farther from the mean of its component than one in
         `INVERSE_OUTLIER_PROBABILITY` would be by chance.
+    deviations : ndarray of shape (n,)
+        How far a standardized sample is from the median one, in the feature in which it
+        is farthest.
     """
 
     labels: NDArray
     mean_responsibilities: NDArray
     mean_entropy: float
     is_outlier: NDArray
+    deviations: NDArray
 
     @property
     def normalized_entropy(self) -> float:
@@ -326,19 +332,40 @@ def summarize_assignments(
     limit = chi2.isf(1 / INVERSE_OUTLIER_PROBABILITY, prior.means.shape[1])
     labels = np.empty(len(dataset), np.int64)
     is_outlier = np.empty(len(dataset), bool)
+    deviations = np.empty(len(dataset))
+    median = _median_sample(dataset)
 
     def function(batch: Batch) -> Tensor:
+        observed = _observed_or_nan(batch)
+        deviation = (observed - median).abs().nan_to_num(0.0).amax(1)
         posterior = _encode(module, module.impute_batch(batch).x)
         log_r = log_responsibilities_of(posterior)
         component, indices = log_r.argmax(1), batch.indices.numpy()
         labels[indices] = component
+        deviations[indices] = _to_float64(deviation).numpy()
         distance = prior.squared_distance(posterior.mean, component)
         is_outlier[indices] = distance > limit
         r = log_r.exp()
         return torch.column_stack([torch.special.entr(r).sum(1), r])
 
     mean_entropy, *means = _weighted_mean(module, dataset, function).tolist()
-    return AssignmentSummary(labels, np.array(means), mean_entropy, is_outlier)
+    return AssignmentSummary(
+        labels, np.array(means), mean_entropy, is_outlier, deviations
+    )
+
+
+def _observed_or_nan(batch: Batch) -> Tensor:
+    """Give standardized samples with NaN where an entry is missing."""
+    if batch.mask is None:
+        return batch.x
+    return batch.x.masked_fill(batch.mask == 0, math.nan)
+
+
+def _median_sample(dataset: Dataset) -> Tensor:
+    """Estimate the median of each feature, (D,), from evenly spaced samples."""
+    n_samples = min(len(dataset), N_MEDIAN_SAMPLES)
+    positions = np.linspace(0, len(dataset) - 1, n_samples).astype(int)
+    return _observed_or_nan(dataset.get_batch(positions)).nanmedian(0).values
 
 
 # --- Bounds -------------------------------------------------------------------------

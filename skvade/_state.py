@@ -215,7 +215,10 @@ def set_fitted_attributes(
     estimator.n_effective_clusters_ = float(effective)
     estimator.lower_bound_ = mean_elbo(state.module, dataset, responsibilities)
     counted = dataset.weights > 0
-    return summary._replace(is_outlier=summary.is_outlier[counted])
+    return summary._replace(
+        is_outlier=summary.is_outlier[counted],
+        deviations=np.where(counted, summary.deviations, np.nan),
+    )
 
 
 def reset_fitted_attributes(estimator: PredictionMixin) -> None:
