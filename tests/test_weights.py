@@ -305,6 +305,7 @@ def test_a_search_splits_the_weights_with_the_samples(make_estimator, X, weight)
 # --- Weights at the edge ------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:The initial partition holds 2 of 3:UserWarning")
 def test_next_to_no_weight_is_none(make_estimator, blobs):
     X, y = blobs
     expected = make_estimator(init=y).fit(X, sample_weight=(y != 2).astype(float))

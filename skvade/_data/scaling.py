@@ -96,12 +96,15 @@ class WeightStatistics(NamedTuple):
 
     def update(self, sample_weight: NDArray) -> Self:
         """Include the weights of further samples."""
-        # In a unit in which sums and products stay within the range of float64.
-        unit = power_of_two(max(float(sample_weight.max()), self.mean))
-        positive = (sample_weight / unit)[sample_weight > 0]
+        # In units in which sums and products stay within the range of float64, and the
+        # mean of equal weights is exact.
+        largest = float(sample_weight.max())
+        unit = power_of_two(max(largest, self.mean))
+        positive = (sample_weight / largest)[sample_weight > 0]
         n_samples = self.n_samples + len(positive)
         fraction = len(positive) / n_samples
-        mean = (1 - fraction) * (self.mean / unit) + fraction * positive.mean()
+        mean = fraction * (largest / unit * positive.mean())
+        mean += (1 - fraction) * (self.mean / unit)
         return type(self)(n_samples, float(mean) * unit)
 
 
