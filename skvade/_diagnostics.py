@@ -5,13 +5,15 @@ from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 from scipy.special import expit
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 
+from skvade._data.scaling import dense_samples, enumerate_first
 from skvade._inference import INVERSE_OUTLIER_PROBABILITY, AssignmentSummary
 from skvade._model.prior import MixturePrior
-from skvade._training.state import History
+from skvade._training.state import History, TrainingState
 
 __all__ = ["warn_fit_quality"]
 
@@ -39,14 +41,19 @@ MAX_LISTED_PAIRS = 3  # in a warning
 # Width of a cluster in that of the median one. Three blobs in one cluster have four.
 MAX_WIDTH_RATIO = 2.5
 
+# Samples this many times as far from the median as all but a few leave the networks
+# nothing to tell the others apart by.
+EXTREME_RATIO = 100
+EXTREME_FRACTION, MIN_EXTREMES = 0.01, 3  # how many these few are
+N_COMPARED_SAMPLES = 1000  # of the others
+
 # Of the variance in one direction: above it, a few samples may be far from all others.
 DOMINANT_VARIANCE_RATIO = 0.9
 
 
 def warn_fit_quality(
     estimator: BaseEstimator,
-    prior: MixturePrior,
-    history: History,
+    state: TrainingState,
     summary: AssignmentSummary,
     *,
     resumed: bool,
@@ -57,15 +64,15 @@ def warn_fit_quality(
     ----------
     estimator : VaDEClusterer
         The fitted estimator.
-    prior : MixturePrior
-        Its mixture.
-    history : History
-        What happened in training.
+    state : TrainingState
+        At the end of the fit.
     summary : AssignmentSummary
-        Of the training samples of positive weight.
+        Of the training samples; outliers are those of positive weight.
     resumed : bool
         Whether the fit went on from an earlier one.
     """
+    prior, history = state.module.prior, state.history
+    _warn_extreme_samples(summary.deviations, state.dataset.X)
     _warn_pretraining(estimator, history.unlearned_components)
     _warn_collapse(estimator, history)
     _warn_embedding(estimator, history.embedding_error)
@@ -201,6 +208,35 @@ def _warn_embedding(estimator: BaseEstimator, error: float) -> None:
             "within the transformer. If that is done, raise "
             f"embedding_max_iter={estimator.embedding_max_iter}."
         )
+
+
+def _warn_extreme_samples(deviations: NDArray, X: NDArray | csr_array) -> None:
+    """Warn of a few samples so far from all others that these look alike."""
+    order = np.argsort(deviations)[: np.count_nonzero(~np.isnan(deviations))]
+    n_few = max(MIN_EXTREMES, int(EXTREME_FRACTION * len(order)))
+    if len(order) < 4 * n_few:
+        n_few = len(order) // 4
+    others = order[: len(order) - n_few]
+    limit = EXTREME_RATIO * deviations[others[-1]]
+    extremes = order[deviations[order] > limit]
+    # The others may be equal because they are, and not only beside such values.
+    if not len(extremes) or (limit == 0 and not _vary(X, others)):
+        return
+    samples = "Sample" if len(extremes) == 1 else "Samples"
+    _warn(
+        f"{samples} {enumerate_first(np.sort(extremes))} of X: values there are over "
+        f"{EXTREME_RATIO} times as far from the median as those of other samples, "
+        "which look alike beside them, so that clusters may hold little else than "
+        "such samples. Where the values are errors, replace them by NaN or drop the "
+        "samples; else clip X, or make it even with QuantileTransformer, before fit."
+    )
+
+
+def _vary(X: NDArray | csr_array, indices: NDArray) -> bool:
+    """Tell whether some of the samples differ in X as it was given."""
+    samples = dense_samples(X, indices[:N_COMPARED_SAMPLES])
+    low, high = np.fmin.reduce(samples), np.fmax.reduce(samples)
+    return bool((high > low).any())
 
 
 def _warn_empty_clusters(estimator: BaseEstimator) -> None:

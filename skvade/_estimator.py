@@ -10,7 +10,7 @@ from sklearn.base import BaseEstimator, ClusterMixin, _fit_context
 from sklearn.utils import Tags
 
 from skvade._callbacks import CallbackMixin, attach_callbacks
-from skvade._data.device import grad_enabled
+from skvade._data.device import default_settings
 from skvade._diagnostics import warn_fit_quality
 from skvade._model.custom_networks import ModuleFactory
 from skvade._prediction import PredictionMixin
@@ -452,15 +452,16 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         """Fit networks and mixture to X.
 
         An interrupt from the keyboard during the last stage ends it with a warning,
-        keeps what was learned so far and does not reach the caller; in an earlier stage
-        it does. If fit fails, the estimator stays as it was.
+        keeps what was learned so far and does not reach the caller; in an earlier
+        stage, and in a search or cross-validation, it does. If fit fails, the estimator
+        stays as it was.
 
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
             Training samples. A sparse X is made dense batch by batch, or once on the
             device where that has room for all of it.
-            NaN is a missing entry, in a dense X.
+            NaN is a missing entry, in a dense X; so is what a masked array leaves out.
         y : object, default=None
             Ignored in training. It only reaches the callbacks set by `set_callbacks`,
             such as :class:`~sklearn.callback.ScoringMonitor`, to evaluate each epoch.
@@ -485,7 +486,7 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         resumes = self.warm_start and hasattr(self, "_network_state")
         # Outside of the block: callbacks also get the end of a fit that fails.
         context = self._init_callback_context(max_subtasks=n_stages(self, resumes))
-        with restore_on_error(self), grad_enabled():
+        with restore_on_error(self), default_settings():
             samples = validate_X(self, X, reset=not resumes)
             weights = check_sample_weight(sample_weight, samples)
             check_fit_params(self, weights, resumes=resumes)
@@ -500,9 +501,7 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
                 train(state)
             summary = set_fitted_attributes(self, state)
             state.task.end()
-            warn_fit_quality(
-                self, state.module.prior, state.history, summary, resumed=resumes
-            )
+            warn_fit_quality(self, state, summary, resumed=resumes)
         return self
 
     def fit_predict(
@@ -560,7 +559,7 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
             As in `fit`; if X has another number of features than before; or with
             `early_stopping`.
         """
-        with restore_on_error(self), grad_enabled():
+        with restore_on_error(self), default_settings():
             check_partial_fit_params(self)
             is_first = not hasattr(self, "_network_state")
             samples = validate_X(self, X, reset=is_first)

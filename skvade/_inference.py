@@ -19,6 +19,7 @@ from torch.nn.functional import pad
 
 from skvade._data.dataset import Batch, Dataset
 from skvade._data.device import make_generator
+from skvade._model.custom_networks import float32_by_default
 from skvade._model.elbo import (
     Posterior,
     elbo,
@@ -58,6 +59,8 @@ INVERSE_OUTLIER_PROBABILITY = 1_000_000
 # through small networks, where each chunk costs more than its arithmetic.
 CHUNK_SIZE = 65_536
 MIN_CHUNK_SAMPLES, MAX_CHUNK_SAMPLES = 256, 512
+
+N_MEDIAN_SAMPLES = 512
 
 ALIGNMENT = 16  # bytes of a vector register
 
@@ -138,7 +141,7 @@ def _align(x: Tensor) -> Tensor:
 
 
 @contextmanager
-def _evaluation(module: VaDE, dataset: Dataset) -> Iterator[None]:
+def _evaluation(module: VaDE) -> Iterator[None]:
     """Evaluate without gradients, each sample alike wherever it stands in a batch.
 
     Matrix products add in another order where a sample is not aligned in memory, as
@@ -151,7 +154,7 @@ def _evaluation(module: VaDE, dataset: Dataset) -> Iterator[None]:
         if isinstance(layer, nn.Linear)
     ]
     try:
-        with torch.inference_mode(), dataset.device_config.autocast_disabled():
+        with torch.inference_mode(), float32_by_default(module):
             yield
     finally:
         for hook in hooks:
@@ -164,7 +167,7 @@ def map_batches(
     """Concatenate the results of a function of the batches of a dataset."""
     results = np.empty(0)
     n_done = 0
-    with _evaluation(module, dataset):
+    with _evaluation(module):
         for batch, n in dataset.iter_padded_batches(_chunk_length(module)):
             values = function(batch)[:n].numpy(force=True)
             if not n_done:
@@ -189,7 +192,7 @@ def _weighted_mean(
     """Average the results for the samples without holding all of them."""
     total: Any = 0.0
     total_weight: Any = 0.0
-    with _evaluation(module, dataset):
+    with _evaluation(module):
         for batch, n in dataset.iter_padded_batches(_chunk_length(module)):
             chunk = dataset.subset(batch.indices[:n].numpy())
             weight, values = torch.tensor(chunk.weights), function(batch)[:n]
@@ -302,12 +305,16 @@ class AssignmentSummary(NamedTuple):
     is_outlier : ndarray of shape (n,)
         Whether a sample is farther from the mean of its component than one in
         `INVERSE_OUTLIER_PROBABILITY` would be by chance.
+    deviations : ndarray of shape (n,)
+        How far a standardized sample is from the median one, in the feature in which it
+        is farthest.
     """
 
     labels: NDArray
     mean_responsibilities: NDArray
     mean_entropy: float
     is_outlier: NDArray
+    deviations: NDArray
 
     @property
     def normalized_entropy(self) -> float:
@@ -325,19 +332,40 @@ def summarize_assignments(
     limit = chi2.isf(1 / INVERSE_OUTLIER_PROBABILITY, prior.means.shape[1])
     labels = np.empty(len(dataset), np.int64)
     is_outlier = np.empty(len(dataset), bool)
+    deviations = np.empty(len(dataset))
+    median = _median_sample(dataset)
 
     def function(batch: Batch) -> Tensor:
+        observed = _observed_or_nan(batch)
+        deviation = (observed - median).abs().nan_to_num(0.0).amax(1)
         posterior = _encode(module, module.impute_batch(batch).x)
         log_r = log_responsibilities_of(posterior)
         component, indices = log_r.argmax(1), batch.indices.numpy()
         labels[indices] = component
+        deviations[indices] = _to_float64(deviation).numpy()
         distance = prior.squared_distance(posterior.mean, component)
         is_outlier[indices] = distance > limit
         r = log_r.exp()
         return torch.column_stack([torch.special.entr(r).sum(1), r])
 
     mean_entropy, *means = _weighted_mean(module, dataset, function).tolist()
-    return AssignmentSummary(labels, np.array(means), mean_entropy, is_outlier)
+    return AssignmentSummary(
+        labels, np.array(means), mean_entropy, is_outlier, deviations
+    )
+
+
+def _observed_or_nan(batch: Batch) -> Tensor:
+    """Give standardized samples with NaN where an entry is missing."""
+    if batch.mask is None:
+        return batch.x
+    return batch.x.masked_fill(batch.mask == 0, math.nan)
+
+
+def _median_sample(dataset: Dataset) -> Tensor:
+    """Estimate the median of each feature, (D,), from evenly spaced samples."""
+    n_samples = min(len(dataset), N_MEDIAN_SAMPLES)
+    positions = np.linspace(0, len(dataset) - 1, n_samples).astype(int)
+    return _observed_or_nan(dataset.get_batch(positions)).nanmedian(0).values
 
 
 # --- Bounds -------------------------------------------------------------------------

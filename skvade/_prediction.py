@@ -14,27 +14,37 @@ from scipy.sparse import csr_array
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import check_array, check_random_state, check_scalar
 from sklearn.utils.metadata_routing import UNUSED
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 
 from skvade import _inference
 from skvade._data.dataset import Dataset
 from skvade._data.device import (
     DeviceConfig,
-    grad_enabled,
+    default_settings,
     make_generator,
     resolve_device,
 )
 from skvade._data.scaling import (
-    SUPPORTED_DTYPES,
     DataSummary,
     Scaling,
+    WeightStatistics,
+    normalize_weights,
     uniform_weights,
 )
 from skvade._model.arrays import load_state_dict
+from skvade._model.custom_networks import float32_by_default
 from skvade._model.likelihoods import LIKELIHOODS, Likelihood
 from skvade._model.module import VaDE
 from skvade._onnx import METHODS, export_onnx
-from skvade._validation import check_magnitude, check_scale, validate_X, warn_support
+from skvade._validation import (
+    check_magnitude,
+    check_sample_weight,
+    check_scale,
+    mark_missing,
+    supported_dtypes,
+    validate_X,
+    warn_support,
+)
 
 __all__ = ["PredictionMixin"]
 
@@ -53,6 +63,7 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
 
     # --- Clusters -------------------------------------------------------------------
 
+    @default_settings()
     def predict(self, X: ArrayLike) -> NDArray[np.int64]:
         """Predict the most probable cluster of each sample.
 
@@ -69,6 +80,7 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         module, dataset = self._module_and_dataset(X)
         return _inference.predict_labels(module, dataset, self.responsibilities)
 
+    @default_settings()
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """Compute the responsibilities q(c|x) of the clusters for each sample.
 
@@ -84,6 +96,7 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         """
         return np.exp(self.predict_log_proba(X))
 
+    @default_settings()
     def predict_log_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """Compute log responsibilities, finite where the responsibilities round to 0.
 
@@ -104,6 +117,7 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
 
     # --- Coordinates ----------------------------------------------------------------
 
+    @default_settings()
     def transform(self, X: ArrayLike) -> NDArray:
         """Map each sample to the latent space: the mean of q(z|x).
 
@@ -121,6 +135,7 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         Z = _inference.embed(module, dataset)
         return Z.astype(dataset.X.dtype, copy=False)
 
+    @default_settings()
     def inverse_transform(self, Z: ArrayLike) -> NDArray:
         """Compute the expected sample at each point of the latent space.
 
@@ -137,10 +152,12 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         Raises
         ------
         ValueError
-            If Z does not have `latent_dim` columns.
+            If Z does not have `latent_dim` columns, or lies so far out that the decoder
+            gives no finite numbers.
         """
         check_is_fitted(self)
-        points: NDArray = check_array(Z, dtype=SUPPORTED_DTYPES, input_name="Z")
+        Z = mark_missing(Z)
+        points: NDArray = check_array(Z, dtype=supported_dtypes(Z), input_name="Z")
         n_samples, n_columns = points.shape
         if n_columns != self._module_params["latent_dim"]:
             raise ValueError(
@@ -158,8 +175,9 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         )
         module = self._make_module(device_config)
         decoded = _inference.decode(module, dataset, self._likelihood_float64())
-        return decoded.astype(points.dtype, copy=False)
+        return _cast_expected(decoded, points, "Z")
 
+    @default_settings()
     def reconstruct(self, X: ArrayLike) -> NDArray:
         """Compute the expected sample at the latent coordinates of each sample.
 
@@ -175,6 +193,7 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         """
         return self._reconstruct(*self._module_and_dataset(X))
 
+    @default_settings()
     def impute(self, X: ArrayLike) -> NDArray | csr_array:
         """Fill missing entries with what the model expects there.
 
@@ -207,6 +226,7 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
 
     # --- Scores ---------------------------------------------------------------------
 
+    @default_settings()
     def score_samples(
         self, X: ArrayLike, *, n_draws: int | None = None
     ) -> NDArray[np.float64]:
@@ -246,6 +266,7 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
             return _inference.importance_weighted_samples(module, dataset, n_draws)
         return _inference.elbo_samples(module, dataset, self.responsibilities)
 
+    @default_settings()
     def score(
         self, X: ArrayLike, y: object = None, sample_weight: ArrayLike | None = None
     ) -> float:
@@ -267,14 +288,15 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         """
         module, dataset = self._module_and_dataset(X, warn_outside_support=True)
         if sample_weight is not None:
-            weight = _check_sample_weight(
-                sample_weight, dataset.X, dtype=np.float64, ensure_non_negative=True
-            )
+            weight = check_sample_weight(sample_weight, dataset.X)
+            mean = WeightStatistics().update(weight).mean
+            weight = normalize_weights(weight, mean)
             dataset = replace(dataset, sample_weight=weight)
         return _inference.mean_elbo(module, dataset, self.responsibilities)
 
     # --- Generation -----------------------------------------------------------------
 
+    @default_settings()
     def sample(
         self,
         n_samples: int = 1,
@@ -331,6 +353,7 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
 
     # --- Export ---------------------------------------------------------------------
 
+    @default_settings()
     def to_torch(self, device: str | torch.device | None = None) -> VaDE:
         """Build a PyTorch module with the fitted weights, to go on with in PyTorch.
 
@@ -355,6 +378,7 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
             device_config = resolve_device(str(device), self.precision)
         return self._make_module(device_config)
 
+    @default_settings()
     def to_onnx(self, path: str | PathLike, method: str = "predict_proba") -> None:
         """Write a method as an ONNX file, to predict without PyTorch and skvade.
 
@@ -383,8 +407,8 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
                 f"method must be one of {[*METHODS]}. Got {method!r} instead."
             )
         device_config = resolve_device("cpu", self.precision, strict=False)
-        with grad_enabled():
-            module = self._make_module(replace(device_config, bfloat16=False))
+        module = self._make_module(replace(device_config, bfloat16=False))
+        with float32_by_default(module):
             export_onnx(module, self.responsibilities, method, path)
 
     # --- From the fitted state ------------------------------------------------------
@@ -426,7 +450,7 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         samples = validate_X(self, X, reset=False)
         device_config, scaling = self._device_config(), Scaling(**self._scaling)
         summary = DataSummary.from_array(samples)
-        check_scale(scaling, device_config.dtype)
+        check_scale(scaling, device_config.dtype, samples.dtype)
         check_magnitude(summary, scaling)
         if warn_outside_support:
             warn_support(self._module_params["likelihood"], summary)
@@ -438,4 +462,24 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
 
     def _reconstruct(self, module: VaDE, dataset: Dataset) -> NDArray:
         expected = _inference.reconstruct(module, dataset, self._likelihood_float64())
-        return expected.astype(dataset.X.dtype, copy=False)
+        return _cast_expected(expected, dataset.X, "X")
+
+
+def _cast_expected(expected: NDArray, given: NDArray | csr_array, name: str) -> NDArray:
+    """Cast expected samples to the dtype of what they were computed from.
+
+    Raises
+    ------
+    ValueError
+        If they are beyond what the arithmetic or the dtype can express.
+    """
+    with np.errstate(over="ignore"):
+        cast = expected.astype(given.dtype, copy=False)
+    if not np.isfinite(cast).all():
+        largest = abs(given).max()
+        raise ValueError(
+            f"{name} has values up to {largest:.3g}, for which the expected samples "
+            f"are no finite numbers of {given.dtype}. Look for extreme values in {name}"
+            + (", or give it in float64." if given.dtype != np.float64 else ".")
+        )
+    return cast

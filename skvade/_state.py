@@ -122,16 +122,13 @@ def init_training(
     sample_weight = normalize_weights(sample_weight, statistics.mean)
     summary = DataSummary.from_array(X, sample_weight)
     scaling = summary.scaling(LIKELIHOODS[estimator.likelihood].centered)
-    check_data(estimator.likelihood, summary, scaling, device_config.dtype)
+    check_data(estimator.likelihood, summary, scaling, device_config.dtype, X.dtype)
     dataset = Dataset.from_array(
         X, scaling, device_config, sample_weight, summary.has_missing
     )
     dataset = dataset.cache_on_device().drop_zero_weight()
     params = module_params(estimator, X.shape[1])
-    # In float32, whatever the default dtype is.
-    module = VaDE(
-        **params, bfloat16=device_config.bfloat16, generator=random.shuffle
-    ).float()
+    module = VaDE(**params, bfloat16=device_config.bfloat16, generator=random.shuffle)
     reset_parameters(module, random.shuffle)
     module.to(device_config.device, device_config.dtype)
     module.likelihood.set_scaling(scaling)
@@ -175,7 +172,7 @@ def _resume(
     statistics = statistics.update(sample_weight)
     sample_weight = normalize_weights(sample_weight, statistics.mean)
     summary, scaling = DataSummary.from_array(X), Scaling(**estimator._scaling)
-    check_data(estimator.likelihood, summary, scaling, device_config.dtype)
+    check_data(estimator.likelihood, summary, scaling, device_config.dtype, X.dtype)
     dataset = Dataset.from_array(
         X, scaling, device_config, sample_weight, summary.has_missing
     )
@@ -220,7 +217,10 @@ def set_fitted_attributes(
     estimator.n_effective_clusters_ = float(effective)
     estimator.lower_bound_ = mean_elbo(state.module, dataset, responsibilities)
     counted = dataset.weights > 0
-    return summary._replace(is_outlier=summary.is_outlier[counted])
+    return summary._replace(
+        is_outlier=summary.is_outlier[counted],
+        deviations=np.where(counted, summary.deviations, np.nan),
+    )
 
 
 def reset_fitted_attributes(estimator: PredictionMixin) -> None:

@@ -1,6 +1,7 @@
 """Checks of parameters and data."""
 
 import math
+import sys
 import warnings
 from collections.abc import Sequence
 from functools import partial
@@ -24,6 +25,8 @@ from skvade._data.scaling import (
     TARGET_STD,
     DataSummary,
     Scaling,
+    WeightStatistics,
+    drop_negligible_weights,
     uniform_weights,
 )
 from skvade._model.likelihoods import LIKELIHOODS
@@ -43,12 +46,20 @@ __all__ = [
     "check_sample_weight",
     "check_scale",
     "labels_from_init",
+    "mark_missing",
     "module_params",
     "n_validation_samples",
+    "supported_dtypes",
     "validate_X",
     "warn_support",
     "warn_version_mismatch",
 ]
+
+Dtype = torch.dtype | np.dtype
+
+# Of X after centering: the square of it, times the noise variance of standardized
+# samples, must be a number of float64.
+MIN_SCALE, MAX_SCALE = 1e-150, 1e152
 
 # --- Parameters ---------------------------------------------------------------------
 
@@ -175,7 +186,7 @@ def check_same_module_params(
     """
     wanted = module_params(estimator, fitted["n_features"])
     for name, value in fitted.items():
-        if _comparable(wanted[name]) != _comparable(value):
+        if not _are_equal(wanted[name], value):
             raise ValueError(
                 f"{method} continues a model with {name}={value!r}. Got "
                 f"{name}={wanted[name]!r} instead. Set it back, or use fit with "
@@ -183,17 +194,39 @@ def check_same_module_params(
             )
 
 
-def _comparable(value: Any) -> Any:
-    """Give what to compare a value by; a partial function equals itself alone."""
-    if isinstance(value, partial):
-        return value.func, value.args, value.keywords
-    return value
+def _are_equal(one: Any, other: Any) -> bool:
+    """Compare values that may hold arrays, tensors or frames, in any depth.
+
+    A partial function is what it calls, and with which arguments.
+    """
+    if one is other:
+        return True
+    if isinstance(one, partial) and isinstance(other, partial):
+        one = [one.func, one.args, one.keywords]
+        other = [other.func, other.args, other.keywords]
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(_are_equal, one, other))
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(
+            _are_equal(value, other[key]) for key, value in one.items()
+        )
+    if issparse(one) and issparse(other):
+        return one.shape == other.shape and (one != other).nnz == 0
+    try:
+        if np.shape(one) != np.shape(other):
+            return False
+        are_nan = (one != one) & (other != other)
+        return bool(np.all(np.asarray((one == other) | are_nan)))
+    except (TypeError, ValueError, RuntimeError):
+        return False  # not comparable, as frames with other columns
 
 
 def labels_from_init(init: Any) -> NDArray | None:
     """Give the labels, if that is what `init` holds."""
     if isinstance(init, str) or hasattr(init, "fit_predict"):
         return None
+    if isinstance(init, np.ma.MaskedArray):
+        return init.filled(-1)  # no label: noise
     return np.asarray(init)
 
 
@@ -384,7 +417,7 @@ def warn_version_mismatch(estimator: BaseEstimator, state: dict[str, Any]) -> No
             f"This {type(estimator).__name__} was fitted with skvade {version} and is "
             f"loaded with skvade {__version__}: its results may differ, or fail. "
             f"Install skvade {version}, or fit it again.",
-            stacklevel=3,
+            stacklevel=2,
         )
 
 
@@ -402,12 +435,13 @@ def validate_X(estimator: BaseEstimator, X: Any, *, reset: bool) -> NDArray | cs
         If X is not two-dimensional and numeric, has another number of features than in
         `fit`, or is sparse and inconsistent.
     """
+    X = mark_missing(X)
     X = validate_data(
         estimator,
         X,
         reset=reset,
         accept_sparse="csr",
-        dtype=SUPPORTED_DTYPES,
+        dtype=supported_dtypes(X),
         ensure_all_finite=False,
     )
     if not issparse(X):
@@ -417,6 +451,47 @@ def validate_X(estimator: BaseEstimator, X: Any, *, reset: bool) -> NDArray | cs
         X = X.copy()  # the user's own stays as it is
         X.sum_duplicates()
     return X
+
+
+def mark_missing(X: Any) -> Any:
+    """Give X with NaN where NumPy's masked arrays or pandas.NA have a missing entry.
+
+    A tensor becomes an array. Whatever else X may be is left to scikit-learn's checks.
+    """
+    if isinstance(X, torch.Tensor):
+        is_bfloat16 = X.dtype == torch.bfloat16  # unknown to NumPy
+        return (X.double() if is_bfloat16 else X).numpy(force=True)
+    if isinstance(X, list | tuple):
+        is_masked = any(isinstance(row, np.ma.MaskedArray) for row in X)
+        X = np.ma.array(X) if is_masked else X
+    if isinstance(X, np.ma.MaskedArray):
+        floats = X.astype(np.result_type(X, np.float16))
+        return np.ma.filled(floats, np.nan)
+    pandas: Any = sys.modules.get("pandas")  # unless it is imported, there is no NA
+    if pandas is None:
+        return X
+    if isinstance(X, list | tuple):
+        X = np.asarray(X)
+    if isinstance(X, np.ndarray) and X.dtype == object:
+        return np.where(pandas.isna(X), np.nan, X)
+    if isinstance(X, pandas.DataFrame) and any(d.kind == "O" for d in X.dtypes):
+        return X.mask(X.isna(), np.nan)
+    return X
+
+
+def supported_dtypes(X: Any) -> Sequence[type] | type:
+    """Give the dtypes that X may keep; where all its columns are float32, that one.
+
+    scikit-learn knows the dtype of arrays, and of frames whose columns are arrays.
+    """
+    dtypes: Any = []
+    if hasattr(X, "columns"):
+        dtypes = [getattr(d, "numpy_dtype", d) for d in getattr(X, "dtypes", [])]
+    is_array_like = hasattr(X, "__array__") and hasattr(X, "__getitem__")
+    if is_array_like and not len(dtypes) and not hasattr(X, "dtype"):
+        dtypes = [np.asarray(X[:1]).dtype]
+    is_float32 = {str(dtype).lower() for dtype in dtypes} == {"float32"}
+    return np.float32 if is_float32 else SUPPORTED_DTYPES
 
 
 def _check_csr(X: csr_array) -> None:
@@ -444,6 +519,8 @@ def check_sample_weight(
 ) -> NDArray[np.float64]:
     """Validate the sample weights; equal ones share the memory of a single number.
 
+    Weights that are negligible beside the others become zero.
+
     Raises
     ------
     ValueError
@@ -451,17 +528,18 @@ def check_sample_weight(
     """
     if sample_weight is None:
         return uniform_weights(X.shape[0])
-    return _check_sample_weight(
-        sample_weight, X, dtype=np.float64, ensure_non_negative=True
+    weights = _check_sample_weight(
+        mark_missing(sample_weight), X, dtype=np.float64, ensure_non_negative=True
     )
+    return drop_negligible_weights(weights, WeightStatistics().update(weights).mean)
 
 
 def check_data(
-    likelihood: str, summary: DataSummary, scaling: Scaling, dtype: torch.dtype
+    likelihood: str, summary: DataSummary, scaling: Scaling, *dtypes: Dtype
 ) -> None:
     """Reject data that the likelihood or the arithmetic of the networks cannot take."""
     check_support(likelihood, summary)
-    check_scale(scaling, dtype)
+    check_scale(scaling, *dtypes)
     check_magnitude(summary, scaling)
 
 
@@ -499,23 +577,39 @@ def warn_support(likelihood: str, summary: DataSummary) -> None:
         )
 
 
-def check_scale(scaling: Scaling, dtype: torch.dtype) -> None:
-    """Reject a scale, or an offset, that the dtype of the networks cannot express.
+def check_scale(scaling: Scaling, *dtypes: Dtype) -> None:
+    """Reject a scale, or an offset, that a dtype cannot express.
+
+    Parameters
+    ----------
+    scaling : Scaling
+        How X is standardized.
+    *dtypes : dtype
+        Those of the networks and of X. The squared scale must also lie well within
+        float64, in which the noise variance is given.
 
     Raises
     ------
     ValueError
-        Names both.
+        Names scale and offset.
     """
-    limits = torch.finfo(dtype)
-    offset = np.abs(scaling.location).max()
-    if not (limits.tiny <= scaling.scale <= limits.max and offset <= limits.max):
-        raise ValueError(
-            f"X has averages up to {offset:.3g} and a standard deviation of "
-            f"{scaling.scale * TARGET_STD:.3g}, which is beyond what the arithmetic of "
-            "the networks can express. Look for extreme values in X, or rescale it, "
-            "for instance with MaxAbsScaler."
-        )
+    scale, offset = scaling.scale, np.abs(scaling.location).max()
+    for dtype in dtypes:
+        limits: Any
+        if isinstance(dtype, torch.dtype):
+            limits = torch.finfo(dtype)
+        else:
+            limits = np.finfo(dtype)
+        # As floats of Python: others would be compared in their own precision.
+        low, high = float(limits.tiny), float(limits.max)
+        is_expressible = low <= scale <= high and offset <= high
+        if not (is_expressible and MIN_SCALE <= scale <= MAX_SCALE):
+            raise ValueError(
+                f"X has averages up to {offset:.3g} and a standard deviation of "
+                f"{scale * TARGET_STD:.3g}, which is beyond what the arithmetic in "
+                f"{str(dtype).removeprefix('torch.')} can express. Look for extreme "
+                "values in X, or rescale it, for instance with MaxAbsScaler."
+            )
 
 
 def check_magnitude(summary: DataSummary, scaling: Scaling) -> None:

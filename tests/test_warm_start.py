@@ -1,10 +1,16 @@
 """Warm starts: fits that go on from the fitted state."""
 
+import copy
 import re
+from functools import partial
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.sparse import csr_array
+from torch import nn
 
 
 def test_warm_start_goes_on_training(make_estimator, X):
@@ -58,6 +64,35 @@ def test_warm_start_cannot_change_the_architecture(make_estimator, X_unit, chang
         model.set_params(**change).fit(X_unit)
     assert_array_equal(model.predict(X_unit), labels)
     model.set_params(warm_start=False).fit(X_unit)
+
+
+def encoder_with(n_features_in, latent_dim, **values):
+    return nn.Linear(n_features_in, 4)
+
+
+VALUES = {
+    "arrays": (np.array([1.0, np.nan]), np.array([1.0, 2.0])),
+    "arrays of other shapes": (np.ones(3), np.ones(2)),
+    "tensors": (torch.ones(3), torch.zeros(3)),
+    "tensors of other shapes": (torch.ones(3), torch.zeros(2)),
+    "frames": (pd.DataFrame({"a": [1, 2]}), pd.DataFrame({"a": [1, 3]})),
+    "frames of other columns": (pd.DataFrame({"a": [1]}), pd.DataFrame({"b": [1]})),
+    "sparse arrays": (csr_array(np.eye(3)), csr_array(2 * np.eye(3))),
+    "nested": ([{"a": np.ones(2)}, 1], [{"a": np.zeros(2)}, 1]),
+    "partial functions": (partial(max, np.ones(2)), partial(max, np.zeros(2))),
+}
+
+
+@pytest.mark.parametrize("kind", VALUES)
+def test_parameters_that_hold_arrays_are_compared(make_estimator, X, kind):
+    value, other = VALUES[kind]
+    encoder = partial(encoder_with, value=value)
+    model = make_estimator(warm_start=True, encoder=encoder).fit(X)
+    same = partial(encoder_with, value=copy.deepcopy(value))
+    model.set_params(encoder=same).fit(X)
+    model.set_params(encoder=partial(encoder_with, value=other))
+    with pytest.raises(ValueError, match="warm_start=True continues a model with enc"):
+        model.fit(X)
 
 
 def test_warm_start_with_other_features_is_an_error(make_estimator, X):

@@ -302,6 +302,43 @@ def test_a_search_splits_the_weights_with_the_samples(make_estimator, X, weight)
     assert search.cv_results_["split0_test_score"][1] == pytest.approx(score, rel=1e-12)
 
 
+# --- Weights at the edge ------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:The initial partition holds 2 of 3:UserWarning")
+def test_next_to_no_weight_is_none(make_estimator, blobs):
+    X, y = blobs
+    expected = make_estimator(init=y).fit(X, sample_weight=(y != 2).astype(float))
+    model = make_estimator(init=y).fit(X, sample_weight=np.where(y == 2, 1e-60, 1.0))
+    assert_same_model(model, expected)
+    assert model.n_samples_seen_ == np.count_nonzero(y != 2)
+    assert np.isfinite(model.predict_log_proba(X)).all()
+
+
+def test_a_group_of_little_weight_has_finite_log_responsibilities(
+    make_estimator, blobs
+):
+    X, y = blobs
+    model = make_estimator(init=y).fit(X, sample_weight=np.where(y == 2, 1e-29, 1.0))
+    assert 0 < model.weights_[2] < 1e-20
+    assert np.isfinite(model.predict_log_proba(X)).all()
+
+
+@pytest.mark.parametrize("factor", [1.5e308, 2.0**-1074])
+def test_only_ratios_of_weights_matter(make_estimator, fitted, X, factor):
+    weight = np.full(len(X), factor)
+    assert_same_model(make_estimator().fit(X, sample_weight=weight), fitted)
+    assert fitted.score(X, sample_weight=weight) == fitted.score(X)
+
+
+def test_weights_that_vanish_beside_earlier_ones_raise(make_estimator, X):
+    model = make_estimator().partial_fit(X, sample_weight=np.full(150, 1e300))
+    before = dict(vars(model))
+    with pytest.raises(ValueError, match="the new samples would count for nothing"):
+        model.partial_fit(X, sample_weight=np.full(150, 1e-300))
+    assert vars(model) == before
+
+
 # --- Errors -------------------------------------------------------------------------
 
 

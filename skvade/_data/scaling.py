@@ -1,5 +1,6 @@
 """Statistics of X, from one pass over its samples, and the scaling they lead to."""
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Self
 
@@ -16,6 +17,8 @@ __all__ = [
     "Scaling",
     "WeightStatistics",
     "dense_samples",
+    "drop_negligible_weights",
+    "enumerate_first",
     "normalize_weights",
     "take_weights",
     "uniform_weights",
@@ -31,8 +34,17 @@ TARGET_STD = 0.25
 # After scaling: sums of products of larger values overflow in float32.
 MAX_STANDARDIZED_VALUE = 1e28
 
+# Of the mean weight: a smaller weight counts as zero. In float32 the share of such a
+# sample, or of a group of them, in the weight of all would be zero in any case.
+MIN_WEIGHT = 1e-30
+
 # Values that are summarized at a time: few enough for the processor's cache.
 CHUNK_SIZE = 2**17
+
+
+def power_of_two(value: float) -> float:
+    """Give the next lower power of two: a unit that rounds no digit."""
+    return math.ldexp(0.5, math.frexp(value)[1])
 
 
 # --- Sample weights -----------------------------------------------------------------
@@ -51,10 +63,29 @@ def take_weights(sample_weight: NDArray, indices: NDArray) -> NDArray:
 
 
 def normalize_weights(sample_weight: NDArray, mean: float) -> NDArray:
-    """Divide by the mean weight; uniform weights still share their memory."""
+    """Divide by the mean weight; uniform weights still share their memory.
+
+    Raises
+    ------
+    ValueError
+        If all weights are below `MIN_WEIGHT` of the mean, that of earlier samples.
+    """
     if sample_weight.strides == (0,):
-        return np.broadcast_to(sample_weight[0] / mean, len(sample_weight))
-    return sample_weight / mean
+        weights = np.broadcast_to(sample_weight[0] / mean, len(sample_weight))
+    else:
+        weights = drop_negligible_weights(sample_weight, mean) / mean
+    if not weights.max() >= MIN_WEIGHT:
+        raise ValueError(
+            f"sample_weight has values up to {sample_weight.max():.3g}, but those of "
+            f"all samples so far have a mean of {mean:.3g}: the new samples would "
+            "count for nothing. Give their weights on the scale of the earlier ones."
+        )
+    return weights
+
+
+def drop_negligible_weights(sample_weight: NDArray, mean: float) -> NDArray:
+    """Set the weights to zero that are below `MIN_WEIGHT` of the mean."""
+    return np.where(sample_weight < MIN_WEIGHT * mean, 0.0, sample_weight)
 
 
 class WeightStatistics(NamedTuple):
@@ -65,12 +96,16 @@ class WeightStatistics(NamedTuple):
 
     def update(self, sample_weight: NDArray) -> Self:
         """Include the weights of further samples."""
-        largest = sample_weight.max()  # a sum of the weights could overflow
+        # In units in which sums and products stay within the range of float64, and the
+        # mean of equal weights is exact.
+        largest = float(sample_weight.max())
+        unit = power_of_two(max(largest, self.mean))
         positive = (sample_weight / largest)[sample_weight > 0]
         n_samples = self.n_samples + len(positive)
         fraction = len(positive) / n_samples
-        mean = (1 - fraction) * self.mean + fraction * largest * positive.mean()
-        return type(self)(n_samples, float(mean))
+        mean = fraction * (largest / unit * positive.mean())
+        mean += (1 - fraction) * (self.mean / unit)
+        return type(self)(n_samples, float(mean) * unit)
 
 
 # --- Samples ------------------------------------------------------------------------
@@ -138,15 +173,16 @@ class DataSummary(NamedTuple):
     feature_mean : ndarray of shape (n_features,) or None
         Weighted mean of each feature, NaN if all its entries are missing. None unless
         weights were given.
-    variance : float
-        Weighted variance around these means, the average over all observed entries.
+    std : float
+        Square root of the weighted variance around these means, the average over all
+        observed entries.
     """
 
     min: float
     max: float
     has_missing: bool
     feature_mean: NDArray[np.float64] | None = None
-    variance: float = 0.0
+    std: float = 0.0
 
     @classmethod
     def from_array(
@@ -171,7 +207,8 @@ class DataSummary(NamedTuple):
         empty: list[NDArray] = []
         moments = None if sample_weight is None else _Moments(X.shape[1])
         for rows, chunk in _iter_chunks(X):
-            assert_all_finite(chunk, allow_nan=True, input_name="X")
+            with np.errstate(invalid="ignore"):  # a sum of infinite values
+                assert_all_finite(chunk, allow_nan=True, input_name="X")
             low = min(low, np.fmin.reduce(chunk, axis=None))
             high = max(high, np.fmax.reduce(chunk, axis=None))
             missing = np.isnan(chunk)
@@ -201,12 +238,11 @@ class DataSummary(NamedTuple):
         missing = np.flatnonzero(np.isnan(self.feature_mean))
         if len(missing):
             raise ValueError(
-                f"All entries of X are missing in column {_enumerate(missing)}. A "
+                f"All entries of X are missing in column {enumerate_first(missing)}. A "
                 "feature of which nothing is known can not be learned. Drop it."
             )
-        std = float(np.sqrt(self.variance))
         location = self.feature_mean if center else np.zeros_like(self.feature_mean)
-        scale = std / TARGET_STD if std > 0 else 1.0
+        scale = self.std / TARGET_STD if self.std > 0 else 1.0
         return Scaling(location, scale, self.feature_mean)
 
 
@@ -215,11 +251,13 @@ class _Moments:
 
     By the update of Chan, Golub and LeVeque (1979). Deviations are measured from a
     value in X, so that digits far from the origin are kept and constant features vary
-    by exactly zero.
+    by exactly zero. They are in a unit of the largest one, so that no square leaves
+    the range of float64; a power of two, so that nothing is rounded.
     """
 
     def __init__(self, n_features: int) -> None:
         self._origin = np.full(n_features, np.nan)
+        self._unit = 0.0
         self._weight = np.zeros(n_features)  # of the observed entries
         self._mean = np.zeros(n_features)  # of X - origin
         self._squares = np.zeros(n_features)  # weighted sum around the mean
@@ -236,8 +274,11 @@ class _Moments:
         if unset.any():
             self._origin[unset] = np.fmin.reduce(chunk)[unset]
         with np.errstate(all="ignore"):  # `finish` detects overflow
-            moments = _weighted_moments(chunk - self._origin, sample_weight)
-            weight, mean, squares = moments
+            deviation = chunk - self._origin
+            self._raise_unit(deviation)
+            if self._unit > 0:
+                deviation /= self._unit
+            weight, mean, squares = _weighted_moments(deviation, sample_weight)
             total = self._weight + weight
             fraction = weight / np.where(total > 0, total, 1)
             shift = mean - self._mean
@@ -245,18 +286,31 @@ class _Moments:
             self._mean += fraction * shift
             self._weight = total
 
+    def _raise_unit(self, deviation: NDArray[np.float64]) -> None:
+        """Make the unit as large as the largest deviation needs it."""
+        low = np.fmin.reduce(deviation, axis=None)
+        high = np.fmax.reduce(deviation, axis=None)
+        largest = max(-low, high)
+        unit = power_of_two(largest) if largest > 0 else 0.0
+        if unit > self._unit:
+            ratio = self._unit / unit
+            self._mean *= ratio
+            self._squares *= ratio**2
+            self._unit = unit
+
     def finish(self) -> tuple[NDArray[np.float64], float]:
-        """Give the mean of each feature and the average variance of all entries.
+        """Give the mean of each feature and the standard deviation of all entries.
 
         The mean is NaN for a feature without observed entries; what the arithmetic
         cannot express is infinite.
         """
         with np.errstate(all="ignore"):
-            mean = self._origin + self._mean
+            mean = self._origin + self._unit * self._mean
             total = self._weight.sum()
             variance = self._squares.sum() / total if total > 0 else 0.0
+            std = self._unit * np.sqrt(variance)
         mean[np.isnan(mean) & (self._weight > 0)] = np.inf
-        return mean, float(np.nan_to_num(variance, nan=np.inf, posinf=np.inf))
+        return mean, float(np.nan_to_num(std, nan=np.inf, posinf=np.inf))
 
 
 def _weighted_moments(
@@ -278,12 +332,12 @@ def _weighted_moments(
 def _check_no_empty_samples(indices: NDArray) -> None:
     if len(indices):
         raise ValueError(
-            f"All entries of X are missing in row {_enumerate(indices)}. Drop such "
-            "rows: nothing tells their cluster."
+            f"All entries of X are missing in row {enumerate_first(indices)}. Drop "
+            "such rows: nothing tells their cluster."
         )
 
 
-def _enumerate(indices: NDArray) -> str:
+def enumerate_first(indices: NDArray) -> str:
     """List the first few of them, for a message."""
     listed = ", ".join(str(index) for index in indices[:5])
     return f"{listed} and {len(indices) - 5} more" if len(indices) > 5 else listed

@@ -16,6 +16,7 @@ __all__ = [
     "add_note_on_error",
     "build_custom_decoder",
     "build_custom_encoder",
+    "float32_by_default",
     "training_mode",
     "use_generator",
 ]
@@ -26,6 +27,10 @@ PROBE_BATCH_SIZE = 2  # a batch of one could be taken for a missing axis
 
 # torch's global generator is one for all threads: they take turns in changing it.
 _GLOBAL_GENERATOR_LOCK = threading.RLock()
+
+# So is its default dtype: the first thread to change it notes what it was before.
+_DEFAULT_DTYPE_LOCK = threading.Lock()
+_former_default_dtypes: list[torch.dtype] = []
 
 
 @contextmanager
@@ -56,6 +61,29 @@ def use_generator(generator: Generator) -> Iterator[None]:
         yield
         drawn = torch.cuda.get_rng_state(device) if on_cuda else torch.get_rng_state()
         generator.set_state(drawn)
+
+
+@contextmanager
+def float32_by_default(module: nn.Module | None = None) -> Iterator[None]:
+    """Let custom networks make tensors of float32, whatever torch's default dtype is.
+
+    It is set back by the last thread that needs it. With a `module`, nothing happens
+    unless custom networks are a part of it.
+    """
+    if module is not None and not _has_custom_networks(module):
+        yield
+        return
+    with _DEFAULT_DTYPE_LOCK:
+        _former_default_dtypes.append(torch.get_default_dtype())
+        torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        with _DEFAULT_DTYPE_LOCK:
+            # All but the first are float32.
+            former = _former_default_dtypes.pop()
+            if not _former_default_dtypes:
+                torch.set_default_dtype(former)
 
 
 class CustomNetwork(nn.Module):
@@ -90,15 +118,19 @@ def training_mode(module: nn.Module, generator: Generator) -> Iterator[None]:
 
     The default networks have no modes and draw nothing.
     """
-    if not any(isinstance(part, CustomNetwork) for part in module.modules()):
+    if not _has_custom_networks(module):
         yield
         return
     module.train()
     try:
-        with use_generator(generator):
+        with use_generator(generator), float32_by_default():
             yield
     finally:
         module.eval()
+
+
+def _has_custom_networks(module: nn.Module) -> bool:
+    return any(isinstance(part, CustomNetwork) for part in module.modules())
 
 
 def build_custom_encoder(
@@ -121,7 +153,7 @@ def build_custom_encoder(
         If the module's output is not of shape (B, H).
     """
     call = f"encoder(n_features_in={n_features_in}, latent_dim={latent_dim})"
-    with use_generator(generator):
+    with use_generator(generator), float32_by_default():
         network = _build("encoder", factory, call, n_features_in, latent_dim)
         shape = _infer_output_shape(network, call, n_features_in)
     if shape[:-1] != (PROBE_BATCH_SIZE,) or not shape[-1]:
@@ -152,7 +184,7 @@ def build_custom_decoder(
         If the module's output is not of shape (B, n_features_in).
     """
     call = f"decoder(latent_dim={latent_dim}, n_features_in={n_features_in})"
-    with use_generator(generator):
+    with use_generator(generator), float32_by_default():
         network = _build("decoder", factory, call, latent_dim, n_features_in)
         shape = _infer_output_shape(network, call, latent_dim)
     if shape != (PROBE_BATCH_SIZE, n_features_in):

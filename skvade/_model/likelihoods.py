@@ -83,8 +83,8 @@ class AffineOutput(nn.Module):
 
     def __init__(self, n_features: int) -> None:
         super().__init__()
-        self.register_buffer("weight", torch.ones(()))
-        self.register_buffer("bias", torch.zeros(n_features))
+        self.register_buffer("weight", torch.ones((), dtype=torch.float32))
+        self.register_buffer("bias", torch.zeros(n_features, dtype=torch.float32))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.weight * x + self.bias
@@ -125,9 +125,10 @@ class Likelihood(nn.Module, ABC):
 
     def __init__(self, n_features: int) -> None:
         super().__init__()
-        self.register_buffer("location", torch.zeros(n_features))
-        self.register_buffer("scale", torch.ones(()))
-        self.register_buffer("feature_mean", torch.zeros(n_features))
+        zeros = torch.zeros(n_features, dtype=torch.float32)
+        self.register_buffer("location", zeros)
+        self.register_buffer("scale", torch.ones((), dtype=torch.float32))
+        self.register_buffer("feature_mean", zeros.clone())
 
     # --- What a likelihood defines --------------------------------------------------
 
@@ -198,7 +199,7 @@ class Gaussian(Likelihood):
 
     def __init__(self, n_features: int) -> None:
         super().__init__(n_features)
-        self.raw_log_noise_variance = nn.Parameter(torch.zeros(()))
+        self.raw_log_noise_variance = nn.Parameter(torch.zeros((), dtype=torch.float32))
 
     @property
     def log_noise_variance(self) -> Tensor:
@@ -233,7 +234,7 @@ class Gaussian(Likelihood):
         self, output_layer: nn.Linear | AffineOutput, residual_variance: float
     ) -> None:
         """Start with the residual that pretraining left as noise variance."""
-        self.raw_log_noise_variance.copy_(torch.tensor(residual_variance).log())
+        self.raw_log_noise_variance.fill_(residual_variance).log_()
 
     def fitted_attributes(self) -> dict[str, Any]:
         return {"noise_variance_": self.noise_variance.item()}

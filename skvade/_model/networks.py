@@ -28,8 +28,12 @@ MAX_LOG_VARIANCE = 30.0
 class Linear(nn.Linear):
     """A linear layer whose values are not drawn when it is built.
 
-    They are loaded, or drawn by `reset_parameters` from a generator of ours.
+    They are loaded, or drawn by `reset_parameters` from a generator of ours. They are
+    of float32, whatever torch's default dtype is.
     """
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(in_features, out_features, dtype=torch.float32)
 
     def reset_parameters(self) -> None:
         pass

@@ -101,8 +101,9 @@ class MixturePrior(nn.Module, ABC):
     def __init__(self, n_components: int, latent_dim: int, reg_covar: float) -> None:
         super().__init__()
         self.reg_covar = reg_covar
-        self.logits = nn.Parameter(torch.zeros(n_components))
-        self.means = nn.Parameter(torch.zeros(n_components, latent_dim))
+        self.logits = nn.Parameter(torch.zeros(n_components, dtype=torch.float32))
+        shape = (n_components, latent_dim)
+        self.means = nn.Parameter(torch.zeros(shape, dtype=torch.float32))
 
     @property
     def log_weights(self) -> Tensor:
@@ -258,7 +259,7 @@ class DiagonalMixturePrior(MixturePrior):
     def __init__(self, n_components: int, latent_dim: int, reg_covar: float) -> None:
         super().__init__(n_components, latent_dim, reg_covar)
         self.log_floor = math.log(reg_covar) if reg_covar > 0 else -math.inf
-        self.raw_log_variances = nn.Parameter(torch.zeros(n_components, latent_dim))
+        self.raw_log_variances = nn.Parameter(torch.zeros_like(self.means))
 
     @property
     def log_variances(self) -> Tensor:

@@ -1,6 +1,7 @@
 """The stages that train the bound: the warm-up, and networks and mixture together."""
 
 import math
+import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -179,6 +180,8 @@ def maximize_elbo(state: TrainingState) -> None:
                     history.validation_improved = True
             history.converged = early_stopping.update(score)
     except KeyboardInterrupt:
+        if _is_in_search():
+            raise
         warn(
             f"Interrupted after {len(history.training['elbo'])} epochs of training; "
             "the model is what was learned so far.",
@@ -187,6 +190,15 @@ def maximize_elbo(state: TrainingState) -> None:
     history.stopped = state.task.stopped
     if best is not None:
         module.load_state_dict(best)
+
+
+def _is_in_search() -> bool:
+    """Tell whether a search, a cross-validation or a job of joblib runs this fit.
+
+    It would go on with an interrupted fit as if that were complete.
+    """
+    modules = (str(f.f_globals.get("__name__")) for f, _ in traceback.walk_stack(None))
+    return any(m.startswith(("sklearn.model_selection", "joblib")) for m in modules)
 
 
 def partial_fit_epoch(state: TrainingState) -> None:

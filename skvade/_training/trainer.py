@@ -88,10 +88,7 @@ def train_epoch(
         batches = dataset.iter_batches(
             state.config.batch_size, state.random.shuffle, min_steps
         )
-    with (
-        dataset.device_config.autocast_disabled(),
-        training_mode(state.module, state.random.dropout),
-    ):
+    with training_mode(state.module, state.random.dropout):
         for batch in batches:
             optimizer.zero_grad()
             output = loss_function(state, batch)
