@@ -149,8 +149,10 @@ def study(methods, options):
         for seed in options.seeds:
             for name in methods:
                 _, shown = methods[name](dataset, 1, seed, options)
-                key = (dataset, name, as_text(shown), str(seed), str(options.threads))
-                is_finished = key in finished(options.results, *KEY)
+                key = (dataset, name, as_text(shown), str(seed))
+                # The oldest rows do not have their number of threads.
+                keys = {(*key, str(options.threads)), (*key, "")}
+                is_finished = keys & finished(options.results, *KEY)
                 if is_finished and not options.replace:
                     continue
                 row = run(dataset, X, y, name, methods, seed, options)
