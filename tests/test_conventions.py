@@ -261,13 +261,6 @@ def test_contributing_page_lists_every_private_module():
     assert not [file for file in files if f" {file} " not in page]
 
 
-def test_links_of_the_readme_exist():
-    text = (ROOT / "README.rst").read_text()
-    links = re.findall(r"<((?!https?:)[^>\s]+)>`_", text)
-    assert links
-    assert not [link for link in links if not (ROOT / link).exists()]
-
-
 def test_citation_names_the_version():
     text = (ROOT / "docs" / "CITATION.cff").read_text()
     assert re.findall(r"^version: (.+)$", text, re.MULTILINE) == [skvade.__version__]

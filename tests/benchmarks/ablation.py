@@ -1,46 +1,49 @@
 """Accuracy where one default is changed, a CSV row per run.
 
-    python tests/benchmarks/ablation.py digits mnist_10k --data FOLDER --seeds 0 1 2
+    python tests/benchmarks/ablation.py digits dermatology --data FOLDER --seeds 0 1 2
 
 Runs that the CSV already holds are skipped, so an interrupted study resumes.
 """
 
-import argparse
-from pathlib import Path
+from accuracy import RESULTS, make_parser, study
 
-from accuracy import RESULTS, study
-from labeled import DATASETS
+from skvade import VaDEClusterer
 
 CHANGES = [
     {},
-    {"pretraining": "stacked"},
+    {"pretraining": "autoencoder"},
     {"pretraining": "vae"},
     {"pretrain_max_iter": 0},
-    {"pretrain_max_iter": 40},
+    {"neighbors": 5},
+    {"neighbors": 50},
+    {"init": "kmeans"},
     {"init": "gmm"},
     {"warmup_max_iter": 0},
-    {"beta": 0.1},
-    {"beta": 4.0},
-    {"mixture_learning_rate_init": 1e-5},
-    {"learning_rate_init": 3e-4},
-    {"learning_rate_init": 3e-3},
+    {"beta": 1.0},
+    {"learning_rate": "constant"},
     {"responsibilities": "sampled"},
     {"latent_dim": 5},
+    {"latent_dim": 20},
 ]
 
 
+def changed(change):
+    """Make a method of a change of one default."""
+
+    def build(dataset, k, seed, options):
+        return VaDEClusterer(k, random_state=seed, **change), change
+
+    return build
+
+
+def name(change):
+    changes = (f"{parameter}={value!r}" for parameter, value in change.items())
+    return ", ".join(changes) or "the defaults"
+
+
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("datasets", nargs="+", choices=list(DATASETS))
-    parser.add_argument("--data", help="folder of the .npz files")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument(
-        "--results", type=Path, default=RESULTS.with_name("ablation.csv")
-    )
-    options = parser.parse_args()
-    for change in CHANGES:
-        shared = {"methods": ["skvade"], "pictures": None, "change": change}
-        study(argparse.Namespace(**vars(options), **shared))
+    parser = make_parser(__doc__.partition("\n")[0], RESULTS.with_name("ablation.csv"))
+    study({name(change): changed(change) for change in CHANGES}, parser.parse_args())
 
 
 if __name__ == "__main__":

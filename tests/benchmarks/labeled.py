@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from scipy.sparse import csr_array
 from sklearn.datasets import load_digits
+from sklearn.decomposition import PCA, TruncatedSVD
 from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
@@ -93,25 +94,27 @@ def _shuttle(folder):
 
 
 def _reuters(only_r8):
-    """Load word counts as tf-idf."""
+    """Load word counts as the first 100 components of latent semantic analysis."""
 
     def read(folder):
         X, arrays = counts(folder, "reuters21578_r52")
-        X = TfidfTransformer(sublinear_tf=True).fit_transform(X)
-        rows = arrays["r8"] if only_r8 else slice(None)
-        return X[rows].toarray(), arrays["y"][rows]
+        documents = arrays["r8"] if only_r8 else slice(None)
+        X = TfidfTransformer(sublinear_tf=True).fit_transform(X[documents])
+        X = TruncatedSVD(100, random_state=0).fit_transform(X)
+        return X, arrays["y"][documents]
 
     return read
 
 
 def _cells(name):
-    """Load counts of genes as log(1 + counts per 10,000)."""
+    """Load the first 50 principal components of log(1 + counts per 10,000)."""
 
     def read(folder):
         X, arrays = counts(folder, name)
         X = X.toarray()
         X *= 1e4 / np.maximum(X.sum(axis=1, keepdims=True), 1)
-        return np.log1p(X), arrays["y"]
+        X = PCA(50, random_state=0).fit_transform(np.log1p(X))
+        return X, arrays["y"]
 
     return read
 

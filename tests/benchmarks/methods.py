@@ -1,24 +1,29 @@
-"""The methods that the accuracy benchmark compares, and their parameters."""
+"""The methods that the accuracy benchmark compares, and their parameters.
+
+Every method gets the same samples and the true number of clusters. A method is a
+function of the name of the data set, the number of clusters, a seed and the options of
+the run. It gives an estimator, and the parameters that the CSV should hold.
+"""
 
 import json
+import random
 import subprocess
 import tempfile
 from pathlib import Path
 
 import numpy as np
-from sklearn.base import clone
-from sklearn.cluster import KMeans
-from sklearn.decomposition import PCA, TruncatedSVD
-from sklearn.manifold import TSNE
+from sklearn.base import BaseEstimator, ClusterMixin
+from sklearn.cluster import HDBSCAN, KMeans
+from sklearn.decomposition import PCA
 from sklearn.mixture import GaussianMixture
+from sklearn.neighbors import kneighbors_graph
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import Normalizer
 
 from skvade import VaDEClusterer
 
-__all__ = ["ALONE", "FORMER", "METHODS", "RECIPES", "build", "peer"]
+__all__ = ["FORMER", "IMAGE_NETWORK", "METHODS", "make_umap", "peer"]
 
-# The former defaults, beside which the recipes below were found.
+# The former defaults, with which some of the experiments were run.
 FORMER = {
     "pretraining": "autoencoder",
     "pretrain_max_iter": 10,
@@ -30,83 +35,159 @@ FORMER = {
     "learning_rate_init": 1e-3,
     "tol": 0.1,
 }
-# Parameters of VaDEClusterer that differ from the former defaults.
-PAPER = {"hidden_layer_sizes": (500, 500, 2000)}
-IMAGES = {
-    **PAPER,
-    "likelihood": "bernoulli",
-    "pretrain_max_iter": 120,
-    "learning_rate_init": 2e-4,
-    "mixture_learning_rate_init": 1e-5,
-    "beta": 0.1,
-    "max_iter": 20,
-    "tol": 0,
+# The network of the paper, for images in the tens of thousands.
+IMAGE_NETWORK = {"hidden_layer_sizes": (500, 500, 2000), "likelihood": "bernoulli"}
+# Epochs of ClustPy's VaDE: of pretraining, and of joint training. 50 each elsewhere.
+CLUSTPY_EPOCHS = {
+    "mnist": (120, 20),
+    "fashion_mnist": (30, 10),
+    "sc_worm_neuron": (30, 50),
 }
-# A variational autoencoder separates clothes better, and a mixture with full
-# covariances finds them there. The latent terms keep their weight of pretraining.
-CLOTHES = {
-    **IMAGES,
-    "pretraining": "vae",
-    "pretrain_max_iter": 30,
-    "pretrain_learning_rate_init": 1e-3,
-    "init": GaussianMixture(10, n_init=5),
-    "beta": 1.0,
-    "max_iter": 10,
-}
-RECIPES = {
-    "mnist": IMAGES,
-    "fashion_mnist": CLOTHES,
-    # Three times the former default, as the warning of `fit` advises.
-    "sc_worm_neuron": {"pretrain_max_iter": 30},
-}
-# Beside these, where an embedding is learned: its groups are far apart, and stay so.
-EMBEDDING = {
-    "embedding_input": "autoencoder",
-    "embedding_max_samples": 70_000,
-    "embedding_max_iter": 10,
-    "beta": 1.0,
-    "max_iter": 10,
-}
-UMAP_RECIPES = {
-    "mnist": {**EMBEDDING, "pretrain_max_iter": 60},
-    "fashion_mnist": EMBEDDING,
-}
-# scikit-learn's t-SNE takes minutes for 20,000 samples, and gives two columns.
-TSNE_RECIPES = {
-    "mnist": {
-        **UMAP_RECIPES["mnist"],
-        "learning_rate_init": 1e-4,
-        "embedding_max_samples": 20_000,
-        "embedding_max_iter": 30,
-        "latent_dim": 10,
-    }
-}
-# Hundreds of features and more, without an autoencoder before UMAP: UMAP gets their
-# principal components, which saves noise and time.
-WIDE = ("har", "sc_pbmc4k")
-N_COMPONENTS = 50
-# The embedding alone: the steps after it are too small to matter.
-ALONE = {
+# Few enough features for full covariances.
+FULL_COVARIANCES = ("digits", "optdigits", "pendigits", "dermatology", "shuttle")
+# UMAP gets principal components of these, with which it does better and is faster.
+UMAP_COMPONENTS = {"har": 50}
+
+
+# --- k-means and mixtures -----------------------------------------------------------
+
+
+def _k_means(dataset, k, seed, options):
+    return KMeans(k, n_init=10, random_state=seed), {"n_init": 10}
+
+
+def _mixture(dataset, k, seed, options):
+    shown = {} if dataset in FULL_COVARIANCES else {"covariance_type": "diag"}
+    return GaussianMixture(k, random_state=seed, **shown), shown
+
+
+def _pca_mixture(dataset, k, seed, options):
+    mixture = GaussianMixture(k, random_state=seed)
+    pca = PCA(10, random_state=seed)
+    return make_pipeline(pca, mixture), {"n_components": 10}
+
+
+# --- UMAP ---------------------------------------------------------------------------
+
+
+def make_umap(dataset, seed, n_threads=1, **parameters):
+    """Make a UMAP of ten dimensions.
+
+    UMAP is reproducible with one thread only, and with a seed it uses no more.
+    """
+    from umap import UMAP
+
+    random_state = seed if n_threads == 1 else None
+    umap = UMAP(
+        n_components=10,
+        min_dist=0.0,
+        n_jobs=n_threads,
+        random_state=random_state,
+        **parameters,
+    )
+    if dataset in UMAP_COMPONENTS:
+        return make_pipeline(PCA(UMAP_COMPONENTS[dataset], random_state=seed), umap)
+    return umap
+
+
+def _after_umap(dataset, seed, options, clusterer, **shown):
+    shown = {"n_components": 10, "min_dist": 0.0, **shown}
+    if dataset in UMAP_COMPONENTS:
+        shown["principal_components"] = UMAP_COMPONENTS[dataset]
+    return make_pipeline(make_umap(dataset, seed, options.threads), clusterer), shown
+
+
+def _umap_mixture(dataset, k, seed, options):
+    mixture = GaussianMixture(k, random_state=seed)
+    return _after_umap(dataset, seed, options, mixture)
+
+
+class DensityClusterer(ClusterMixin, BaseEstimator):
+    """HDBSCAN with a least size of clusters that depends on the number of samples."""
+
+    def __init__(self, n_clusters):
+        self.n_clusters = n_clusters
+
+    def fit(self, X, y=None):
+        size = max(5, len(X) // (10 * self.n_clusters))
+        hdbscan = HDBSCAN(min_cluster_size=size, min_samples=10, copy=True)
+        self.labels_ = hdbscan.fit_predict(X)
+        return self
+
+
+def _umap_hdbscan(dataset, k, seed, options):
+    clusterer = DensityClusterer(k)
+    return _after_umap(dataset, seed, options, clusterer, min_samples=10)
+
+
+# --- Communities of the neighbor graph ----------------------------------------------
+
+
+class Leiden(ClusterMixin, BaseEstimator):
+    """Communities of the nearest-neighbor graph, by the method of Leiden of igraph.
+
+    The resolution is bisected until there are `n_clusters` of them. If there never are,
+    the partition with the nearest number is taken.
+    """
+
+    N_BISECTIONS = 20
+    MIN_RESOLUTION, MAX_RESOLUTION = 1e-3, 30.0
+
+    def __init__(self, n_clusters, n_neighbors=15, random_state=0):
+        self.n_clusters = n_clusters
+        self.n_neighbors = n_neighbors
+        self.random_state = random_state
+
+    def fit(self, X, y=None):
+        import igraph
+
+        # Only the seed of the process decides: igraph takes no generator of a call.
+        igraph.set_random_number_generator(random.Random(self.random_state))
+        edges = kneighbors_graph(X, self.n_neighbors).tocoo()
+        pairs = np.column_stack([edges.row, edges.col])
+        graph = igraph.Graph(len(X), pairs).simplify()
+        low, high, nearest = self.MIN_RESOLUTION, self.MAX_RESOLUTION, None
+        for _ in range(self.N_BISECTIONS):
+            resolution = np.sqrt(low * high)
+            labels = np.array(
+                graph.community_leiden(
+                    "modularity", resolution=resolution, n_iterations=-1
+                ).membership
+            )
+            difference = labels.max() + 1 - self.n_clusters
+            if nearest is None or abs(difference) < abs(nearest):
+                nearest, self.labels_ = difference, labels
+            if difference == 0:
+                break
+            if difference > 0:
+                high = resolution
+            else:
+                low = resolution
+        return self
+
+
+def _leiden(dataset, k, seed, options):
+    return Leiden(k, random_state=seed), {"n_neighbors": 15}
+
+
+# --- Autoencoders -------------------------------------------------------------------
+
+# The steps after pretraining are too small to matter.
+PRETRAINING_ALONE = {
+    "init": "kmeans",
     "warmup_max_iter": 0,
     "max_iter": 1,
     "learning_rate_init": 1e-12,
-    "mixture_learning_rate_init": None,
 }
 
 
-def _umap(dataset):
-    from umap import UMAP
-
-    # UMAP is reproducible with one thread only; to set it avoids a warning.
-    umap = UMAP(n_components=10, min_dist=0.0, n_jobs=1)
-    return make_pipeline(PCA(N_COMPONENTS), umap) if dataset in WIDE else umap
-
-
-def _seeded(transformer, seed):
-    """Clone a transformer and set all its seeds."""
-    transformer = clone(transformer)
-    seeds = [name for name in transformer.get_params() if name.endswith("random_state")]
-    return transformer.set_params(**dict.fromkeys(seeds, seed))
+def _autoencoder_k_means(dataset, k, seed, options):
+    """Cluster the embedding of skvade's autoencoder."""
+    shown = {"pretraining": "autoencoder", "pretrain_max_iter": 50}
+    if dataset == "mnist":
+        shown |= {"pretrain_max_iter": 120, **IMAGE_NETWORK}
+    model = VaDEClusterer(k, random_state=seed, **shown, **PRETRAINING_ALONE)
+    return make_pipeline(model, KMeans(k, n_init=10, random_state=seed)), shown
 
 
 def peer(python, X, **settings):
@@ -120,136 +201,49 @@ def peer(python, X, **settings):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-class Peer:
+class Peer(ClusterMixin, BaseEstimator):
     """ClustPy's VaDE as a clusterer; its likelihood needs X in [0, 1]."""
 
-    def __init__(self, python, **settings):
-        self.python, self.settings = python, settings
+    def __init__(self, python, settings):
+        self.python = python
+        self.settings = settings
 
-    def fit_predict(self, X):
+    def fit(self, X, y=None):
         X = (X - X.min()) / np.ptp(X)
-        return np.array(peer(self.python, X, **self.settings)["labels"])
-
-
-def _k_means(dataset, k, seed, options):
-    return KMeans(k, n_init=10, random_state=seed), {"n_init": 10}
-
-
-def _mixture(dataset, k, seed, options):
-    """Full covariances have too many parameters where features are many."""
-    small = ("digits", "optdigits", "pendigits", "dermatology", "shuttle")
-    shown = {} if dataset in small else {"covariance_type": "diag"}
-    return GaussianMixture(k, random_state=seed, **shown), shown
-
-
-def _pca_mixture(dataset, k, seed, options):
-    mixture = GaussianMixture(k, random_state=seed)
-    pca = PCA(10, random_state=seed)
-    return make_pipeline(pca, mixture), {"n_components": 10}
-
-
-def _umap_mixture(dataset, k, seed, options):
-    mixture = GaussianMixture(k, random_state=seed)
-    umap = _seeded(_umap(dataset), seed)
-    shown = {"n_components": 10, "min_dist": 0.0}
-    if dataset in WIDE:
-        shown["principal_components"] = N_COMPONENTS
-    return make_pipeline(umap, mixture), shown
-
-
-def _vade(dataset, k, seed, options, **more):
-    """Take the defaults; with a recipe, or what one line adds, the former ones."""
-    recipe = {**RECIPES.get(dataset, {}), **more}
-    if recipe:
-        recipe = {**FORMER, **recipe}
-    shown = {**recipe, **options.change}
-    model = VaDEClusterer(k, random_state=seed, **shown)
-    return model, {name: _shown(value) for name, value in shown.items()}
-
-
-def _shown(value):
-    """Give a literal for the CSV."""
-    return " ".join(repr(value).split()) if hasattr(value, "get_params") else value
-
-
-def _autoencoder_k_means(dataset, k, seed, options):
-    model, shown = _vade(dataset, k, seed, options, **ALONE)
-    return make_pipeline(model, KMeans(k, n_init=10, random_state=seed)), shown
-
-
-def _autoencoder_mixture(dataset, k, seed, options):
-    """Fit a model whose `init_labels_` are those of EM on the embedding."""
-    alone = {"init": "gmm", "warmup_max_iter": 0, "max_iter": 1, "tol": 0}
-    return _vade(dataset, k, seed, options, **alone)
-
-
-def _vade_of_umap(dataset, k, seed, options):
-    more = UMAP_RECIPES.get(dataset, {})
-    return _vade(dataset, k, seed, options, embedding=_umap(dataset), **more)
-
-
-def _vade_of_tsne(dataset, k, seed, options):
-    more = {"latent_dim": 2, **TSNE_RECIPES.get(dataset, {})}
-    return _vade(dataset, k, seed, options, embedding=TSNE(), **more)
+        self.labels_ = np.array(peer(self.python, X, **self.settings)["labels"])
+        return self
 
 
 def _clustpy(dataset, k, seed, options):
-    """Take network and epochs from our recipe, or 50 epochs per stage."""
-    recipe = RECIPES.get(dataset, {})
+    pretrain_epochs, epochs = CLUSTPY_EPOCHS.get(dataset, (50, 50))
+    is_image = dataset in ("mnist", "fashion_mnist")
+    shown = {"pretrain_epochs": pretrain_epochs, "epochs": epochs}
     settings = {
+        **shown,
         "n_clusters": k,
-        "hidden_layer_sizes": recipe.get("hidden_layer_sizes", (128, 64)),
+        "hidden_layer_sizes": (500, 500, 2000) if is_image else (128, 64),
         "batch_size": 256,
-        "pretrain_epochs": recipe.get("pretrain_max_iter", 50),
-        "epochs": recipe.get("max_iter", 50),
-        "threads": 1,
+        "threads": options.threads,
         "seed": seed,
     }
-    shown = {name: settings[name] for name in ("pretrain_epochs", "epochs")}
-    return Peer(options.peer, **settings), shown
+    return Peer(options.peer, settings), shown
 
 
-def _after(components, method):
-    """Make a method that gets leading components, for which there is no recipe."""
-
-    def build(dataset, k, seed, options):
-        estimator, shown = method(None, k, seed, options)
-        return make_pipeline(_seeded(components, seed), estimator), shown
-
-    return build
+# --- skvade -------------------------------------------------------------------------
 
 
-def _lsa(n_components):
-    """Make a latent semantic analysis: the direction of a document counts."""
-    return make_pipeline(TruncatedSVD(n_components), Normalizer())
+def _skvade(dataset, k, seed, options):
+    return VaDEClusterer(k, random_state=seed), {}
 
 
 METHODS = {
     "k-means": _k_means,
     "GaussianMixture": _mixture,
     "PCA + GaussianMixture": _pca_mixture,
-    "UMAP + GaussianMixture": _umap_mixture,
     "AE + k-means": _autoencoder_k_means,
-    "AE + GaussianMixture": _autoencoder_mixture,
-    "skvade": _vade,
-    "skvade of t-SNE": _vade_of_tsne,
-    "skvade of UMAP": _vade_of_umap,
-    "PCA(20) + k-means": _after(PCA(20), _k_means),
-    "PCA(20) + skvade": _after(PCA(20), _vade),
-    "PCA(20) + skvade of UMAP": _after(PCA(20), _vade_of_umap),
-    "PCA(50) + skvade": _after(PCA(50), _vade),
-    "LSA(20) + k-means": _after(_lsa(20), _k_means),
-    "LSA(20) + skvade": _after(_lsa(20), _vade),
-    "LSA(20) + skvade of UMAP": _after(_lsa(20), _vade_of_umap),
-    "LSA(50) + skvade": _after(_lsa(50), _vade),
-    "LSA(100) + k-means": _after(_lsa(100), _k_means),
-    "LSA(100) + GaussianMixture": _after(_lsa(100), _mixture),
-    "LSA(100) + skvade": _after(_lsa(100), _vade),
-    "LSA(100) + skvade of UMAP": _after(_lsa(100), _vade_of_umap),
+    "Leiden": _leiden,
+    "UMAP + HDBSCAN": _umap_hdbscan,
+    "UMAP + GaussianMixture": _umap_mixture,
     "ClustPy VaDE": _clustpy,
+    "skvade": _skvade,
 }
-
-
-def build(name, dataset, n_clusters, seed, options):
-    """Build an estimator; give it with the parameters that the table should show."""
-    return METHODS[name](dataset, n_clusters, seed, options)

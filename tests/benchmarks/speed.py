@@ -29,7 +29,6 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
 from torch import nn
 from torch.nn import functional as F
-from torch.profiler import ProfilerActivity, profile
 
 from skvade import VaDEClusterer, __version__
 from skvade._data import device
@@ -167,46 +166,6 @@ def measure_step(options):
     )
     setting = "64-128-64-10, batch 56, float32"
     yield "step / minimal loop", setting, ours / 32, loop / 32, "s"
-
-
-KINDS = {
-    "matrix products": ("aten::mm", "aten::addmm"),
-    "optimizer": ("aten::_fused_adam_",),
-}
-
-
-def profile_epoch(epoch, n_steps):
-    """Give the fraction of each kind in the fastest epoch, and operations per step."""
-    profiles = {}
-    for _ in range(N_TURNS):
-        with profile(activities=[ProfilerActivity.CPU]) as profiler:
-            epoch()
-        events = profiler.key_averages()
-        profiles[sum(event.self_cpu_time_total for event in events)] = events
-    total = min(profiles)
-    events = profiles[total]
-    fractions = {
-        kind: sum(e.self_cpu_time_total for e in events if e.key in names) / total
-        for kind, names in KINDS.items()
-    }
-    fractions["all else"] = 1 - sum(fractions.values())
-    n_operations = sum(e.count for e in events if e.key.startswith("aten::"))
-    return fractions, n_operations / n_steps
-
-
-def measure_profile(options):
-    """Profile a step of ours and of the minimal loop with torch.profiler."""
-    for n_features, layers, batch_size in ((64, (128, 64), 56), (784, PAPER, 256)):
-        shape = (N_STEPS * batch_size, n_features)
-        X = np.random.default_rng(0).random(shape, np.float32)
-        sizes = {"hidden_layer_sizes": layers, "batch_size": batch_size}
-        ours, n_ours = profile_epoch(our_epoch(make_state(X, **sizes)), N_STEPS)
-        loop, n_loop = profile_epoch(minimal_epoch(X, **sizes), N_STEPS)
-        net = "-".join(map(str, (n_features, *layers, 10)))
-        setting = f"{net}, batch {batch_size}, float32"
-        for kind, fraction in ours.items():
-            yield f"profile: {kind}", setting, fraction, loop[kind], "of the time"
-        yield "profile: operations of a step", setting, n_ours, n_loop, "calls"
 
 
 def measure_bfloat16(options):
@@ -441,23 +400,8 @@ def measure_search(options):
     yield "GridSearchCV, n_jobs 2 / 1", "8 candidates, 2 folds", ours, theirs, "s"
 
 
-def measure_checks(options):
-    """Time check_estimator on the default estimator."""
-    code = (
-        f"import sys, time; sys.path.insert(0, {str(HERE.parent)!r})\n"
-        "from sklearn.utils.estimator_checks import check_estimator\n"
-        "from test_common import DEFAULT, expected_failures\n"
-        "start, known = time.perf_counter(), expected_failures(DEFAULT)\n"
-        "check_estimator(DEFAULT, expected_failed_checks=known, on_skip=None)\n"
-        "print(time.perf_counter() - start)"
-    )
-    seconds = float(in_fresh_process(code, options))
-    yield "check_estimator", "the default estimator, against 10 s", seconds, 10.0, "s"
-
-
 MEASURES = {
     "step": measure_step,
-    "profile": measure_profile,
     "bfloat16": measure_bfloat16,
     "mixture": measure_mixture,
     "digits": measure_digits,
@@ -467,7 +411,6 @@ MEASURES = {
     "memory": measure_memory,
     "growth": measure_growth,
     "search": measure_search,
-    "checks": measure_checks,
 }
 
 

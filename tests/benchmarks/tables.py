@@ -3,73 +3,90 @@
 python tests/benchmarks/tables.py
 """
 
-import argparse
 import ast
 import csv
 from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
-from methods import FORMER, METHODS, build
+from methods import METHODS
 from scipy.stats import spearmanr
 
-from skvade import VaDEClusterer
-
-DOCS = Path(__file__).parents[2] / "docs"
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
 FILES = DOCS / "benchmarks"
-# Parameters that change no result.
-OMITTED = {"verbose"}
-RUN = ("dataset", "n", "method")
-ACCURACY = ["Data", "Method", "Seeds", "Accuracy", "Range", "NMI", "ARI", "Start"]
-ACCURACY += ["On embedding", "Time"]
-DEFAULTS = ["Data", "Seeds", "Accuracy", "Range", "NMI", "Start", "CPU time"]
-MISSING = ["Data", "Missing", "Method", "Seeds", "ARI", "Error of filled entries"]
-MEMORY = ["Data", "X is", "Memory beyond that of sparse X", "Time", "ARI"]
-UNBALANCED = ["Data", "n_clusters", "Method", "Seeds", "ARI", "F1 of the rarest"]
+README_DATASETS = [
+    *("dermatology", "digits", "sc_pbmc4k", "optdigits", "har", "pendigits"),
+]
+README_METHODS = ["k-means", "GaussianMixture", "UMAP + GaussianMixture", "skvade"]
+ACCURACY = ["Data (samples)", "Method", "Seeds", "Accuracy", "NMI", "Seconds"]
+RECIPES = ["Data (samples)", "Recipe", "Seeds", "Accuracy", "NMI", "Start"]
+STAGES = ["Data (samples)", "Seeds", "Start", "End"]
+MISSING = [
+    "Data (samples)",
+    "Missing",
+    "Method",
+    "Seeds",
+    "ARI",
+    "Error of imputed entries",
+]
+MEMORY = ["Data (samples)", "X is", "Memory"]
+UNBALANCED = [
+    "Data (samples)",
+    "n_clusters",
+    "Method",
+    "Seeds",
+    "ARI",
+    "F1 of the rarest",
+]
 UNBALANCED += ["In use", "Warned"]
 NETWORKS = ["Networks", "Epochs", "Seeds", "Accuracy", "Start", "NMI", "ELBO", "Time"]
-RESTARTS = ["Data", "Embedding", "Start", "One restart", "Best of ten"]
-RESTARTS += ["Rank correlation"]
 SPEED = ["Measure", "Setting", "Ours", "Reference", "Ratio", "Threads"]
 
 
+# --- Reading and writing ------------------------------------------------------------
+
+
 def grouped(path, *keys):
-    """Group the rows of a CSV by columns, or functions of a row, in their order."""
+    """Group the rows of a CSV, if it exists, by columns, in their order."""
     groups = defaultdict(list)
+    if not path.exists():
+        return groups
     with path.open() as file:
         for row in csv.DictReader(file):
-            values = (key(row) if callable(key) else row[key] for key in keys)
-            groups[tuple(values)].append(row)
+            groups[tuple(row[key] for key in keys)].append(row)
     return groups
 
 
-def special(row):
-    """List what differs from the recipe of the data set, or from the former defaults.
+def sorted_groups(path):
+    """Group runs by data set and method: small data first, methods in their order."""
+    methods = [*METHODS]
 
-    What a row does not name was a former default when it was run.
-    """
-    if "skvade" not in row["method"]:
-        return ""
-    defaults = {**VaDEClusterer().get_params(), **FORMER}
-    unchanged = argparse.Namespace(change={})
-    _, recipe = build(row["method"], row["dataset"], 1, 0, unchanged)
-    usual = {**defaults, **recipe}
-    actual = {**defaults, **ast.literal_eval(row["parameters"])}
-    return ", ".join(
-        f"{name}={_brief(value)}"
-        for name, value in actual.items()
-        if name not in OMITTED and value != usual[name]
-    )
+    def sort_key(group):
+        (dataset, n, method), _ = group
+        order = methods.index(method) if method in methods else -1
+        return int(n), dataset, order
 
-
-def _brief(value):
-    """Write a value as in code; of an estimator, text in the CSV, the name alone."""
-    is_estimator = isinstance(value, str) and "(" in value
-    return value.partition("(")[0] if is_estimator else repr(value)
+    groups = grouped(path, "dataset", "n", "method")
+    return dict(sorted(groups.items(), key=sort_key))
 
 
 def column(runs, name):
     return np.array([float(run[name]) for run in runs if run[name]])
+
+
+def mean_seconds(runs, threads):
+    """Average the seconds of the runs that had this number of threads."""
+    seconds = column([run for run in runs if run["threads"] == threads], "seconds")
+    return seconds.mean() if len(seconds) else np.nan
+
+
+def brief_seconds(seconds):
+    if np.isnan(seconds):
+        return "–"
+    if seconds < 0.995:
+        return f"{seconds:.2f}"
+    return f"{seconds:.1f}" if seconds < 9.95 else f"{seconds:,.0f}"
 
 
 def spread(values):
@@ -77,26 +94,25 @@ def spread(values):
     return f"{mean} ± {values.std():.3f}" if len(values) > 1 else mean
 
 
-def line(dataset, n, method, change, runs):
-    """Write a row of the table."""
-    accuracy, start = column(runs, "accuracy"), column(runs, "init_accuracy")
-    on_embedding = column(runs, "embedding_accuracy")
-    return [
-        f"{dataset}, {n} rows",
-        f"{method}, {change}" if change else method,
-        str(len(runs)),
-        spread(accuracy),
-        f"{accuracy.min():.3f} – {accuracy.max():.3f}",
-        f"{column(runs, 'nmi').mean():.3f}",
-        f"{column(runs, 'ari').mean():.3f}",
-        f"{start.mean():.3f}" if len(start) else "",
-        spread(on_embedding) if len(on_embedding) else "",
-        f"{column(runs, 'seconds').mean():.1f} s",
-    ]
+def is_best(runs, rivals, name):
+    """Tell whether the mean is within a standard deviation of the best one."""
+    best = max((column(rival, name) for rival in rivals), key=np.mean)
+    return column(runs, name).mean() >= best.mean() - best.std()
+
+
+def spread_in_bold(runs, rivals, name):
+    text = spread(column(runs, name))
+    return f"**{text}**" if is_best(runs, rivals, name) else text
+
+
+def data_title(dataset, n):
+    return f"{dataset} ({int(n):,})"
 
 
 def table(lines):
-    """Write a simple reStructuredText table."""
+    """Write a simple reStructuredText table, of names and then values."""
+    if len(lines) == 1:
+        return "Not measured yet."
     widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
     rule = "  ".join("=" * width for width in widths)
     # An empty first cell would continue the row above; none of ours is empty.
@@ -107,51 +123,130 @@ def table(lines):
     return "\n".join([rule, text[0].rstrip(), rule, *map(str.rstrip, text[1:]), rule])
 
 
+def fill(path, name, text):
+    """Replace what is between the two comments of that name."""
+    begin, end = f".. begin {name}", f".. end {name}"
+    before, rest = path.read_text().split(begin)
+    after = rest.split(end)[1]
+    path.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}")
+
+
+# --- The methods compared -----------------------------------------------------------
+
+
 def accuracy_table():
-    """List small data first, the methods as the benchmark lists them."""
-    runs = grouped(FILES / "accuracy.csv", *RUN, special)
-    methods = [*METHODS]
-
-    def sort_key(group):
-        (dataset, n, method, _), _ = group
-        return int(n), dataset, methods.index(method)
-
-    groups = sorted(runs.items(), key=sort_key)
-    return table([ACCURACY, *(line(*key, group) for key, group in groups)])
-
-
-def defaults_table():
-    """Write a row per data set for the default parameters, small data first."""
-    groups = grouped(FILES / "defaults.csv", "dataset", "n")
+    """Write a line for each data set and method, the best in bold."""
+    groups = sorted_groups(FILES / "accuracy.csv")
+    timing = grouped(FILES / "timing.csv", "dataset", "method")
     lines = []
-    for (dataset, n), runs in sorted(
-        groups.items(), key=lambda group: int(group[0][1])
-    ):
-        accuracy = column(runs, "accuracy")
+    for (dataset, n, method), runs in groups.items():
+        rivals = [rival for (name, *_), rival in groups.items() if name == dataset]
         lines.append(
             [
-                f"{dataset}, {n} rows",
+                data_title(dataset, n),
+                method,
                 str(len(runs)),
-                spread(accuracy),
-                f"{accuracy.min():.3f} – {accuracy.max():.3f}",
-                spread(column(runs, "nmi")),
-                f"{column(runs, 'init_accuracy').mean():.3f}",
-                f"{column(runs, 'cpu_seconds').mean():.1f} s",
+                spread_in_bold(runs, rivals, "accuracy"),
+                spread_in_bold(runs, rivals, "nmi"),
+                brief_seconds(mean_seconds(timing[dataset, method], "1")),
             ]
         )
-    return table([DEFAULTS, *lines])
+    return table([ACCURACY, *lines])
+
+
+def readme_table():
+    """Write a line for each data set, a column for each method."""
+    groups = grouped(FILES / "accuracy.csv", "dataset", "method")
+    timing = grouped(FILES / "timing.csv", "dataset", "method")
+    lines = []
+    for dataset in README_DATASETS:
+        rivals = [groups[dataset, method] for method in README_METHODS]
+        cells = []
+        for method, runs in zip(README_METHODS, rivals, strict=True):
+            accuracy = spread_in_bold(runs, rivals, "accuracy")
+            seconds = mean_seconds(timing[dataset, method], "1")
+            is_timed = not np.isnan(seconds)
+            time = f", {brief_seconds(seconds)} s" if is_timed else ""
+            cells.append(f"{accuracy}{time}")
+        lines.append([data_title(dataset, rivals[0][0]["n"]), *cells])
+    return table([["Data (samples)", *README_METHODS], *lines])
+
+
+def stages_table():
+    """Compare the accuracy of the initial mixture with that of the fitted one."""
+    lines = [
+        [
+            data_title(dataset, n),
+            str(len(runs)),
+            spread(column(runs, "init_accuracy")),
+            spread(column(runs, "accuracy")),
+        ]
+        for (dataset, n, method), runs in sorted_groups(FILES / "accuracy.csv").items()
+        if method == "skvade"
+    ]
+    return table([STAGES, *lines])
+
+
+def timing_table():
+    """Compare the seconds of methods that ran in turns, a line for each data set."""
+    groups = grouped(FILES / "timing.csv", "threads", "dataset", "n", "method")
+    keys = dict.fromkeys(key[:3] for key in groups)
+    lines = []
+    for threads, dataset, n in sorted(keys, key=lambda key: (key[0], int(key[2]))):
+        seconds = {
+            method: mean_seconds(groups[threads, dataset, n, method], threads)
+            for method in README_METHODS
+        }
+        ratio = seconds["skvade"] / seconds["UMAP + GaussianMixture"]
+        cells = [*map(brief_seconds, seconds.values()), f"{ratio:.2f}"]
+        lines.append([data_title(dataset, n), threads, *cells])
+    return table([["Data (samples)", "Threads", *README_METHODS, "Ratio"], *lines])
+
+
+def fit_time_table():
+    """Write the seconds of a fit, a line for each number of samples and features."""
+    groups = grouped(FILES / "fit_time.csv", "n", "n_features")
+    threads = sorted({run["threads"] for runs in groups.values() for run in runs})
+    lines = []
+    for (n, n_features), runs in sorted(
+        groups.items(), key=lambda group: tuple(map(int, group[0]))
+    ):
+        cells = (brief_seconds(mean_seconds(runs, count)) for count in threads)
+        lines.append([f"{int(n):,}", f"{int(n_features):,}", *cells])
+    head = [
+        f"Seconds, {count} thread{'' if count == '1' else 's'}" for count in threads
+    ]
+    return table([["Samples", "Features", *head], *lines])
+
+
+# --- Experiments --------------------------------------------------------------------
+
+
+def recipes_table():
+    groups = sorted_groups(FILES / "recipes.csv")
+    lines = [
+        [
+            data_title(dataset, n),
+            recipe,
+            str(len(runs)),
+            spread(column(runs, "accuracy")),
+            f"{column(runs, 'nmi').mean():.3f}",
+            f"{column(runs, 'init_accuracy').mean():.3f}",
+        ]
+        for (dataset, n, recipe), runs in groups.items()
+    ]
+    return table([RECIPES, *lines])
 
 
 def ablation_table():
     """Write a row per change of one parameter, a column per data set."""
-    runs = grouped(FILES / "ablation.csv", *RUN, special)
-    datasets = list(dict.fromkeys(dataset for dataset, *_ in runs))
+    runs = grouped(FILES / "ablation.csv", "dataset", "method")
+    datasets = list(dict.fromkeys(dataset for dataset, _ in runs))
     cells = defaultdict(dict)
-    for (dataset, _, _, change), group in runs.items():
-        accuracy, start = column(group, "accuracy"), column(group, "init_accuracy")
-        cells[change][dataset] = f"{spread(accuracy)} from {start.mean():.3f}"
+    for (dataset, change), group in runs.items():
+        cells[change][dataset] = spread(column(group, "accuracy"))
     lines = [
-        [change or "the defaults", *(found.get(name, "–") for name in datasets)]
+        [change, *(found.get(name, "–") for name in datasets)]
         for change, found in cells.items()
     ]
     return table([["Change", *datasets], *lines])
@@ -168,7 +263,9 @@ def choices(runs, criterion):
 def choosing_table():
     """List what each criterion chooses, a number per seed."""
     criteria = ["elbo", "weighted_bound", "silhouette", "stability"]
-    lines = [["Data", "Truth", "ELBO", "Weighted bound", "Silhouette", "Stability"]]
+    lines = [
+        ["Data (samples)", "Truth", "ELBO", "Weighted bound", "Silhouette", "Stability"]
+    ]
     hits = dict.fromkeys(criteria, 0)
     n_choices = 0
     groups = grouped(FILES / "choosing.csv", "dataset", "true_k")
@@ -178,7 +275,7 @@ def choosing_table():
             hits[criterion] += chosen[criterion].count(int(truth))
         n_choices += len(chosen["elbo"])
         cells = (", ".join(map(str, chosen[criterion])) for criterion in criteria)
-        lines.append([f"{dataset}, {runs[0]['n']} rows", truth, *cells])
+        lines.append([data_title(dataset, runs[0]["n"]), truth, *cells])
     found = (f"{hits[criterion]} of {n_choices}" for criterion in criteria)
     return table([*lines, ["found", "–", *found]])
 
@@ -196,44 +293,11 @@ def criteria_table():
     return table(lines)
 
 
-def best_of(runs, n_restarts):
-    """Give the accuracy of the best of every `n_restarts` by the criterion."""
-    parts = (runs[i : i + n_restarts] for i in range(0, len(runs), n_restarts))
-    chosen = (max(part, key=lambda run: float(run["criterion"])) for part in parts)
-    return [float(run["accuracy"]) for run in chosen]
-
-
-def restarts_table():
-    """Compare the criterion that chooses among restarts with their accuracy."""
-    lines = []
-    groups = grouped(FILES / "restarts.csv", "dataset", "n", "embedding", "init")
-    for (dataset, n, embedding, init), runs in groups.items():
-        by_seed = defaultdict(list)
-        for run in runs:
-            by_seed[run["seed"]].append(run)
-        ranks = (
-            spearmanr(column(group, "criterion"), column(group, "accuracy")).statistic
-            for group in by_seed.values()
-        )
-        best = np.concatenate([best_of(group, 10) for group in by_seed.values()])
-        lines.append(
-            [
-                f"{dataset}, {n} rows",
-                embedding,
-                init,
-                spread(column(runs, "accuracy")),
-                spread(best),
-                ", ".join(f"{rank:+.2f}" for rank in ranks),
-            ]
-        )
-    return table([RESTARTS, *lines])
-
-
 def unbalanced_table():
     groups = grouped(FILES / "unbalanced.csv", "dataset", "parameters", "method")
     lines = [
         [
-            f"{dataset}, {runs[0]['n']} rows",
+            data_title(dataset, runs[0]["n"]),
             str(ast.literal_eval(parameters)["n_clusters"]),
             method,
             str(len(runs)),
@@ -276,43 +340,31 @@ def faults_table():
 
 def missing_table():
     """Average ARI and the error of imputed entries, by the fraction missing."""
-    groups = grouped(FILES / "data_missing.csv", *RUN, "parameters")
+    groups = grouped(FILES / "data_missing.csv", "dataset", "n", "method", "parameters")
     lines = []
     for (dataset, n, method, parameters), runs in groups.items():
         fraction = ast.literal_eval(parameters)["fraction"]
         ari, error = spread(column(runs, "ari")), column(runs, "error")
         counted = [str(len(runs)), ari, f"{error.mean():.3f}" if len(error) else ""]
         removed = f"{fraction:.0%}" if fraction else "as it came"
-        lines.append([f"{dataset}, {n} rows", removed, method, *counted])
+        lines.append([data_title(dataset, n), removed, method, *counted])
     return table([MISSING, *sorted(lines)])
 
 
 def memory_table():
-    groups = grouped(FILES / "data_memory.csv", *RUN, "parameters")
+    groups = grouped(FILES / "data_memory.csv", "dataset", "n", "method")
     lines = [
         [
-            f"{dataset}, {n} rows",
+            data_title(dataset, n),
             method,
             f"{column(runs, 'peak_mb').mean():.0f} MB",
-            f"{column(runs, 'seconds').mean():.0f} s",
-            f"{column(runs, 'ari').mean():.3f}",
         ]
-        for (dataset, n, method, _), runs in groups.items()
+        for (dataset, n, method), runs in groups.items()
     ]
     return table([MEMORY, *lines])
 
 
-def file_table():
-    """List the private memory of a fit of a file, at ten times and at its peak."""
-    with (FILES / "data_file.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    memory = column(rows, "private_mb")
-    shown = [(row, "") for row in rows[:: -(-len(rows) // 10)]]
-    shown.append((rows[int(memory.argmax())], ", the highest"))
-    cells = [
-        [f"{row['second']} s{why}", f"{row['private_mb']} MB"] for row, why in shown
-    ]
-    return table([["After", "Private memory"], *cells])
+# --- Speed --------------------------------------------------------------------------
 
 
 def speed_table():
@@ -335,29 +387,31 @@ def speed_table():
     return table([SPEED, *lines])
 
 
-def fill(page, name, text):
-    """Replace what is between the two comments of that name."""
-    path = DOCS / page
-    begin, end = f".. begin {name}", f".. end {name}"
-    before, rest = path.read_text().split(begin)
-    after = rest.split(end)[1]
-    path.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}")
-
-
 def main():
-    fill("benchmarks.rst", "defaults", defaults_table())
-    fill("benchmarks.rst", "accuracy", accuracy_table())
-    fill("benchmarks.rst", "ablation", ablation_table())
-    fill("reproducing.rst", "faults", faults_table())
-    fill("benchmarks.rst", "missing", missing_table())
-    fill("benchmarks.rst", "memory", memory_table())
-    fill("benchmarks.rst", "file", file_table())
-    fill("benchmarks.rst", "unbalanced", unbalanced_table())
-    fill("benchmarks.rst", "networks", networks_table())
-    fill("benchmarks.rst", "choosing", choosing_table())
-    fill("benchmarks.rst", "criteria", criteria_table())
-    fill("benchmarks.rst", "restarts", restarts_table())
-    fill("performance.rst", "speed", speed_table())
+    fill(ROOT / "README.rst", "results", readme_table())
+    pages = {
+        "benchmarks.rst": {"accuracy": accuracy_table},
+        "performance.rst": {
+            "fit-time": fit_time_table,
+            "timing": timing_table,
+            "memory": memory_table,
+            "speed": speed_table,
+        },
+        "experiments.rst": {
+            "stages": stages_table,
+            "ablation": ablation_table,
+            "recipes": recipes_table,
+            "unbalanced": unbalanced_table,
+            "missing": missing_table,
+            "choosing": choosing_table,
+            "criteria": criteria_table,
+            "networks": networks_table,
+        },
+        "reproducing.rst": {"faults": faults_table},
+    }
+    for page, tables in pages.items():
+        for name, make_table in tables.items():
+            fill(DOCS / page, name, make_table())
 
 
 if __name__ == "__main__":

@@ -1,22 +1,17 @@
-"""Clusters of very different sizes, and a prior that might empty superfluous ones.
+"""Clusters of very different sizes, a CSV row per run.
 
-    python tests/benchmarks/unbalanced.py rare shuttle sc_pbmc4k --data FOLDER
+    python tests/benchmarks/unbalanced.py rare shuttle --data FOLDER --seeds 0 1 2
 
-Each method gets the true number of clusters, and twice as many. *skvade, Dirichlet(a)*
-is skvade with a symmetric Dirichlet prior on the weights, whose posterior is found by
-variational inference as in BayesianGaussianMixture: an experiment of this script. A CSV
-row per run; runs that the CSV already holds are skipped. Labels judge and select
-nothing.
+Each method gets the true number of clusters, and twice as many. Runs that the CSV
+already holds are skipped. Labels judge and select nothing.
 """
 
 import argparse
 import time
 import warnings
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
-import torch
 from accuracy import append, finished
 from labeled import load
 from scipy.stats import entropy
@@ -24,15 +19,12 @@ from sklearn.cluster import KMeans
 from sklearn.datasets import make_blobs
 from sklearn.metrics import adjusted_rand_score, f1_score
 from sklearn.mixture import BayesianGaussianMixture, GaussianMixture
-from torch.distributions import Dirichlet, kl_divergence
 
 from skvade import VaDEClusterer, __version__
-from skvade._model.prior import PRIORS, DiagonalMixturePrior
 
 RESULTS = Path(__file__).parents[2] / "docs" / "benchmarks" / "unbalanced.csv"
 COLUMNS = ["dataset", "n", "method", "parameters", "seed", "ari", "rarest_f1"]
 COLUMNS += ["clusters_in_use", "effective_clusters", "warned", "seconds", "version"]
-CONCENTRATIONS = (1e-3, 100.0)
 
 
 def load_samples(dataset, seed, options):
@@ -41,33 +33,6 @@ def load_samples(dataset, seed, options):
         return load(dataset, options.data)
     sizes = [2000, 1000, 200, 20]
     return make_blobs(sizes, 10, cluster_std=3.0, random_state=seed)
-
-
-def make_dirichlet_prior(concentration, n_samples):
-    """Make a mixture prior with q(pi) = Dir(concentration + n softmax(logits)).
-
-    The divergence of q(pi) from its prior is divided among the samples; as it is the
-    same for all components, it is part of their expected log-weights.
-    """
-
-    class DirichletMixturePrior(DiagonalMixturePrior):
-        @property
-        def log_weights(self):
-            q = Dirichlet(concentration + n_samples * torch.softmax(self.logits, 0))
-            p = Dirichlet(torch.full_like(self.logits, concentration))
-            counts = q.concentration
-            expected = torch.digamma(counts) - torch.digamma(counts.sum())
-            return expected - kl_divergence(q, p) / n_samples
-
-        def fitted_attributes(self):
-            weights = torch.softmax(self.logits, 0).numpy(force=True)
-            return {**super().fitted_attributes(), "weights_": weights}
-
-    return DirichletMixturePrior
-
-
-def our_model(k, seed, X):
-    return VaDEClusterer(k, random_state=seed)
 
 
 def bayesian_mixture(k, seed, X):
@@ -87,23 +52,11 @@ METHODS = {
         k, covariance_type="diag", random_state=seed
     ),
     "BayesianGaussianMixture": bayesian_mixture,
-    "skvade": our_model,
+    "skvade": lambda k, seed, X: VaDEClusterer(k, random_state=seed),
     "skvade, init=BayesianGaussianMixture": lambda k, seed, X: VaDEClusterer(
         k, init=bayesian_mixture(k, seed, X), random_state=seed
     ),
-    **{f"skvade, Dirichlet({a:g})": our_model for a in CONCENTRATIONS},
 }
-
-
-def labels_of(name, k, seed, X):
-    """Fit a method; the experiment replaces the prior meanwhile."""
-    model = METHODS[name](k, seed, X)
-    _, dirichlet, concentration = name.partition("Dirichlet(")
-    if not dirichlet:
-        return model.fit_predict(X)
-    prior = make_dirichlet_prior(float(concentration[:-1]), len(X))
-    with mock.patch.dict(PRIORS, diag=prior):
-        return model.fit_predict(X)
 
 
 def rarest_f1(y, labels):
@@ -119,7 +72,7 @@ def run(dataset, name, times, seed, options):
     start = time.perf_counter()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        labels = labels_of(name, k, seed, X)
+        labels = METHODS[name](k, seed, X).fit_predict(X)
     return {
         "dataset": dataset,
         "n": len(X),
