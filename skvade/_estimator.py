@@ -486,9 +486,9 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         ------
         ValueError
             If X has infinite or extreme values, or a sample or a feature without any
-            value. If X or its weights do not suit a parameter: fewer samples than
-            clusters, values outside [0, 1] for the Bernoulli likelihood, or an ``init``
-            or a fitted state that does not match. If the loss is not finite.
+            value. If there are fewer samples than clusters, or values outside [0, 1]
+            with the Bernoulli likelihood. If ``init``, ``sample_weight`` or a fitted
+            state does not match. If the loss is not finite.
         """
         resumes = self.warm_start and hasattr(self, "_network_state")
         # Outside of the block: callbacks also get the end of a fit that fails.
