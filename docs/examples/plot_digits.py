@@ -3,8 +3,7 @@
 Cluster handwritten digits
 ==========================
 
-Cluster scikit-learn's digits beside k-means and a Gaussian mixture, and draw new digits
-of each cluster.
+The first fit, beside k-means and a Gaussian mixture, and new digits of each cluster.
 """
 
 from sklearn.cluster import KMeans

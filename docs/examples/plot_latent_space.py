@@ -3,8 +3,7 @@
 Look at the result
 ==================
 
-Curves tell whether training went well, pictures whether the clusters are good: the
-Displays of :mod:`skvade.plotting`, on the digits.
+Curves show whether training went well, and pictures whether the clusters are good.
 """
 
 import matplotlib.pyplot as plt

@@ -3,8 +3,7 @@
 Choose n_clusters
 =================
 
-Search over ``n_clusters`` with ``GridSearchCV``, let a rule choose, and check the
-choice: three steps, on measurements of wines.
+Three steps: search with ``GridSearchCV``, choose by a rule, and check the choice.
 """
 
 import matplotlib.pyplot as plt

@@ -3,8 +3,7 @@
 Cells, and a rare kind
 ======================
 
-A sparse table of gene counts with six kinds of cells, one of them rare: how to
-normalize it, and which genes mark each cluster.
+Sparse counts of genes: how to normalize them, and which genes mark each cluster.
 """
 
 import matplotlib.pyplot as plt

@@ -3,8 +3,7 @@
 Customers in a table
 ====================
 
-Numbers, categories and gaps: from a data frame to a profile of each cluster in the
-original units, beside k-means.
+Numbers, categories and gaps: from a data frame to a profile of each cluster.
 """
 
 import time

@@ -3,8 +3,7 @@
 20,000 embedding vectors
 ========================
 
-Vectors of a language or image model: whether to normalize them, whether to reduce
-them, and how long a fit takes.
+Whether to normalize them, whether to reduce them, and how long a fit takes.
 """
 
 import time

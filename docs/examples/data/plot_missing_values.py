@@ -3,8 +3,7 @@
 Missing values
 ==============
 
-NaN in X is a missing value: the model learns from what is observed, and ``impute``
-fills in what it expects.
+Fit samples with NaN as they are, and fill in what the model expects there.
 """
 
 import matplotlib.pyplot as plt

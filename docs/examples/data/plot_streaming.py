@@ -3,8 +3,7 @@
 A file larger than memory
 =========================
 
-Learn from a Parquet file batch by batch with ``partial_fit``, see when the data change,
-and stop and resume.
+Learn batch by batch with ``partial_fit``, see when the data change, and resume.
 """
 
 import pickle

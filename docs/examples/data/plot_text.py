@@ -3,7 +3,7 @@
 Topics of documents
 ===================
 
-From texts to clusters in one pipeline, and the words that each cluster is about.
+From texts to clusters in one pipeline, and the words of each cluster.
 """
 
 import numpy as np

@@ -3,8 +3,7 @@
 Watch a fit
 ===========
 
-scikit-learn's callbacks draw a progress bar, score each epoch, keep the model of an
-epoch, or stop training.
+A progress bar, a score per epoch, snapshots, and stopping early, by callbacks.
 """
 
 import matplotlib.pyplot as plt

@@ -3,8 +3,7 @@
 From a CSV file to an ONNX file
 ===============================
 
-Fit on a CSV file, write the model as an ONNX file, and assign new samples in a process
-that has neither PyTorch nor skvade.
+Fit on a file, export the model, and serve it without PyTorch and skvade.
 """
 
 import json

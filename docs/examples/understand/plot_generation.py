@@ -3,8 +3,7 @@
 From one digit to another one
 =============================
 
-The model generates: draw samples of a cluster, and turn one image into another on a
-straight line in the latent space.
+Generate samples, and turn one image into another through the latent space.
 """
 
 from itertools import pairwise

@@ -3,8 +3,7 @@
 A map that takes new samples
 ============================
 
-t-SNE draws a map of the samples it is given, and has no place for others. Here the
-encoder learns such a map of the digits, places new ones on it, and draws some.
+The encoder learns the map that t-SNE draws, and places new samples on it.
 """
 
 import matplotlib.pyplot as plt

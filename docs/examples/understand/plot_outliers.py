@@ -3,8 +3,7 @@
 Uncertain samples and unusual ones
 ==================================
 
-A sample may lie between clusters, or be unlike all training samples: ``predict_proba``
-answers the first question, ``score_samples`` the second.
+Find samples between two clusters, and samples unlike all that were trained on.
 """
 
 import matplotlib.pyplot as plt
@@ -28,6 +27,7 @@ model = VaDEClusterer(n_clusters=9, random_state=0).fit(train)
 # %%
 # How sure are the assignments?
 # -----------------------------
+# ``predict_proba`` gives the probability of each cluster.
 # Most samples belong to one cluster without a doubt. The dotted line is the entropy of
 # a sample that could belong to any of them.
 display = ResponsibilityDisplay.from_estimator(model, test)

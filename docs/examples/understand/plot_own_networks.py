@@ -3,8 +3,7 @@
 Convolutional networks
 ======================
 
-Give ``encoder`` and ``decoder`` networks of your own: convolutions of images, beside
-the default networks.
+Give ``encoder`` and ``decoder`` networks of your own, here for images.
 """
 
 import time
