@@ -23,6 +23,8 @@ def code_blocks():
         yield line, textwrap.dedent(match[1])
 
 
+# torch's own exporter meets a deprecation of torch's own pytree.
+@pytest.mark.filterwarnings("ignore:`isinstance\\(treespec, LeafSpec\\)`:FutureWarning")
 def test_code_blocks_run(monkeypatch, tmp_path):
     pytest.importorskip("matplotlib").use("agg")
     defaults = VaDEClusterer.__init__.__kwdefaults__
