@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 from docutils import nodes
+from sphinx_gallery.sorting import ExplicitOrder
 
 import skvade
 
@@ -25,6 +26,8 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "numpydoc",
+    "sphinx_copybutton",
+    "sphinx_design",
     "sphinx_gallery.gen_gallery",
     "sphinxcontrib.bibtex",
     "sphinx-mathjax-offline",
@@ -42,12 +45,37 @@ sphinx_gallery_conf = {
     "gallery_dirs": "auto_examples",
     "backreferences_dir": "auto_examples/backreferences",
     "doc_module": ("skvade",),
-    "within_subsection_order": "FileNameSortKey",
+    "within_subsection_order": ExplicitOrder(
+        [
+            "plot_digits.py",
+            "plot_latent_space.py",
+            "plot_n_clusters.py",
+            # data
+            "plot_customers.py",
+            "plot_embeddings.py",
+            "plot_text.py",
+            "plot_cells.py",
+            "plot_missing_values.py",
+            "plot_streaming.py",
+            # understand
+            "plot_map.py",
+            "plot_generation.py",
+            "plot_outliers.py",
+            "plot_callbacks.py",
+            "plot_own_networks.py",
+            "plot_deploy.py",
+        ]
+    ),
     "abort_on_example_error": True,
     "download_all_examples": False,
     "show_signature": False,
     "capture_repr": (),
 }
+
+# What an example prints is not for copying.
+copybutton_selector = "div:not(.sphx-glr-script-out) > div.highlight > pre"
+copybutton_prompt_text = r">>> |\.\.\. "
+copybutton_prompt_is_regexp = True
 
 html_theme = "pydata_sphinx_theme"
 html_title = "skvade"

@@ -36,19 +36,26 @@ __all__ = ["VaDEClusterer"]
 
 
 class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator):
-    """Variational deep embedding: deep clustering with a generative model.
+    """Cluster samples with variational deep embedding (VaDE).
 
-    A variational autoencoder whose latent prior is a mixture of Gaussians, one per
-    cluster [1]_. `fit` runs four stages: it pretrains the encoder on the neighbors of
-    each sample [2]_, starts the mixture from a partition of its embedding, warms up the
-    decoder and the variances of the posterior, and then maximizes the evidence lower
-    bound (ELBO) over the networks and the mixture together. All bounds are in nats per
-    sample: summed over the features, averaged over the samples.
+    VaDE is a variational autoencoder whose prior in the latent space is a mixture of
+    Gaussians, one per cluster [1]_. ``fit`` runs four stages:
 
-    With the Gaussian likelihood each feature of X is centered, and X is divided by one
-    common scale, before it enters the networks: features keep their relative scales, so
-    scale them yourself where their units differ. With the Bernoulli likelihood X is
-    only divided. All results, scores included, are in the units of X.
+    1. It pretrains the encoder to place each sample close to its neighbors [2]_.
+    2. It starts the mixture from a partition of the embedded samples.
+    3. It warms up the decoder and the variances of the posterior.
+    4. It maximizes the evidence lower bound (ELBO) over networks and mixture together.
+
+    All bounds are in nats per sample: sums over the features, averages over the
+    samples.
+
+    With the Gaussian likelihood, ``fit`` centers each feature of X and divides X by one
+    common scale. The features keep their relative scales, so scale them yourself where
+    their units differ. With the Bernoulli likelihood, X is only divided. All results,
+    scores included, are in the units of X.
+
+    The parameters come in five groups: the model, pretraining, the initial mixture, the
+    joint training, and execution.
 
     Parameters
     ----------
@@ -56,11 +63,12 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         Number of components of the mixture, K.
 
     latent_dim : int, default=10
-        Dimension of the latent space, L.
+        Dimension of the latent space, L. 10 is the paper's value.
 
     hidden_layer_sizes : array-like of int, default=(128, 64)
-        Widths of the encoder's hidden layers; the decoder mirrors them. The paper uses
-        (500, 500, 2000), which pays on images and from 10,000 samples on.
+        Widths of the encoder's hidden layers; the decoder has them in reverse order.
+        The default is small and quick. The paper uses (500, 500, 2000), which pays on
+        images and from 10,000 samples on.
 
     activation : {"relu", "gelu", "silu", "tanh", "logistic", "identity"}, \
             default="relu"
@@ -68,198 +76,205 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
 
     encoder : callable or None, default=None
         Function or class that builds a custom encoder. Called as
-        ``encoder(n_features_in, latent_dim)``, it returns a new ``torch.nn.Module``
-        that maps samples of shape (B, n_features_in) to features of shape (B, H), H of
-        your choice. Two linear layers on top give mean and variance of q(z|x).
+        ``encoder(n_features_in, latent_dim)``, it returns a new ``torch.nn.Module``.
+        The module maps samples of shape (B, n_features_in) to features of shape (B, H),
+        where you choose H. Two linear layers on top give the mean and the variance of
+        q(z|x). None builds the default network.
 
     decoder : callable or None, default=None
-        The same for the decoder: ``decoder(latent_dim, n_features_in)`` returns a
-        module that maps points of shape (B, latent_dim) to samples of shape
-        (B, n_features_in). See :ref:`own-networks`.
+        Function or class that builds a custom decoder. Called as
+        ``decoder(latent_dim, n_features_in)``, it returns a module that maps points of
+        shape (B, latent_dim) to samples of shape (B, n_features_in). None builds the
+        default network. See :ref:`custom-networks`.
 
     likelihood : {"gaussian", "bernoulli"}, default="gaussian"
-        Distribution of a sample given its latent point. "gaussian" has one learned
-        noise variance for all features; "bernoulli" needs X in [0, 1], as for the
-        intensities of images.
-
-    pretraining : {"neighbors", "autoencoder", "stacked", "vae"}, default="neighbors"
-        What the networks learn first:
-
-        - "neighbors": the encoder puts neighbors close together and all other samples
-          apart, by the contrastive loss of [2]_ and Adam. Pairs of neighbors are drawn
-          by the weight of the first. The decoder learns in the warm-up;
-        - "autoencoder": to reconstruct X, all layers at once, by stochastic gradient
-          descent on the squared error;
-        - "stacked": the same, after each pair of layers was trained as a denoising
-          autoencoder on the output of the layers below it, as in the paper;
-        - "vae": as a variational autoencoder without clusters, by Adam.
-
-    neighbors : int, sparse matrix or transformer, default=15
-        Neighbors that pretraining and "communities" use.
-
-        - int: so many nearest samples, by the Euclidean distance of X, at most a third
-          of the others. Of missing entries it is the expected squared distance, by mean
-          and variance of the entry among the 15 nearest of at most 5,000 samples, by
-          the features that both have. More than 100 features are replaced by 50
-          principal components. Beyond 30,000 samples the search is approximate;
-        - a transformer with the interface of
-          :class:`~sklearn.neighbors.KNeighborsTransformer`, such as
-          ``KNeighborsTransformer(metric="cosine")``: what a clone of it gives for X,
-          missing entries replaced by the mean of the feature;
-        - sparse matrix of shape (n_samples, n_samples): the entries that are stored in
-          a row, zeros included, are the neighbors of a sample; their values do not
-          count.
-
-        No sample is its own neighbor. Samples that are held out, or of weight zero, are
-        left out.
-
-    pretrain_max_iter : int or "auto", default="auto"
-        Epochs of pretraining. 0 skips it: the mixture then starts on the embedding of
-        an untrained network.
-
-        - "neighbors": epochs of 100 steps, each with 128 pairs. "auto" is 20, increased
-          by the square root of n_samples / 5,000 beyond these;
-        - else epochs over X, with "stacked" of each pair of layers, too. "auto" is 10.
-          More is not better on small data, where groups get mixed up as the
-          reconstruction improves; with tens of thousands of samples 60 epochs pay.
-
-    pretrain_learning_rate_init : float or "auto", default="auto"
-        Learning rate of pretraining, independent of the scale of X.
-
-        - "neighbors": of Adam at the start, from where it falls linearly to zero;
-          "auto" is 5e-3;
-        - "autoencoder" and "stacked": multiplied by n_features / 8 with fewer than 8
-          features. "auto" is 1, increased to at most n_features / 100 where three
-          epochs have learned next to nothing;
-        - "vae": of Adam; "auto" is `learning_rate_init`, a third of it where
-          `learning_rate` is "cosine".
-
-    embedding : transformer or None, default=None
-        Embedding whose coordinates the encoder learns before the mixture is fitted:
-        ``TSNE()`` with `latent_dim` 2, ``umap.UMAP(n_components=10, min_dist=0.0,
-        n_jobs=1)`` (extra ``umap``), or any transformer whose `fit_transform` gives at
-        most `latent_dim` columns; the other dimensions start at zero. Embeddings of
-        neighborhoods often separate groups better. The encoder gets X itself: scale it
-        before `fit`, not in the transformer.
-
-    embedding_input : {"data", "autoencoder"}, default="data"
-        What `embedding` is fitted on: X, missing entries replaced by the mean of the
-        feature, and there is no pretraining; or the embedding of X by the pretrained
-        autoencoder.
-
-    embedding_max_samples : int, default=20000
-        Maximum number of samples that `embedding` is fitted on, chosen at random.
-
-    embedding_max_iter : int, default=50
-        Epochs, over these samples, of learning the coordinates.
-
-    init : {"communities", "kmeans", "gmm", "random"}, array-like of int or clusterer, \
-            default="communities"
-        Partition of the pretrained embedding that the mixture starts from: its weights,
-        means and variances are those of the groups. With more than 200,000 samples, and
-        unless labels are given, it is a partition of as many random ones.
-
-        - "communities": communities of a graph of small groups of samples, linked by
-          neighbors in X and in the embedding, and by their distances. Of several such
-          partitions, and that of k-means, one of high modularity that agrees with the
-          others;
-        - "kmeans": k-means, the best of `n_init` runs;
-        - "gmm": a Gaussian mixture by expectation-maximization, the best of `n_init`
-          runs; likelier, but often a worse partition;
-        - "random": the nearest of `n_clusters` random samples;
-        - array-like of shape (n_samples,): these labels. Negative labels stand for
-          noise: such samples belong to no group;
-        - a scikit-learn clusterer: the labels that a clone of it gives.
-
-    n_init : int, default=10
-        Number of runs of "kmeans" and "gmm". With a single one chance decides.
-
-    warmup_max_iter : int or "auto", default="auto"
-        Epochs in which only the decoder and the variances of the posterior are trained,
-        so that their first gradients do not change the pretrained embedding. "auto"
-        makes a twentieth of the steps of `max_iter`.
+        Distribution of a sample given its latent point. "gaussian" takes any real
+        values and learns one noise variance for all features. "bernoulli" needs X in
+        [0, 1], such as zeros and ones.
 
     responsibilities : {"expected", "sampled"}, default="expected"
         How q(c|x) is computed. "expected" is the exact maximizer of the ELBO. "sampled"
         is the paper's average of p(c|z) over the draws of z, which gives a looser
         bound.
 
-    n_draws : int, default=1
-        Draws of z per sample and step in training.
+    reg_covar : float, default=1e-6
+        Minimum variance of a component in the latent space. It keeps a component from
+        shrinking onto equal samples.
 
-    beta : float or "auto", default="auto"
-        Weight of the latent terms of the ELBO in training. "auto" is n_features / 64,
-        at least 1 and at most 10: the reconstruction is a sum over features, and the
-        more of them, the more it moves the encoder away from the clusters. Scores are
-        the ELBO in any case.
+    pretraining : {"neighbors", "autoencoder", "stacked", "vae"}, default="neighbors"
+        What the networks learn first. The default separates groups that are connected
+        in X but not compact.
 
-    init_weight : float or "auto", default="auto"
-        Weight of the initial partition in the last stage: the cross-entropy of q(c|x)
-        with it counts as so many latent terms. With 0 the clusters are free to move, as
-        in the paper. "auto" is 1 after pretraining on neighbors, else 0: groups of
-        neighbors are better clusters than those that the ELBO alone moves to.
+        - "neighbors": the encoder places neighbors close together and all other samples
+          apart, by the contrastive loss of [2]_ and Adam. Pairs of neighbors are drawn
+          by the weight of the first. The decoder learns in the warm-up;
+        - "autoencoder": both networks reconstruct X, all layers at once, by stochastic
+          gradient descent on the squared error;
+        - "stacked": the same, after each pair of layers was trained as a denoising
+          autoencoder on the output of the layers below it, as in the paper;
+        - "vae": both networks are a variational autoencoder without clusters, trained
+          by Adam.
+
+    neighbors : int, sparse matrix or transformer, default=15
+        Neighbors that pretraining and "communities" use. No sample is its own neighbor.
+        Validation samples and samples of weight zero are left out.
+
+        - int: so many nearest samples by the Euclidean distance of X, at most a third
+          of the others. More than 100 features are replaced by 50 principal components.
+          Missing values have the mean and the variance of the feature in similar
+          samples, and distances are expected ones. Beyond 30,000 samples the search is
+          approximate;
+        - a transformer with the interface of
+          :class:`~sklearn.neighbors.KNeighborsTransformer`, such as
+          ``KNeighborsTransformer(metric="cosine")``: a clone of it is fitted to X,
+          missing values replaced by the mean of the feature;
+        - sparse matrix of shape (n_samples, n_samples): the stored entries of a row,
+          zeros included, are the neighbors of a sample. Their values have no effect.
+
+    pretrain_max_iter : int or "auto", default="auto"
+        Epochs of pretraining. With 0 there is no pretraining, and the mixture starts on
+        the embedding of an untrained network.
+
+        - "neighbors": an epoch is 100 steps of 128 pairs. "auto" is 20 up to 5,000
+          samples, then grows with the square root of their number;
+        - otherwise an epoch is a pass over X, with "stacked" also for each pair of
+          layers. "auto" is 10. On small data, more epochs mix up the groups as the
+          reconstruction improves. With tens of thousands of samples 60 epochs pay.
+
+    pretrain_learning_rate_init : float or "auto", default="auto"
+        Learning rate of pretraining. Its effect does not depend on the scale of X.
+
+        - "neighbors": that of Adam at the start, from where it falls linearly to zero.
+          "auto" is 5e-3;
+        - "autoencoder" and "stacked": that of gradient descent, multiplied by
+          n_features / 8 with fewer than 8 features. "auto" is 1, increased to at most
+          n_features / 100 where three epochs have learned next to nothing;
+        - "vae": that of Adam. "auto" is ``learning_rate_init``, or a third of it if
+          ``learning_rate`` is "cosine".
+
+    embedding : transformer or None, default=None
+        Embedding whose coordinates the encoder learns before the mixture starts. Any
+        transformer works whose ``fit_transform`` gives at most ``latent_dim`` columns;
+        the other dimensions start at zero. Examples are ``TSNE()`` with
+        ``latent_dim=2`` and ``umap.UMAP(n_components=10, min_dist=0.0, n_jobs=1)``
+        (extra ``umap``). The encoder gets X itself, so scale X before ``fit`` and not
+        in the transformer.
+
+    embedding_input : {"data", "autoencoder"}, default="data"
+        What ``embedding`` is fitted on. "data" is X, missing values replaced by the
+        mean of the feature; there is then no pretraining. "autoencoder" is the output
+        of the pretrained encoder.
+
+    embedding_max_samples : int, default=20000
+        Maximum number of samples that ``embedding`` is fitted on, chosen at random. The
+        limit bounds the time of the transformer.
+
+    embedding_max_iter : int, default=50
+        Epochs, over these samples, in which the encoder learns the coordinates.
+
+    init : {"communities", "kmeans", "gmm", "random"}, array-like of int or clusterer, \
+            default="communities"
+        Partition of the pretrained embedding that the mixture starts from. The initial
+        weights, means and variances are those of the groups. Beyond 200,000 samples,
+        the partition is one of 200,000 random samples, unless labels are given.
+
+        - "communities": communities of a graph of small groups of samples, linked by
+          their neighbors in X and in the embedding, and by their distances. Of several
+          such partitions and that of k-means, one of high modularity that agrees with
+          the others. It finds groups at irregular distances, where k-means splits and
+          merges them;
+        - "kmeans": k-means, the best of ``n_init`` runs;
+        - "gmm": a Gaussian mixture by expectation-maximization, the best of ``n_init``
+          runs. It is likelier, but often a worse partition;
+        - "random": the nearest of ``n_clusters`` random samples;
+        - array-like of shape (n_samples,): these labels. Samples of a negative label
+          belong to no group;
+        - a scikit-learn clusterer: the labels that a clone of it gives.
+
+    n_init : int, default=10
+        Number of runs of "kmeans" and "gmm". A single run depends on chance.
+
+    warmup_max_iter : int or "auto", default="auto"
+        Epochs in which only the decoder and the variances of the posterior are trained.
+        Their first gradients would otherwise change the pretrained embedding. "auto"
+        makes a twentieth of the steps of ``max_iter``.
 
     max_iter : int or "auto", default="auto"
-        Maximum number of epochs of the last stage. "auto" makes about 2,000 steps and
-        one more for every 10 samples, at most 20,000; fewer with less than 200 samples.
+        Maximum number of epochs of the joint training. "auto" makes about 2,000 steps
+        and one more for every 10 samples, at most 20,000. With fewer than 200 samples
+        it makes fewer.
 
     batch_size : int or "auto", default="auto"
-        Samples per step. "auto" is a 32nd of the samples, at least 64 and at most 256.
-        In pretraining by reconstruction and in the warm-up, samples that make fewer
-        than 8 steps are visited more than once per epoch.
+        Samples per step of the joint training. "auto" is a 32nd of the samples, at
+        least 64 and at most 256. In the warm-up and in pretraining by reconstruction,
+        an epoch of fewer than 8 steps visits samples more than once.
 
     learning_rate : {"cosine", "constant"}, default="cosine"
-        Schedule of the learning rate in the last stage. "cosine" rises linearly in the
-        first tenth of `max_iter`, is `learning_rate_init` up to its middle, and falls
-        to zero along a cosine. In `partial_fit` it is a third of `learning_rate_init`.
+        Schedule of the learning rate in the joint training. "cosine" rises linearly in
+        the first tenth of the steps, stays at ``learning_rate_init`` up to 0.55 of
+        them, and falls to zero along a cosine. In ``partial_fit`` it is a third of
+        ``learning_rate_init``. Choose "constant" beside ``tol``.
 
     learning_rate_init : float, default=3e-3
-        Learning rate of Adam in the last stage.
+        Learning rate of Adam in the joint training.
 
     mixture_learning_rate_init : float or None, default=None
-        Learning rate of the mixture in the last stage; None for `learning_rate_init`.
+        Learning rate of the mixture in the joint training. None uses
+        ``learning_rate_init``. A low one keeps the mixture near its start.
+
+    beta : float or "auto", default="auto"
+        Weight of the latent terms of the ELBO in training; 1 trains the ELBO itself.
+        The reconstruction is a sum over features: the more of them, the more it moves
+        samples away from their clusters. So "auto" is n_features / 64, at least 1 and
+        at most 10. Scores are the ELBO in any case.
+
+    init_weight : float or "auto", default="auto"
+        Weight of the initial partition in the joint training. The cross-entropy of
+        q(c|x) with it is added to the latent terms, this many times. With 0 the
+        clusters are free to move, as in the paper. "auto" is 1 after pretraining on
+        neighbors, whose groups the ELBO alone would merge or empty at times, else 0.
+
+    n_draws : int, default=1
+        Draws of z per sample and step in training. More draws make gradients less noisy
+        and steps slower.
 
     tol : float, default=0.0
-        The last stage has converged when, for `n_iter_no_change` epochs in a row, none
-        raised the best ELBO by `tol` nats per sample. With 0 it runs for `max_iter`
+        The joint training stops when no epoch of the last ``n_iter_no_change`` raised
+        the best ELBO by ``tol`` nats per sample. With 0 it always runs for ``max_iter``
         epochs, to the end of the schedule.
 
     n_iter_no_change : int, default=10
-        See `tol`.
+        Number of epochs without improvement after which ``tol`` stops the training.
 
     early_stopping : bool, default=False
-        Whether to hold out a `validation_fraction` of the samples, to let their ELBO
-        decide about convergence, and to return the model with the best one, that at the
-        start of the last stage included. Other than `validation_scores_`, all results
-        are for all samples.
+        Whether to hold out a ``validation_fraction`` of the samples. Their ELBO then
+        decides when ``tol`` stops the training, and the model with the best one is
+        returned, which may be that at the start. All results other than
+        ``validation_scores_`` are for all samples.
 
     validation_fraction : float, default=0.1
-        Fraction of the samples that `early_stopping` holds out.
-
-    reg_covar : float, default=1e-6
-        Minimum variance of a component in the latent space.
+        Fraction of the samples that ``early_stopping`` holds out.
 
     warm_start : bool, default=False
-        Whether `fit` continues the last stage from the fitted state, if there is one,
-        instead of starting afresh. The curves are then of this call alone, and
-        `init_labels_` are the clusters at its start.
+        Whether ``fit`` continues the joint training of a fitted estimator instead of
+        starting afresh. The curves are then those of this call alone, and
+        ``init_labels_`` are the clusters at its start.
 
     device : str, default="auto"
         Device to compute on: "cpu", "cuda", "cuda:1", "mps", or "auto" for the first
         available of CUDA, MPS and CPU.
 
     precision : {"float32", "bfloat16", "float64"}, default="float32"
-        Floating-point type of the networks. "bfloat16" is used in the hidden layers
-        only; where the hardware is no faster in it, float32 takes its place, with a
-        warning.
+        Floating-point type of the networks. "bfloat16" applies to the hidden layers
+        only. Where the hardware is no faster in it, ``fit`` uses float32 and warns.
 
     random_state : int, RandomState instance or None, default=None
         Seed of the initial weights, of the order of the samples, of the draws of z and
-        of the initial mixture. An int uses no global generator; None draws from
-        NumPy's.
+        of the initial mixture. An int makes results repeat and uses no global
+        generator. None draws a seed from NumPy's global generator.
 
     verbose : int, default=0
-        Print a line every `verbose` epochs.
+        Print a line every ``verbose`` epochs.
 
     Attributes
     ----------
@@ -274,7 +289,7 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         Means of the components, in the latent space.
 
     covariances_ : ndarray of shape (n_clusters, latent_dim)
-        Variances of the components.
+        Variances of the components, in the latent space.
 
     cluster_centers_ : ndarray of shape (n_clusters, n_features_in_)
         The decoded means, in the units of X.
@@ -283,52 +298,52 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         Noise variance of the Gaussian likelihood, in the squared unit of X.
 
     lower_bound_ : float
-        Mean ELBO of the training samples under the fitted model, the same as `score`.
+        Mean ELBO of the training samples under the fitted model, the same as ``score``.
 
     lower_bounds_ : list of float
-        Mean ELBO of each epoch of the last stage, while the model was changing.
+        Mean ELBO of each epoch of the joint training, while the model was changing.
 
     reconstruction_terms_ : list of float
-        The term E[log p(x|z)] of `lower_bounds_`; the rest are the latent terms.
+        The term E[log p(x|z)] of ``lower_bounds_``; the rest are the latent terms.
 
     loss_curve_ : list of float
-        Negative ELBO of each epoch of the last stage, latent terms weighted by `beta`
-        and `init_weight`.
+        Negative ELBO of each epoch of the joint training, latent terms weighted by
+        ``beta``, with the term of ``init_weight``.
 
     validation_scores_ : list of float
         Mean ELBO of the validation samples after each epoch. Empty without
-        `early_stopping`.
+        ``early_stopping``.
 
     pretrain_loss_curve_ : list of float
-        Mean contrastive loss of each epoch of pretraining on neighbors; log(255) is
-        that of an embedding with all samples in one place. Else the fraction of the
-        variance of X that the autoencoder left unexplained, each epoch of pretraining
-        and of learning `embedding`.
+        Loss of each epoch of pretraining. On neighbors it is the mean contrastive loss;
+        log(255) is that of an embedding with all samples in one place. Otherwise it is
+        the fraction of the variance of X that the autoencoder leaves unexplained,
+        epochs of learning ``embedding`` included.
 
     embedding_loss_curve_ : list of float
-        Fraction of the variance of the coordinates of `embedding` that the encoder left
-        unexplained. Empty without `embedding`.
+        Fraction of the variance of the coordinates of ``embedding`` that the encoder
+        leaves unexplained. Empty without ``embedding``.
 
     init_labels_ : ndarray of shape (n_samples,)
-        Cluster of each sample in the initial partition, numbered as `labels_`. Samples
-        outside of it have the likeliest component of the initial mixture.
+        Cluster of each sample in the initial partition, numbered as ``labels_``.
+        Samples outside of it have the likeliest component of the initial mixture.
 
     converged_ : bool
-        Whether the last stage met `tol` within `max_iter`.
+        Whether the joint training met ``tol`` within ``max_iter``.
 
     n_effective_clusters_ : float
-        Exponential of the entropy of the mean responsibilities: the number of clusters
-        of equal size that have the same entropy, from 1 to K.
+        Exponential of the entropy of the mean responsibilities, from 1 to K. It is the
+        number of clusters of equal size that have the same entropy.
 
     n_iter_ : int
-        Number of epochs of the last stage.
+        Number of epochs of the joint training.
 
     n_samples_seen_ : int
-        Number of training samples of positive weight, those of the last `fit` and of
-        every `partial_fit` since then.
+        Number of training samples of positive weight, those of the last ``fit`` and of
+        every ``partial_fit`` since then.
 
     n_features_in_ : int
-        Number of features seen during fit.
+        Number of features seen during ``fit``.
 
     feature_names_in_ : ndarray of shape (n_features_in_,)
         Names of the features, if X had any that are all strings.
@@ -341,7 +356,7 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
     Notes
     -----
     Predictions are deterministic and do not depend on the other samples, to the last
-    bit. They read `weights_`, `means_`, `covariances_` and `noise_variance_`.
+    bit. They read ``weights_``, ``means_``, ``covariances_`` and ``noise_variance_``.
 
     References
     ----------
@@ -368,12 +383,16 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         self,
         n_clusters: int = 8,
         *,
+        # The model
         latent_dim: int = 10,
         hidden_layer_sizes: ArrayLike = (128, 64),
         activation: str = "relu",
         encoder: ModuleFactory | None = None,
         decoder: ModuleFactory | None = None,
         likelihood: str = "gaussian",
+        responsibilities: str = "expected",
+        reg_covar: float = 1e-6,
+        # Pretraining
         pretraining: str = "neighbors",
         neighbors: int | BaseEstimator = 15,
         pretrain_max_iter: int | str = "auto",
@@ -382,23 +401,24 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         embedding_input: str = "data",
         embedding_max_samples: int = 20_000,
         embedding_max_iter: int = 50,
+        # The initial mixture
         init: Any = "communities",
         n_init: int = 10,
         warmup_max_iter: int | str = "auto",
-        responsibilities: str = "expected",
-        n_draws: int = 1,
-        beta: float | str = "auto",
-        init_weight: float | str = "auto",
+        # The joint training
         max_iter: int | str = "auto",
         batch_size: int | str = "auto",
         learning_rate: str = "cosine",
         learning_rate_init: float = 3e-3,
         mixture_learning_rate_init: float | None = None,
+        beta: float | str = "auto",
+        init_weight: float | str = "auto",
+        n_draws: int = 1,
         tol: float = 0.0,
         n_iter_no_change: int = 10,
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
-        reg_covar: float = 1e-6,
+        # Execution
         warm_start: bool = False,
         device: str = "auto",
         precision: str = "float32",
@@ -412,6 +432,8 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         self.encoder = encoder
         self.decoder = decoder
         self.likelihood = likelihood
+        self.responsibilities = responsibilities
+        self.reg_covar = reg_covar
         self.pretraining = pretraining
         self.neighbors = neighbors
         self.pretrain_max_iter = pretrain_max_iter
@@ -423,20 +445,18 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         self.init = init
         self.n_init = n_init
         self.warmup_max_iter = warmup_max_iter
-        self.responsibilities = responsibilities
-        self.n_draws = n_draws
-        self.beta = beta
-        self.init_weight = init_weight
         self.max_iter = max_iter
         self.batch_size = batch_size
         self.learning_rate = learning_rate
         self.learning_rate_init = learning_rate_init
         self.mixture_learning_rate_init = mixture_learning_rate_init
+        self.beta = beta
+        self.init_weight = init_weight
+        self.n_draws = n_draws
         self.tol = tol
         self.n_iter_no_change = n_iter_no_change
         self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction
-        self.reg_covar = reg_covar
         self.warm_start = warm_start
         self.device = device
         self.precision = precision
@@ -451,24 +471,24 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
     ) -> Self:
         """Fit networks and mixture to X.
 
-        An interrupt from the keyboard during the last stage ends it with a warning,
-        keeps what was learned so far and does not reach the caller; in an earlier
-        stage, and in a search or cross-validation, it does. If fit fails, the estimator
-        stays as it was.
+        An interrupt from the keyboard during the joint training ends it with a warning
+        and keeps what was learned so far. In an earlier stage, and in a search or
+        cross-validation, it reaches the caller. If ``fit`` fails, the estimator stays
+        as it was.
 
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Training samples. A sparse X is made dense batch by batch, or once on the
-            device where that has room for all of it.
-            NaN is a missing entry, in a dense X; so is what a masked array leaves out.
+            Training samples. In dense X, NaN is a missing value, as is a masked entry
+            of a masked array or ``pandas.NA``. Sparse X is made dense batch by batch,
+            or once on the device where that has room for all of it.
         y : object, default=None
-            Ignored in training. It only reaches the callbacks set by `set_callbacks`,
+            Ignored in training. It only reaches the callbacks set by ``set_callbacks``,
             such as :class:`~sklearn.callback.ScoringMonitor`, to evaluate each epoch.
         sample_weight : array-like of shape (n_samples,), default=None
-            Weights of the samples, in all averages and sums over samples; None for
-            equal ones. Only their ratios matter. Samples of weight zero are not trained
-            on, but get a label.
+            Weights of the samples, in all averages and sums over samples. None gives
+            all samples the same weight. Only their ratios matter. Samples of weight
+            zero are not trained on, but get a label.
 
         Returns
         -------
@@ -478,10 +498,10 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         Raises
         ------
         ValueError
-            If a sample or a feature of X is missing as a whole; if X or its weights do
-            not suit a parameter: fewer samples than clusters, values outside [0, 1] for
-            the Bernoulli likelihood, an `init` or a fitted state that does not match;
-            or if training meets a loss that is not finite.
+            If X has infinite or extreme values, or a sample or a feature without any
+            value. If there are fewer samples than clusters, or values outside [0, 1]
+            with the Bernoulli likelihood. If ``init``, ``sample_weight`` or a fitted
+            state does not match. If the loss is not finite.
         """
         resumes = self.warm_start and hasattr(self, "_network_state")
         # Outside of the block: callbacks also get the end of a fit that fails.
@@ -507,21 +527,21 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
     def fit_predict(
         self, X: ArrayLike, y: object = None, sample_weight: ArrayLike | None = None
     ) -> NDArray[np.int64]:
-        """Fit to X and return the cluster of each sample, the same as `predict` of X.
+        """Fit to X and return the cluster of each sample, as ``predict`` does.
 
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
             Training samples.
         y : object, default=None
-            For callbacks only, as in `fit`.
+            For callbacks only, as in ``fit``.
         sample_weight : array-like of shape (n_samples,), default=None
-            Weights of the samples, as in `fit`.
+            Weights of the samples, as in ``fit``.
 
         Returns
         -------
         labels : ndarray of shape (n_samples,)
-            The attribute `labels_`.
+            The attribute ``labels_``.
         """
         return self.fit(X, y, sample_weight).labels_
 
@@ -531,13 +551,13 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
     ) -> Self:
         """Learn from the next samples of a stream, in one pass over them.
 
-        The first call runs all stages of `fit` before the last one, on the samples it
-        gets: give it enough to find the clusters in. It also decides about the scaling
-        of X and the order of the components. Later calls go on from there, or from
-        `fit`, with the optimizer's state of the last call. `labels_`, `init_labels_`
-        and `lower_bound_` are of the latest samples. If a call fails, the estimator
-        stays as it was. Callbacks are not called: the loop over the chunks is the
-        caller's.
+        The first call also runs the earlier stages of ``fit`` on its samples, which
+        should contain every cluster. It sets the scaling of X and the order of the
+        components. Later calls continue from there, or from ``fit``, with the state of
+        the optimizer after the last call. ``labels_``, ``init_labels_`` and
+        ``lower_bound_`` are those of the latest samples. If a call fails, the estimator
+        stays as it was. ``partial_fit`` calls no callbacks: the loop over the chunks is
+        your own.
 
         Parameters
         ----------
@@ -546,7 +566,7 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         y : object, default=None
             Ignored, present for the interface.
         sample_weight : array-like of shape (n_samples,), default=None
-            Weights of the samples, as in `fit`, beside those of earlier calls.
+            Weights of the samples, as in ``fit``, relative to those of earlier calls.
 
         Returns
         -------
@@ -556,8 +576,8 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         Raises
         ------
         ValueError
-            As in `fit`; if X has another number of features than before; or with
-            `early_stopping`.
+            As in ``fit``. If X has another number of features than before, or
+            ``early_stopping`` is set.
         """
         with restore_on_error(self), default_settings():
             check_partial_fit_params(self)

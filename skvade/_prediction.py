@@ -52,10 +52,10 @@ __all__ = ["PredictionMixin"]
 class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
     """Methods that read the fitted state and leave it as it is.
 
-    A module is built from the state for each call, by `_make_module`, which costs less
+    A module is built from the state for each call, by ``_make_module``. That costs less
     than a millisecond and leaves nothing behind that could not be pickled. The mixins
-    of scikit-learn stand here because `set_output` wraps `transform` in the class that
-    defines it.
+    of scikit-learn stand here because ``set_output`` wraps ``transform`` in the class
+    that defines it.
     """
 
     # What scikit-learn would take for metadata is the argument itself.
@@ -70,7 +70,7 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Samples. NaN is a missing entry, in a dense X.
+            Samples. In dense X, NaN is a missing value.
 
         Returns
         -------
@@ -92,7 +92,7 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         Returns
         -------
         responsibilities : ndarray of shape (n_samples, n_clusters)
-            Those of a sample sum to one.
+            Probability of each cluster. Those of a sample sum to one.
         """
         return np.exp(self.predict_log_proba(X))
 
@@ -129,7 +129,7 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         Returns
         -------
         Z : ndarray of shape (n_samples, latent_dim)
-            In the dtype of X where that is float32 or float64.
+            Latent coordinates, in the dtype of X where that is float32 or float64.
         """
         module, dataset = self._module_and_dataset(X)
         Z = _inference.embed(module, dataset)
@@ -147,13 +147,14 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         Returns
         -------
         X : ndarray of shape (n_samples, n_features)
-            E[x|z], in the units of the training data.
+            Expected samples E[x|z], in the units of the training data and without the
+            noise of the likelihood.
 
         Raises
         ------
         ValueError
-            If Z does not have `latent_dim` columns, or lies so far out that the decoder
-            gives no finite numbers.
+            If Z does not have ``latent_dim`` columns, or lies so far out that the
+            decoder gives no finite numbers.
         """
         check_is_fitted(self)
         Z = mark_missing(Z)
@@ -195,18 +196,18 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
 
     @default_settings()
     def impute(self, X: ArrayLike) -> NDArray | csr_array:
-        """Fill missing entries with what the model expects there.
+        """Replace missing values by the values that the model expects.
 
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Samples, NaN where an entry is missing.
+            Samples, NaN where a value is missing.
 
         Returns
         -------
         X_imputed : ndarray or sparse matrix of shape (n_samples, n_features)
-            A copy of X with the entries of `reconstruct` in the place of NaN. A sparse
-            X has none.
+            A copy of X in which the values of ``reconstruct`` replace NaN. Sparse X has
+            no NaN.
         """
         module, dataset = self._module_and_dataset(X)
         if not dataset.has_missing:
@@ -230,29 +231,31 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
     def score_samples(
         self, X: ArrayLike, *, n_draws: int | None = None
     ) -> NDArray[np.float64]:
-        """Compute a lower bound of the log-likelihood of each sample: the ELBO.
+        """Compute a lower bound on the log-likelihood of each sample.
+
+        By default it is the evidence lower bound (ELBO). With ``n_draws`` it is the
+        importance-weighted bound of [1]_, eq. 8, which is tighter and takes more time.
 
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
             Samples.
         n_draws : int, default=None
-            Draws of z for the tighter importance-weighted bound of [1]_, eq. 8, which
-            rises to the log-likelihood itself with their number, as does the time; 64
-            tell much. None gives the evidence lower bound.
+            Draws of z for the importance-weighted bound. It rises to the log-likelihood
+            with their number, as does the time. None gives the ELBO.
 
         Returns
         -------
         bounds : ndarray of shape (n_samples,)
-            In nats; higher is better. The expectation over q(z|x) is taken at one fixed
-            table of draws, so the result is deterministic.
+            In nats; higher is better. The draws come from one fixed table, so the
+            result is deterministic.
 
         Raises
         ------
         TypeError
-            If `n_draws` is not an int.
+            If ``n_draws`` is not an int.
         ValueError
-            If `n_draws` is below 1.
+            If ``n_draws`` is below 1.
 
         References
         ----------
@@ -306,9 +309,9 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
     ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """Draw samples from the generative model.
 
-        A cluster is drawn by its weight, a point z from its Gaussian, a sample from
-        p(x|z). For expected samples, without the noise of the likelihood, decode points
-        of your own with `inverse_transform`.
+        Draw a cluster by its weight, then a point z from its Gaussian, then a sample
+        from p(x|z). For expected samples, without the noise of the likelihood, pass
+        points of your own to ``inverse_transform``.
 
         Parameters
         ----------
@@ -317,7 +320,7 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         label : int, default=None
             The cluster to draw from; None draws from all of them.
         random_state : int, RandomState instance or None, default=None
-            Seed of the draws; None uses the estimator's own `random_state`.
+            Seed of the draws. None uses the ``random_state`` of the estimator.
 
         Returns
         -------
@@ -329,9 +332,9 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         Raises
         ------
         TypeError
-            If `n_samples` or `label` is not an int.
+            If ``n_samples`` or ``label`` is not an int.
         ValueError
-            If `n_samples` is below 1 or `label` is not a cluster.
+            If ``n_samples`` is below 1 or ``label`` is not a cluster.
         """
         check_is_fitted(self)
         check_scalar(n_samples, "n_samples", Integral, min_val=1)
@@ -355,21 +358,21 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
 
     @default_settings()
     def to_torch(self, device: str | torch.device | None = None) -> VaDE:
-        """Build a PyTorch module with the fitted weights, to go on with in PyTorch.
+        """Build a PyTorch module with the fitted weights.
 
         Parameters
         ----------
         device : str or torch.device, default=None
-            Where to put it; None follows the parameter `device`.
+            Device of the module. None uses the parameter ``device``.
 
         Returns
         -------
         module : torch.nn.Module
-            Called on a tensor of samples, of float32 unless `precision` is "float64",
-            it gives log q(c|x) as responsibilities="expected" does, whatever the
-            parameter is. Its methods `encode` and `decode` give q(z|x) and E[x|z], its
-            submodules are `encoder`, `decoder`, `prior` and `likelihood`. Changing it
-            does not change the estimator.
+            Called on a tensor of samples, it gives log q(c|x), always as with
+            responsibilities="expected". The tensor is of float32, or of float64 if that
+            is the ``precision``. Its methods ``encode`` and ``decode`` give q(z|x) and
+            E[x|z]. Its submodules are ``encoder``, ``decoder``, ``prior`` and
+            ``likelihood``. Changing it does not change the estimator.
         """
         check_is_fitted(self)
         if device is None:
@@ -382,17 +385,16 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
     def to_onnx(self, path: str | PathLike, method: str = "predict_proba") -> None:
         """Write a method as an ONNX file, to predict without PyTorch and skvade.
 
-        The packages it needs come with the extra ``onnx``.
+        It needs the packages of the extra ``onnx``.
 
         Parameters
         ----------
         path : str or path-like
-            The file, with all that the method needs.
+            The file to write.
         method : {"predict_proba", "transform"}, default="predict_proba"
-            What the file computes, and the name of its output. Its input is X, any
-            number of samples as the method takes them, of float32 unless `precision` is
-            "float64"; the output is of the same type. The arithmetic is that of float32
-            where `precision` is "bfloat16".
+            What the file computes, and the name of its output. Its input is X, with any
+            number of samples. Input and output are of float64 if that is the
+            ``precision``, and of float32 otherwise.
 
         Raises
         ------

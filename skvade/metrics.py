@@ -12,13 +12,12 @@ __all__ = ["clustering_accuracy"]
 
 
 def clustering_accuracy(y_true: ArrayLike, y_pred: ArrayLike) -> float:
-    """Accuracy under the best one-to-one match of clusters and classes.
+    """Compute the accuracy under the best one-to-one match of clusters and classes.
 
-    The names of clusters are arbitrary, so every cluster is first given a class,
-    no class twice, such that as many samples as possible agree; this is solved
-    exactly as an assignment problem [1]_. Where there are more clusters than
-    classes, the samples of the clusters left over count as errors, and likewise
-    for classes left over. It is the usual measure of deep clustering [2]_.
+    The names of clusters are arbitrary. So each cluster is first matched with a class,
+    no class twice, such that as many samples as possible agree. This assignment problem
+    is solved exactly [1]_. Samples of clusters or classes without a match count as
+    errors. It is the usual measure of deep clustering [2]_.
 
     Parameters
     ----------
@@ -32,13 +31,13 @@ def clustering_accuracy(y_true: ArrayLike, y_pred: ArrayLike) -> float:
     Returns
     -------
     accuracy : float
-        Share of the samples that agree, in (0, 1]; 1 means that the two are the
-        same partition. Exchanging `y_true` and `y_pred` does not change it.
+        Fraction of the samples that agree, in (0, 1]. It is 1 if the two are the same
+        partition. Exchanging ``y_true`` and ``y_pred`` does not change it.
 
     Raises
     ------
     ValueError
-        If the two differ in length, are empty, are not 1D, or hold NaN or fractions.
+        If the two differ in length, are empty, are not 1D, or contain NaN or fractions.
 
     See Also
     --------
@@ -47,8 +46,8 @@ def clustering_accuracy(y_true: ArrayLike, y_pred: ArrayLike) -> float:
 
     Notes
     -----
-    The measure is not corrected for chance: predicting a single cluster scores
-    the share of the largest class.
+    The measure is not corrected for chance. A single cluster scores the fraction of the
+    largest class.
 
     References
     ----------

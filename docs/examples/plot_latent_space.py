@@ -1,65 +1,67 @@
 """
-==========================
-Look into the latent space
-==========================
+==================
+Look at the result
+==================
 
-Training is judged by its curves, the result by what lies where. This script fits
-scikit-learn's digits and draws both with the Displays of :mod:`skvade.plotting`.
+Curves show whether training went well, and pictures whether the clusters are good.
 """
 
 import matplotlib.pyplot as plt
 from sklearn.datasets import load_digits
-from sklearn.manifold import TSNE
 from sklearn.metrics import adjusted_rand_score
 
 from skvade import VaDEClusterer
 from skvade.plotting import (
+    ClusterSamplesDisplay,
     LatentSpaceDisplay,
     ReconstructionDisplay,
+    ResponsibilityDisplay,
     TrainingCurveDisplay,
 )
 
 # %%
-# Images of 8 x 8 pixels in [0, 1]. A tenth of them is held out, to see what the
-# networks memorize.
+# Images of 8 x 8 pixels in [0, 1].
 X, y = load_digits(return_X_y=True)
 X = X / 16
-model = VaDEClusterer(n_clusters=10, early_stopping=True, random_state=0).fit(X)
+model = VaDEClusterer(n_clusters=10, random_state=0).fit(X)
 
 # %%
 # The curves
 # ----------
-# On the left, the contrastive loss: how badly the encoder tells the neighbors of a
-# sample from all others. On the right, the bound that the joint training maximizes,
-# with a learning rate that falls to zero in the end. Held-out rows lie below those
-# that were trained on, since the networks memorize a little. As long as their curve
-# does not fall, that does no harm. Below are the two parts of the bound.
+# On the left is the contrastive loss of pretraining: how badly the encoder tells the
+# neighbors of a sample from all others. On the right is the bound that the joint
+# training maximizes. Its learning rate falls to zero in the end, so the curve levels
+# off. Below are the two parts of the bound.
 TrainingCurveDisplay.from_estimator(model)
-
-# %%
-# What the latent space keeps
-# ---------------------------
-# Reconstructions show what ten numbers can say about an image of 64 pixels: the stroke
-# and its slant, less so the weight of single pixels.
-ReconstructionDisplay.from_estimator(model, X, image_shape=(8, 8))
 
 # %%
 # The clusters
 # ------------
-# The plane of the two principal components holds only part of the variance (the axes
-# say how much), so clusters that overlap here may lie apart in the other dimensions.
-# The ellipses are the components of the mixture in that plane.
-LatentSpaceDisplay.from_estimator(model, X)
+# The picture shows the two principal components of the latent space. The axes say how
+# much of the variance they hold. Clusters that overlap here may lie apart in the other
+# dimensions. The ellipses are the components of the mixture. On the left the colors are
+# the clusters; on the right they are the digits, which training did not use.
+_, axes = plt.subplots(1, 2, figsize=(12, 4.5), layout="constrained")
+LatentSpaceDisplay.from_estimator(model, X, ax=axes[0])
+LatentSpaceDisplay.from_estimator(model, X, y, ax=axes[1])
 
 # %%
-# Any transformer to two dimensions can take the place of the principal components.
-# t-SNE keeps neighbors together, but its map is curved, so there are no ellipses.
-# Computed once, its coordinates serve for two pictures: colored by the cluster and, as
-# a check that training never saw, by the digit.
-plane = TSNE(random_state=0).fit_transform(model.transform(X))
-_, axes = plt.subplots(1, 2, figsize=(12, 4.5), layout="constrained")
-LatentSpaceDisplay.from_estimator(model, X, projection=plane, ax=axes[0])
-LatentSpaceDisplay.from_estimator(model, X, y, projection=plane, ax=axes[1])
+# Each row is a cluster: its decoded center, and ten images of X that belong to it.
+ClusterSamplesDisplay.from_estimator(model, X, image_shape=(8, 8))
+
+# %%
+# How sure the assignments are
+# ----------------------------
+# Most images belong to one cluster without a doubt. The dotted line is the entropy of a
+# sample that could belong to any of them.
+ResponsibilityDisplay.from_estimator(model, X)
+
+# %%
+# What the latent space keeps
+# ---------------------------
+# Reconstructions show what ten numbers say about an image of 64 pixels: the stroke and
+# its slant, less so the weight of single pixels.
+ReconstructionDisplay.from_estimator(model, X, image_shape=(8, 8))
 
 # %%
 # What the joint training changed
@@ -72,3 +74,5 @@ for name, labels in {
     "end and digits": (model.labels_, y),
 }.items():
     print(f"adjusted Rand index of {name}: {adjusted_rand_score(*labels):.2f}")
+
+# sphinx_gallery_thumbnail_number = 2

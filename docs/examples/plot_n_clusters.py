@@ -1,33 +1,30 @@
 """
-============================
-How many clusters are there?
-============================
+=================
+Choose n_clusters
+=================
 
-``score`` is a lower bound on the log-likelihood of rows, so it can be compared on rows
-that were held out, and ``GridSearchCV`` can choose ``n_clusters`` by it. This script
-does so on generated data whose number of groups is known, and on measurements of wines,
-beside the silhouette. They need not agree.
+Three steps: search with ``GridSearchCV``, choose by a rule, and check the choice.
 """
-
-import warnings
 
 import matplotlib.pyplot as plt
 import numpy as np
-from sklearn.datasets import load_wine, make_blobs
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.metrics import silhouette_score
-from sklearn.model_selection import GridSearchCV
+import pandas as pd
+from sklearn.datasets import load_wine
+from sklearn.metrics import adjusted_rand_score, silhouette_score
+from sklearn.model_selection import GridSearchCV, KFold
 from sklearn.preprocessing import StandardScaler
 
 from skvade import VaDEClusterer
 
-# Clusters that hold no row are counted below; no warning needs to report them.
-warnings.simplefilter("ignore", ConvergenceWarning)
+wine = load_wine(as_frame=True)
+X = StandardScaler().set_output(transform="pandas").fit_transform(wine.data)
 
 
 # %%
-# Three criteria, all on the rows held out: the bound itself, the silhouette of the
-# clusters in the latent space, and the number of clusters that hold a row.
+# Step 1: search
+# --------------
+# Two criteria, both on samples held out. The bound says how well a model describes new
+# samples. The silhouette in the latent space says how far apart the clusters are.
 def bound(model, X, y=None):
     return model.score(X)
 
@@ -36,58 +33,69 @@ def silhouette(model, X, y=None):
     return silhouette_score(model.transform(X), model.predict(X))
 
 
-def clusters_in_use(model, X, y=None):
-    return len(np.unique(model.predict(X)))
+# %%
+# Step 2: choose
+# --------------
+# Take the candidates whose bound is within one standard deviation of the highest. Of
+# these, take the one with the highest silhouette. As ``refit``, the rule also decides
+# which model the search fits to all samples in the end.
+def choose(results):
+    """Return the index of the candidate to refit."""
+    score, separation = results["mean_test_bound"], results["mean_test_silhouette"]
+    best = score.argmax()
+    is_close = score >= score[best] - results["std_test_bound"][best]
+    return np.where(is_close, separation, -np.inf).argmax()
 
 
-criteria = {f.__name__: f for f in (bound, silhouette, clusters_in_use)}
-
-
-def search(X, n_clusters):
-    model = VaDEClusterer(
-        latent_dim=5, hidden_layer_sizes=(32,), early_stopping=True, random_state=0
-    )
-    grid = {"n_clusters": n_clusters}
-    search = GridSearchCV(model, grid, scoring=criteria, refit=False, cv=2)
-    return search.fit(X).cv_results_
-
+search = GridSearchCV(
+    VaDEClusterer(random_state=0),
+    {"n_clusters": [2, 3, 4, 5]},
+    scoring={"bound": bound, "silhouette": silhouette},
+    refit=choose,
+    cv=KFold(2, shuffle=True, random_state=0),
+).fit(X)
 
 # %%
-# Means over the folds, and their standard deviations as bars.
-def draw(results, title):
-    n_clusters = results["param_n_clusters"].astype(int)
-    fig, axes = plt.subplots(1, 3, figsize=(10, 3), layout="constrained")
-    for ax, name in zip(axes, criteria, strict=True):
-        mean, deviation = results[f"mean_test_{name}"], results[f"std_test_{name}"]
-        ax.errorbar(n_clusters, mean, deviation, marker="o", capsize=3)
-        ax.set(title=name.replace("_", " "), xlabel="n_clusters", xticks=n_clusters)
-        best = n_clusters[mean.argmax()]
-        print(f"{title}, {name}: highest at n_clusters={best}")
-    fig.suptitle(title)
+# A search takes a fit for each candidate and fold, and the last one.
+results = search.cv_results_
+seconds = results["mean_fit_time"].sum() * search.n_splits_ + search.refit_time_
+print(f"{4 * search.n_splits_ + 1} fits took {seconds:.0f} s")
+print(f"chosen: n_clusters={search.best_params_['n_clusters']}")
 
-
-# %%
-# Five groups that touch
-# ----------------------
-X, _ = make_blobs(600, n_features=10, centers=5, cluster_std=2, random_state=0)
-draw(search(X, [2, 3, 4, 5, 6, 8]), "Five groups")
+n_clusters = results["param_n_clusters"].astype(int)
+fig, axes = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
+for ax, name in zip(axes, ["bound", "silhouette"], strict=True):
+    mean, deviation = results[f"mean_test_{name}"], results[f"std_test_{name}"]
+    ax.errorbar(n_clusters, mean, deviation, marker="o", capsize=3)
+    ax.axvline(search.best_params_["n_clusters"], color="tab:red", linestyle=":")
+    ax.set(title=name, xlabel="n_clusters", xticks=n_clusters)
+for name in ["bound", "silhouette"]:
+    values = ", ".join(f"{value:.2f}" for value in results[f"mean_test_{name}"])
+    print(f"{name:10} {values}")
 
 # %%
-# The bound rises at first and hardly changes from three or four clusters on: groups
-# that touch are described nearly as well by one component, and one that is not needed
-# costs little. So the highest point of the plateau is an accident. The silhouette is
-# highest at the true number, and falls where groups are split.
+# The silhouette alone would have chosen four clusters. But a model of four describes
+# samples that were held out far worse than a model of two or three does.
 
 # %%
-# Wines of three cultivars
-# ------------------------
-X = StandardScaler().fit_transform(load_wine().data)
-draw(search(X, [2, 3, 4, 5]), "Wines")
+# Step 3: check
+# -------------
+# Does another seed find the same clusters? An adjusted Rand index of 1 says that both
+# are the same.
+model = search.best_estimator_
+other = VaDEClusterer(**search.best_params_, random_state=1).fit(X)
+agreement = adjusted_rand_score(model.labels_, other.labels_)
+print(f"adjusted Rand index of two seeds: {agreement:.2f}")
 
 # %%
-# Both criteria are highest at three, the number of cultivars. But with 178 rows the
-# folds differ by more than the numbers of clusters do, and of the three clusters only
-# two hold a row that was held out: this is luck as much as evidence. The bound asks
-# which density describes new rows best; the silhouette prefers groups that are round
-# and far apart. How many groups there are is in the end for those who know the data to
-# say.
+# Do the clusters differ in a way that means something? Look at their means. A cluster
+# without a character of its own is a reason to choose fewer.
+means = wine.data.groupby(model.labels_).mean()
+columns = ["alcohol", "color_intensity", "flavanoids", "proline"]
+print(means[columns].round(2).to_string())
+
+# %%
+# In this case the answer is known: there are three cultivars. No rule finds the number
+# on all data. On five data sets with a known answer each of the two criteria alone
+# found it in a third of the cases (:ref:`choosing`).
+print(pd.crosstab(model.labels_, wine.target_names[wine.target]).to_string())

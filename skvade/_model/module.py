@@ -41,7 +41,8 @@ class LossOutput(NamedTuple):
     terms: dict[str, Tensor]
 
 
-LOSS_NAMES = ("loss", "elbo", "reconstruction")  # that `VaDE.loss` records itself
+# That `VaDE.loss` records itself.
+LOSS_NAMES = ("loss", "elbo", "reconstruction", "init_cross_entropy")
 
 # Further terms of the loss, by name: functions of the module, a batch, its posterior
 # and the training configuration that give one number per sample, (B,), to be minimized.

@@ -71,10 +71,10 @@ class ClusterSamplesDisplay:
     """Visualization of the cluster centers and of samples of each cluster.
 
     Create it with :meth:`from_estimator`. The centers are the decoded means of the
-    mixture components. The samples are either generated, each the expected value of X
-    at a latent point sampled from the component, or selected from the samples of X
-    that are assigned to the cluster. All are plotted as images or as profiles, lines
-    over the features.
+    mixture components. The samples are either generated or selected from the samples of
+    X that are assigned to the cluster. A generated one is the expected value of X at a
+    latent point sampled from the component. All are plotted as images or as profiles,
+    lines over the features.
 
     Parameters
     ----------
@@ -178,11 +178,11 @@ class ClusterSamplesDisplay:
         NotFittedError
             If the estimator is not fitted.
         TypeError
-            If the estimator lacks a required attribute, such as `cluster_centers_`.
+            If the estimator lacks a required attribute, such as ``cluster_centers_``.
         ValueError
-            If `n_samples` is not an int of at least 1, or if `image_shape` does not
+            If ``n_samples`` is not an int of at least 1, or if ``image_shape`` does not
             match the number of features, or if samples are to be generated and
-            `covariances_` are not variances of shape (n_clusters, latent_dim).
+            ``covariances_`` are not variances of shape (n_clusters, latent_dim).
         """
         check_fitted_attributes(estimator, _REQUIRED_ATTRIBUTES, cls.__name__)
         if X is None:

@@ -31,11 +31,11 @@ class TrainingCurveDisplay:
 
     Create it with :meth:`from_estimator`. There is one Axes for each of:
 
-    - the contrastive loss of the neighbors, per epoch of pretraining, or the fraction
-      of the variance of X that the autoencoder leaves unexplained, and that of the
-      variance of the target embedding, if one is fitted;
-    - the evidence lower bound (ELBO), averaged over the samples, per epoch of the last
-      stage;
+    - the loss of pretraining, per epoch: the contrastive loss of the neighbors, or the
+      fraction of the variance of X that the autoencoder leaves unexplained. The
+      unexplained variance of the target embedding is beside it, if one is fitted;
+    - the evidence lower bound (ELBO), averaged over the samples, per epoch of the joint
+      training;
     - the reconstruction term of the ELBO, E[log p(x|z)];
     - its latent terms, the negative KL divergence of q(z, c|x) from p(z, c).
 
@@ -48,21 +48,21 @@ class TrainingCurveDisplay:
         Loss per epoch of pretraining.
 
     lower_bounds : sequence of float
-        Mean ELBO of the training samples, per epoch of the last stage.
+        Mean ELBO of the training samples, per epoch of the joint training.
 
     reconstruction_terms : sequence of float, default=()
-        Reconstruction term of each of the `lower_bounds`. If it is empty, the terms are
-        not plotted.
+        Reconstruction term of each of the ``lower_bounds``. If it is empty, the terms
+        are not plotted.
 
     embedding_loss_curve : sequence of float, default=()
         Unexplained fraction of the variance of the target embedding, for the last
         epochs of pretraining.
 
     validation_scores : sequence of float, default=()
-        Mean ELBO of the validation samples, per epoch of the last stage.
+        Mean ELBO of the validation samples, per epoch of the joint training.
 
     pretrain_loss_name : str, default="fraction of variance unexplained"
-        What `pretrain_loss_curve` holds.
+        Name of the loss in ``pretrain_loss_curve``.
 
     Attributes
     ----------
@@ -131,7 +131,7 @@ class TrainingCurveDisplay:
         NotFittedError
             If the estimator is not fitted.
         TypeError
-            If the estimator lacks one of the curves, such as `lower_bounds_`.
+            If the estimator lacks one of the curves, such as ``lower_bounds_``.
         """
         check_fitted_attributes(estimator, _REQUIRED_ATTRIBUTES, cls.__name__)
         loss_name = "fraction of variance unexplained"

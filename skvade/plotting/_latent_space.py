@@ -41,7 +41,7 @@ class _Projection(NamedTuple):
 
 
 def _project(Z: NDArray, projection: Any) -> _Projection:
-    """Project latent points Z to two dimensions as given by `projection`."""
+    """Project latent points Z to two dimensions as given by ``projection``."""
     if projection is None and Z.shape[1] == 2:
         return _Projection(Z, ("latent dimension 1", "latent dimension 2"))
     if projection is None:
@@ -105,11 +105,12 @@ class LatentSpaceDisplay:
     """Visualization of samples and mixture components in the latent space.
 
     Create it with :meth:`from_estimator`. A sample is plotted at the mean of q(z|x),
-    its coordinates under `transform`, and a component as an ellipse with its number at
-    two standard deviations from its mean, which contains 86 % of its probability. As
-    z also varies about the mean of q(z|x), the samples of a cluster lie closer together
-    than its ellipse is wide. More than two latent dimensions are projected to two;
-    ellipses are plotted only if the projection is affine.
+    its coordinates under ``transform``. A component is plotted as an ellipse with its
+    number, at two standard deviations from its mean; it contains 86 % of the
+    probability in two dimensions. As z also varies about the mean of q(z|x), the
+    samples of a cluster lie closer together than its ellipse is wide. More than two
+    latent dimensions are projected to two. Ellipses are plotted only if the projection
+    is affine.
 
     Parameters
     ----------
@@ -196,12 +197,12 @@ class LatentSpaceDisplay:
             Samples to plot.
         y : array-like of shape (n_samples,), default=None
             Values that determine the color: classes, or a continuous variable such as
-            the result of `score_samples`. None uses the predicted clusters.
+            the result of ``score_samples``. None uses the predicted clusters.
         projection : transformer or array-like of shape (n_samples, 2), default=None
-            Projection of the latent space to two dimensions: a transformer, of which a
-            clone is fitted to the latent coordinates of X, or the projected samples.
-            None projects on the first two principal components, or plots the latent
-            space itself if it has two dimensions.
+            Projection of the latent space to two dimensions. A clone of a transformer
+            is fitted to the latent coordinates of X; an array holds the projected
+            samples. None projects on the first two principal components, or plots the
+            latent space itself if it has two dimensions.
         ax : matplotlib Axes, default=None
             Axes to plot on. None creates a figure.
 
@@ -215,11 +216,11 @@ class LatentSpaceDisplay:
         NotFittedError
             If the estimator is not fitted.
         TypeError
-            If the estimator lacks a required attribute, such as `means_`.
+            If the estimator lacks a required attribute, such as ``means_``.
         ValueError
-            If `y` does not have one value per sample, or if `projection` does not give
-            two coordinates per sample, or if `covariances_` are not variances of shape
-            (n_clusters, latent_dim).
+            If ``y`` does not have one value per sample, or if ``projection`` does not
+            give two coordinates per sample, or if ``covariances_`` are not variances of
+            shape (n_clusters, latent_dim).
         """
         check_fitted_attributes(estimator, _REQUIRED_ATTRIBUTES, cls.__name__)
         check_diagonal_covariances(estimator, cls.__name__)

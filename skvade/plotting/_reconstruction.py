@@ -139,9 +139,9 @@ class ReconstructionDisplay:
         NotFittedError
             If the estimator is not fitted.
         TypeError
-            If the estimator lacks a required attribute, such as `reconstruct`.
+            If the estimator lacks a required attribute, such as ``reconstruct``.
         ValueError
-            If `n_samples` is not an int of at least 1, or if `image_shape` does not
+            If ``n_samples`` is not an int of at least 1, or if ``image_shape`` does not
             match the number of features.
         """
         check_fitted_attributes(estimator, _REQUIRED_ATTRIBUTES, cls.__name__)

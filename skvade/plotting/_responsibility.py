@@ -47,7 +47,7 @@ class ResponsibilityDisplay:
 
     entropies_ : ndarray of shape (n_samples,)
         Entropy of the responsibilities of each sample, in nats and in the order of
-        `responsibilities`.
+        ``responsibilities``.
 
     ax_ : ndarray of matplotlib Axes of shape (2,)
         Axes with the heat map and with the histogram.
@@ -88,7 +88,7 @@ class ResponsibilityDisplay:
         Parameters
         ----------
         estimator : VaDEClusterer
-            Fitted estimator, or another one with `predict_proba`.
+            Fitted estimator, or another one with ``predict_proba``.
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
             Samples to predict the responsibilities of.
         ax : matplotlib Axes or sequence of them, default=None
@@ -104,7 +104,7 @@ class ResponsibilityDisplay:
         NotFittedError
             If the estimator is not fitted.
         TypeError
-            If the estimator has no `predict_proba`.
+            If the estimator has no ``predict_proba``.
         """
         check_fitted_attributes(estimator, _REQUIRED_ATTRIBUTES, cls.__name__)
         return cls.from_predictions(estimator.predict_proba(X), ax=ax)
