@@ -244,8 +244,9 @@ def _warn_empty_clusters(estimator: BaseEstimator) -> None:
     if n_empty:
         _warn(
             f"{n_empty} of {estimator.n_clusters} clusters hold no sample. If there "
-            "are as many groups, try another random_state, init or beta; if there may "
-            "be fewer, lower n_clusters."
+            "are as many groups, try another random_state or init, or raise "
+            f"init_weight={estimator.init_weight!r}; if there may be fewer, lower "
+            "n_clusters."
         )
 
 
