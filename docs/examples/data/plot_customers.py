@@ -98,7 +98,8 @@ labels = pipeline.fit_predict(df)
 # Group the table itself by the labels. Nothing has to be scaled back. The clusters are
 # the four kinds: they differ in orders, in age, and in the channel, not in months.
 print(df.groupby(labels)[amounts + numbers].median().round(2).to_string())
-print(pd.crosstab(labels, df["channel"], normalize="index").round(2).to_string())
+channels = pd.crosstab(labels, df["channel"], rownames=["cluster"], normalize="index")
+print(channels.round(2).to_string())
 
 # %%
 # k-means beside it
