@@ -56,7 +56,8 @@ search = GridSearchCV(
 ).fit(X)
 
 # %%
-# A search takes a fit for each candidate and fold, and the last one.
+# A search takes a fit for each candidate and fold, and the last one. The warning is of
+# a fit with two clusters, one of which holds several groups.
 results = search.cv_results_
 seconds = results["mean_fit_time"].sum() * search.n_splits_ + search.refit_time_
 print(f"{4 * search.n_splits_ + 1} fits took {seconds:.0f} s")
