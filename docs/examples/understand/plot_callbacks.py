@@ -3,7 +3,7 @@
 Watch a fit
 ===========
 
-A progress bar, a score per epoch, snapshots, and stopping early, by callbacks.
+Callbacks: a progress bar, a score per epoch, and snapshots of the model.
 """
 
 import matplotlib.pyplot as plt
@@ -22,7 +22,8 @@ X = X / 16
 # ----------------------
 # It is any class with these four methods. A method gets the arguments that its
 # signature names. ``fitted_estimator`` is the model as it is after the epoch: a copy,
-# which can predict, be kept, or be pickled.
+# which can predict, be kept, or be pickled. Where ``on_fit_task_end`` returns True at
+# the end of an epoch, the stage ends there.
 class Snapshots:
     """Keep the model after some of the epochs of training."""
 
@@ -61,7 +62,8 @@ model.set_callbacks(ProgressBar(), monitor, snapshots).fit(X, y)
 # ``fit`` are the stages that have epochs.
 #
 # The log of the monitor holds the scores of every epoch that ended with a model. Those
-# of the last stage make a curve, here beside the bound.
+# of the last stage make a curve, here beside the bound. The bound rises throughout. The
+# agreement with the classes falls at first, and ends where it began.
 TRAINING = (0, 3)  # the last stage is the fourth task of the fit
 log = [row for row in monitor.get_logs().data if row["parent_task_id_path"] == TRAINING]
 epochs = np.arange(len(log)) + 1
@@ -85,34 +87,3 @@ for row, (epoch, snapshot) in zip(axes, snapshots.models.items(), strict=True):
         ax.set(xticks=[], yticks=[])
     row[0].set_ylabel(f"epoch {epoch}")
 fig.suptitle("The decoded means of the clusters")
-
-
-# %%
-# Stop early
-# ----------
-# When ``on_fit_task_end`` returns True at the end of an epoch, the stage ends.
-class StopWhenSettled:
-    """Stop when hardly a sample changes its cluster from one epoch to the next."""
-
-    def __init__(self, share=0.005):
-        self.share = share
-
-    def setup(self, estimator, context):
-        self.labels = None
-
-    def on_fit_task_begin(self, estimator, context):
-        pass
-
-    def on_fit_task_end(self, estimator, context, *, X, fitted_estimator):
-        if context.task_name != "epoch" or context.parent.task_name != "train":
-            return False
-        before, self.labels = self.labels, fitted_estimator.predict(X)
-        return before is not None and np.mean(before != self.labels) <= self.share
-
-    def teardown(self, estimator, context):
-        del self.labels
-
-
-n_epochs = model.n_iter_
-model.set_callbacks(StopWhenSettled()).fit(X)
-print(f"stopped after {model.n_iter_} of {n_epochs} epochs")

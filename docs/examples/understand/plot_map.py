@@ -55,3 +55,5 @@ images = model.inverse_transform(points).reshape(20, 20, 8, 8)
 fig, ax = plt.subplots(figsize=(5, 5), layout="constrained")
 ax.imshow(images.swapaxes(1, 2).reshape(160, 160), cmap="gray_r", vmin=0, vmax=1)
 ax.set(xticks=[], yticks=[], xlabel="latent dimension 1", ylabel="latent dimension 2")
+
+# sphinx_gallery_thumbnail_number = 2
