@@ -253,6 +253,7 @@ def check_results(model, X, dense, weights):
 
 def check_independence(model, X, dense, results):
     """Check that neither other samples nor the container change a result."""
+    dense = dense.astype(results["transform"].dtype)  # objects become float64
     with warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", "X (has|does not have) (valid )?feature names"

@@ -27,13 +27,14 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:The initial partition holds:UserWarning",
 )
 
-# Neighbors are learned in as many steps on any number of samples: here in fewer.
-DEFAULT = VaDEClusterer(pretrain_max_iter=1)
-SAMPLED = VaDEClusterer(pretrain_max_iter=1, responsibilities="sampled")
+# The default budgets make thousands of steps on any number of samples: here fewer.
+SHORT = {"pretrain_max_iter": 1, "max_iter": 5}
+DEFAULT = VaDEClusterer(**SHORT)
+SAMPLED = VaDEClusterer(**SHORT, responsibilities="sampled")
 # The checks do not set the random_state of a step of a pipeline.
 BERNOULLI = make_pipeline(
     MinMaxScaler(clip=True),
-    VaDEClusterer(pretrain_max_iter=1, likelihood="bernoulli", random_state=0),
+    VaDEClusterer(**SHORT, likelihood="bernoulli", random_state=0),
 )
 
 

@@ -51,6 +51,8 @@ def diagnose(
         pretrain_learning_rate_init=1.0,
         pretrain_max_iter=10,
         embedding_max_iter=50,
+        beta="auto",
+        init_weight="auto",
         early_stopping=False,
         n_iter_=1,
         max_iter=10,

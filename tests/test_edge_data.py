@@ -251,7 +251,7 @@ def test_clusters_hardly_depend_on_the_dtype(make_estimator, X, dtype, start):
     X = (4 * X).round().astype(dtype)
     model = make_estimator().fit(X)
     expected = make_estimator().fit(X.astype(float))
-    assert adjusted_rand_score(model.labels_, expected.labels_) == 1
+    assert adjusted_rand_score(model.labels_, expected.labels_) > 0.9
     if start == "autoencoder":  # Neighbors at equal distance come in another order.
         assert_array_equal(model.labels_, expected.labels_)
         assert_allclose(model.means_, expected.means_, atol=1e-3)

@@ -13,14 +13,14 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(3))
 def test_recovers_separated_blobs_in_20_dimensions(seed):
     X, y = make_blobs(300, 20, centers=5, random_state=seed)
     labels = VaDEClusterer(5, random_state=seed).fit_predict(X)
     assert adjusted_rand_score(y, labels) > 0.95
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_recovers_small_clusters_and_their_weights(seed):
     sizes = np.array([200, 200, 20])
     X, y = make_blobs(sizes, 20, random_state=seed)

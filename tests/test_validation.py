@@ -80,6 +80,7 @@ INVALID_VALUES = {
     "responsibilities": ("a str among {.*'expected'", ["exact", None]),
     "n_draws": (POSITIVE_INT, [0, 1.0]),
     "beta": (f"a str among {{'auto'}} or {POSITIVE}", [0, -0.5, None, True]),
+    "init_weight": (f"a str among {{'auto'}} or {NON_NEGATIVE}", [-0.5, None, True]),
     "max_iter": (f"a str among {{'auto'}} or {POSITIVE_INT}", [0, 10.0, None]),
     "batch_size": (f"a str among {{'auto'}} or {POSITIVE_INT}", [0, 1.5, "all"]),
     "learning_rate": ("a str among {.*'cosine'", ["adaptive", 0.1, None]),
