@@ -1,4 +1,4 @@
-"""The code blocks of the user guide run, in their order, with short budgets."""
+"""The code blocks of the user guide run, in their order, on few samples and epochs."""
 
 import os
 import re
@@ -7,6 +7,8 @@ import warnings
 from pathlib import Path
 
 import pytest
+import sklearn.datasets
+from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning
 
 from skvade import VaDEClusterer
@@ -28,8 +30,11 @@ def code_blocks():
 def test_code_blocks_run(monkeypatch, tmp_path):
     pytest.importorskip("matplotlib").use("agg")
     defaults = VaDEClusterer.__init__.__kwdefaults__
-    monkeypatch.setitem(defaults, "pretrain_max_iter", 1)
-    monkeypatch.setitem(defaults, "max_iter", 2)
+    for name in ("pretrain_max_iter", "warmup_max_iter", "max_iter"):
+        monkeypatch.setitem(defaults, name, 1)
+    images, y = load_digits(return_X_y=True)
+    few = images[:500], y[:500]
+    monkeypatch.setattr(sklearn.datasets, "load_digits", lambda return_X_y: few)
     monkeypatch.chdir(tmp_path)
     namespace = {}
     for line, code in code_blocks():
