@@ -3,9 +3,11 @@
 Nothing is fetched from the network, neither in building it nor in reading it.
 """
 
+import logging
 import os
 import re
 import shutil
+import warnings
 from pathlib import Path
 
 from docutils import nodes
@@ -21,6 +23,9 @@ if os.environ.get("SHORT_FITS"):
 # The gallery shows progress bars as they are in the end, as plain text: no matter
 # whether it is built in a terminal.
 os.environ["TTY_COMPATIBLE"] = "0"
+# Nor does it show what PyTorch says of itself while it exports to ONNX.
+logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+warnings.filterwarnings("ignore", r"`isinstance\(treespec", FutureWarning)
 
 project = "skvade"
 author = "the skvade developers"

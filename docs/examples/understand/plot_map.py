@@ -28,8 +28,8 @@ model = VaDEClusterer(
     n_clusters=10, latent_dim=2, embedding=TSNE(random_state=0), random_state=0
 ).fit(train)
 
-for name, rows, classes in [("train", train, y_train), ("test", test, y_test)]:
-    accuracy = clustering_accuracy(classes, model.predict(rows))
+for name, samples, classes in [("train", train, y_train), ("test", test, y_test)]:
+    accuracy = clustering_accuracy(classes, model.predict(samples))
     print(f"{name:5} accuracy {accuracy:.3f}")
 
 # %%
