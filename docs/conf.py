@@ -18,7 +18,7 @@ import skvade
 # To check that the examples run, fits of a few steps are enough.
 if os.environ.get("SHORT_FITS"):
     defaults = skvade.VaDEClusterer.__init__.__kwdefaults__
-    defaults.update(pretrain_max_iter=1, max_iter=2)
+    defaults.update(pretrain_max_iter=1, max_iter=12)
 
 # The gallery shows progress bars as they are in the end, as plain text: no matter
 # whether it is built in a terminal.

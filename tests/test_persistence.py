@@ -53,6 +53,7 @@ def assert_same_predictions(model, other, X):
         assert_array_equal(drawn, expected)
 
 
+@pytest.mark.filterwarnings("ignore:Clusters share a mode")
 @pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
 def test_fitted_state_is_plain_python_and_numpy(make_estimator, X_unit, likelihood):
     model = make_estimator(likelihood=likelihood, early_stopping=True).fit(X_unit)
@@ -210,6 +211,7 @@ def test_a_clone_has_no_version(of_earlier_version, fitted):
 # --- skops --------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:Clusters share a mode")
 @pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
 def test_skops_asks_to_trust_only_the_class(make_estimator, X_unit, likelihood):
     skops_io = pytest.importorskip("skops.io")

@@ -80,7 +80,8 @@ fig.suptitle("What is maximized, and what it does to the clusters")
 # %%
 # The snapshots: the decoded means of the clusters. A cluster has the same number in all
 # of them. The finished model numbers its clusters by size.
-fig, axes = plt.subplots(3, 10, figsize=(8, 3), layout="constrained")
+n_rows = len(snapshots.models)
+fig, axes = plt.subplots(n_rows, 10, figsize=(8, n_rows), layout="constrained")
 for row, (epoch, snapshot) in zip(axes, snapshots.models.items(), strict=True):
     for ax, center in zip(row, snapshot.cluster_centers_, strict=True):
         ax.imshow(center.reshape(8, 8), cmap="gray_r", vmin=0, vmax=1)
