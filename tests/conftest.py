@@ -8,6 +8,7 @@ import torch
 from custom_modules import PlainDecoder, make_encoder
 from missing_data import remove_entries
 from sklearn.datasets import make_blobs
+from threadpoolctl import threadpool_limits
 from torch import nn
 
 from skvade import VaDEClusterer
@@ -19,6 +20,7 @@ from skvade._model.prior import DiagonalMixturePrior
 # The processes of pytest-xdist share the cores: threads of theirs would be in the way.
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
+    threadpool_limits(1)  # of OpenMP and BLAS, which scikit-learn uses
 
 
 def read_only(array):
