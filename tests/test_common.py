@@ -30,11 +30,11 @@ pytestmark = pytest.mark.filterwarnings(
 # The default budgets make thousands of steps on any number of samples: here fewer.
 SHORT = {"pretrain_max_iter": 1, "max_iter": 5}
 DEFAULT = VaDEClusterer(**SHORT)
-SAMPLED = VaDEClusterer(**SHORT, responsibilities="sampled")
+SAMPLED = VaDEClusterer(**SHORT, init="kmeans", responsibilities="sampled")
 # The checks do not set the random_state of a step of a pipeline.
 BERNOULLI = make_pipeline(
     MinMaxScaler(clip=True),
-    VaDEClusterer(**SHORT, likelihood="bernoulli", random_state=0),
+    VaDEClusterer(**SHORT, init="kmeans", likelihood="bernoulli", random_state=0),
 )
 
 
@@ -100,5 +100,5 @@ MIXES_DATAFRAMES_AND_ARRAYS = pytest.mark.filterwarnings(
     ],
 )
 def test_estimator_by_the_internal_checks_of_scikit_learn(check):
-    estimator = VaDEClusterer(pretrain_max_iter=1)
+    estimator = VaDEClusterer(**SHORT)
     check(type(estimator).__name__, estimator)
