@@ -1,6 +1,7 @@
 """The warm-up, the maximization of the bound, and the numbering of the components."""
 
 import math
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -397,12 +398,30 @@ def test_labels_of_a_batch_are_those_of_its_samples_where_some_are_held_out():
     X, y = make_blobs([40, 30, 30], 5, random_state=0)
     state = make_training_state(X, init=y, init_weight=1.0, n_validation=20)
     run_stages(state, pretrain, initialize_mixture, warm_up)
-    indices, labels = [], []
-    for batch in joint._labeled_batches(state):
-        indices += state.dataset.indices[batch.indices.numpy()].tolist()
-        labels += batch.labels.tolist()
-    assert len(indices) == 80
-    assert_array_equal(labels, y[indices])
+    for dataset in (state.dataset, state.dataset.cache_on_device()):
+        batch = replace(dataset, labels=y).get_batch(np.arange(80))
+        assert batch.labels.dtype == torch.int64
+        assert_array_equal(batch.labels, y[dataset.indices])
+
+
+def test_the_initial_partition_does_not_change_the_unit_of_the_curves():
+    X, y = make_blobs([40, 30, 30], 5, random_state=0)
+    weight = np.random.RandomState(0).exponential(size=100)
+    weight /= weight.mean()
+    curves = []
+    for init_weight in (0.0, 1.0):
+        state = make_training_state(
+            X,
+            init=y,
+            init_weight=init_weight,
+            learning_rate_init=1e-12,
+            n_validation=20,
+            sample_weight=weight,
+        )
+        run_stages(state, pretrain, initialize_mixture, maximize_elbo)
+        assert abs(state.dataset.weights.mean() - 1) > 0.01
+        curves.append(state.history.training["elbo"])
+    assert_allclose(curves[0], curves[1])
 
 
 # --- The order of the components ----------------------------------------------------

@@ -76,6 +76,8 @@ class Dataset:
         The samples of X that belong to the dataset.
     device_cache : Batch or None
         All samples of X, on the device.
+    labels : ndarray or None
+        Clusters of all samples of X, where they take part in the loss.
     """
 
     X: NDArray | csr_array
@@ -85,6 +87,7 @@ class Dataset:
     has_missing: bool
     indices: NDArray[np.integer]
     device_cache: Batch | None = None
+    labels: NDArray[np.integer] | None = None
 
     @classmethod
     def from_array(
@@ -183,7 +186,16 @@ class Dataset:
         """Give the samples at some positions of the dataset as standardized tensors."""
         indices = self.indices[positions]
         if self.device_cache is not None:
-            return _gather_on_device(self.device_cache, indices, positions)
+            batch = _gather_on_device(self.device_cache, indices, positions)
+        else:
+            batch = self._read_batch(indices, positions)
+        if self.labels is None:
+            return batch
+        labels = torch.from_numpy(self.labels[indices])
+        return batch._replace(labels=labels.to(batch.x.device, torch.int64))
+
+    def _read_batch(self, indices: NDArray, positions: NDArray) -> Batch:
+        """Read some samples of X."""
         samples = dense_samples(self.X, indices)
         location, scale, feature_mean = self.scaling
         mask = None

@@ -3,9 +3,10 @@
 import math
 import traceback
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import replace
 from warnings import warn
 
 import numpy as np
@@ -153,6 +154,9 @@ def maximize_elbo(state: TrainingState) -> None:
     kept, be it the one at the start.
     """
     module, config, history = state.module, state.config, state.history
+    if config.init_weight:
+        dataset = replace(state.dataset, labels=history.init_labels)
+        state = replace(state, dataset=dataset)
     schedule = None
     if config.learning_rate == "cosine":
         n_batches = math.ceil(len(state.dataset) / config.batch_size)
@@ -170,8 +174,7 @@ def maximize_elbo(state: TrainingState) -> None:
         best = deepcopy(module.state_dict())
     try:
         for _ in iter_epochs(state, config.max_iter):
-            batches = _labeled_batches(state) if config.init_weight else None
-            score = _joint_epoch(state, optimizer, batches)
+            score = _joint_epoch(state, optimizer)
             if state.validation:
                 score = mean_elbo(module, state.validation, config.responsibilities)
                 history.validation_scores.append(score)
@@ -267,20 +270,9 @@ def _make_joint_optimizer(
     return make_adam(state, rates, schedule)
 
 
-def _labeled_batches(state: TrainingState) -> Iterator[Batch]:
-    """Iterate over one epoch, with the clusters of the initial partition as labels."""
-    dataset, init_labels = state.dataset, np.asarray(state.history.init_labels)
-    for batch in dataset.iter_batches(state.config.batch_size, state.random.shuffle):
-        labels = init_labels[dataset.indices[batch.indices.numpy()]]
-        labels = torch.from_numpy(labels).to(batch.x.device, torch.int64)
-        yield batch._replace(labels=labels)
-
-
-def _joint_epoch(
-    state: TrainingState, optimizer: Adam, batches: Iterable[Batch] | None = None
-) -> float:
+def _joint_epoch(state: TrainingState, optimizer: Adam) -> float:
     """Train networks and mixture for one epoch; give its ELBO."""
-    means = train_epoch(state, elbo_loss, optimizer, batches=batches)
+    means = train_epoch(state, elbo_loss, optimizer)
     check_finite_loss(means, _rate_remedy(state))
     curves = state.history.training
     for name, mean in means.items():
