@@ -224,7 +224,11 @@ def find_neighbors(
 def exact_neighbors(
     features: Tensor, n_neighbors: int, variance: Tensor | None = None
 ) -> NeighborGraph:
-    """Find exact neighbors: by scikit-learn, on a GPU by blocks of matrix products."""
+    """Find exact neighbors.
+
+    By scikit-learn, which knows no variances; else by blocks of matrix products, which
+    are also faster on a GPU.
+    """
     if n_neighbors == 0:
         return NeighborGraph.from_array(np.empty((len(features), 0)))
     if features.device.type == "cpu" and variance is None:
