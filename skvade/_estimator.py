@@ -206,7 +206,7 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
 
     batch_size : int or "auto", default="auto"
         Samples per step of the joint training. "auto" is a 32nd of the samples, at
-        least 64 and at most 256. In the warm-up and in pretraining by reconstruction,
+        least 128 and at most 256. In the warm-up and in pretraining by reconstruction,
         an epoch of fewer than 8 steps visits samples more than once.
 
     learning_rate : {"cosine", "constant"}, default="cosine"
@@ -215,7 +215,7 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         them, and falls to zero along a cosine. In ``partial_fit`` it is a third of
         ``learning_rate_init``. Choose "constant" beside ``tol``.
 
-    learning_rate_init : float, default=3e-3
+    learning_rate_init : float, default=4.5e-3
         Learning rate of Adam in the joint training.
 
     mixture_learning_rate_init : float or None, default=None
@@ -409,7 +409,7 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         max_iter: int | str = "auto",
         batch_size: int | str = "auto",
         learning_rate: str = "cosine",
-        learning_rate_init: float = 3e-3,
+        learning_rate_init: float = 4.5e-3,
         mixture_learning_rate_init: float | None = None,
         beta: float | str = "auto",
         init_weight: float | str = "auto",

@@ -164,7 +164,7 @@ class VaDE(nn.Module):
             "reconstruction": reconstruction.detach(),
         }
         if batch.labels is not None:
-            log_r = log_responsibilities(self.prior, posterior, sampled)
+            log_r = bound.log_responsibilities
             cross_entropy = weight @ nll_loss(log_r, batch.labels, reduction="none")
             total = total + config.beta * config.init_weight * cross_entropy
             terms["init_cross_entropy"] = cross_entropy.detach()
