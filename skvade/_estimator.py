@@ -59,8 +59,10 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
 
     Parameters
     ----------
-    n_clusters : int, default=8
-        Number of components of the mixture, K.
+    n_clusters : int or "auto", default=8
+        Number of components of the mixture, K. "auto" estimates it after pretraining,
+        by the modularity of partitions in the neighbor graph of X. It is then the
+        number of groups where ``init`` gives a partition.
 
     latent_dim : int, default=10
         Dimension of the latent space, L. 10 is the paper's value.
@@ -282,16 +284,19 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         Cluster of each training sample. Clusters are numbered by the total weight of
         their samples, the largest first.
 
-    weights_ : ndarray of shape (n_clusters,)
+    n_clusters_ : int
+        Number of clusters, K: ``n_clusters``, or the estimate of "auto".
+
+    weights_ : ndarray of shape (n_clusters_,)
         Mixture weights; they sum to one.
 
-    means_ : ndarray of shape (n_clusters, latent_dim)
+    means_ : ndarray of shape (n_clusters_, latent_dim)
         Means of the components, in the latent space.
 
-    covariances_ : ndarray of shape (n_clusters, latent_dim)
+    covariances_ : ndarray of shape (n_clusters_, latent_dim)
         Variances of the components, in the latent space.
 
-    cluster_centers_ : ndarray of shape (n_clusters, n_features_in_)
+    cluster_centers_ : ndarray of shape (n_clusters_, n_features_in_)
         The decoded means, in the units of X.
 
     noise_variance_ : float
@@ -381,7 +386,7 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
 
     def __init__(
         self,
-        n_clusters: int = 8,
+        n_clusters: int | str = 8,
         *,
         # The model
         latent_dim: int = 10,

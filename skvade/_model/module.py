@@ -235,6 +235,14 @@ class VaDE(nn.Module):
         self.prior.load_fitted_attributes(attributes)
         self.likelihood.load_fitted_attributes(attributes)
 
+    def set_n_clusters(self, n_clusters: int) -> None:
+        """Give the prior another number of components, all at their initial values."""
+        prior = self.prior
+        n_components, latent_dim = prior.means.shape
+        if n_components != n_clusters:
+            self.prior = type(prior)(n_clusters, latent_dim, prior.reg_covar)
+            self.prior.to(prior.means.device, prior.means.dtype)
+
     def prior_float64(self) -> MixturePrior:
         """Copy the prior to the CPU, in float64."""
         return deepcopy(self.prior).cpu().double()
