@@ -404,6 +404,7 @@ def test_the_number_of_clusters_is_an_attribute(fitted):
     assert fitted.n_clusters_ == fitted.n_clusters == len(fitted.weights_)
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize(
     "init",
     [np.arange(150) % 5, BayesianGaussianMixture(n_components=5, random_state=0)],
