@@ -11,9 +11,10 @@ from skvade._training.state import FitTask, TrainingState
 
 __all__ = ["CallbackMixin", "attach_callbacks"]
 
-# Attributes that scikit-learn sets on an estimator while callbacks are active.
+# Attributes that are set on an estimator while callbacks are active.
 _ACTIVE_CALLBACK_ATTRIBUTES = {
     "_callback_fit_ctx",
+    "_fit_state",
     "_parent_callback_ctx",
     "_skl_callbacks",
     "_skl_callbacks_to_teardown",
@@ -64,9 +65,11 @@ def attach_callbacks(
     """Report a training run to the callbacks of the estimator, from its start.
 
     They get the data as the user gave them, and on demand an estimator whose
-    predictions are those of the module at that moment.
+    predictions are those of the module at that moment. Until the end of the fit, the
+    estimator has the state of the run as `_fit_state`, for `Checkpoint`.
     """
     reset_fitted_attributes(estimator)
+    estimator._fit_state = state
     metadata = None
     if sample_weight is not None:
         metadata = {"sample_weight": sample_weight}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from os import PathLike
+from types import SimpleNamespace
 from typing import Any, Self
 
 import numpy as np
@@ -10,6 +12,7 @@ from sklearn.base import BaseEstimator, ClusterMixin, _fit_context
 from sklearn.utils import Tags
 
 from skvade._callbacks import CallbackMixin, attach_callbacks
+from skvade._checkpoint import read_checkpoint, resume_training, write_checkpoint
 from skvade._data.device import default_settings
 from skvade._diagnostics import warn_fit_quality
 from skvade._model.custom_networks import ModuleFactory
@@ -22,12 +25,14 @@ from skvade._state import (
     set_fitted_attributes,
 )
 from skvade._training.joint import partial_fit_epoch
-from skvade._training.stages import first_partial_fit, n_stages, resume, train
+from skvade._training.stages import first_partial_fit, stage_names, train
+from skvade._training.state import TrainingState
 from skvade._validation import (
     PARAMETER_CONSTRAINTS,
     check_fit_params,
     check_partial_fit_params,
     check_sample_weight,
+    resumed_params,
     validate_X,
     warn_version_mismatch,
 )
@@ -509,8 +514,10 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
             state does not match. If the loss is not finite.
         """
         resumes = self.warm_start and hasattr(self, "_network_state")
+        first = "train" if resumes else None
+        n_stages = len(stage_names(self, first))
         # Outside of the block: callbacks also get the end of a fit that fails.
-        context = self._init_callback_context(max_subtasks=n_stages(self, resumes))
+        context = self._init_callback_context(max_subtasks=n_stages)
         with restore_on_error(self), default_settings():
             samples = validate_X(self, X, reset=not resumes)
             weights = check_sample_weight(sample_weight, samples)
@@ -520,14 +527,76 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
             else:
                 state = init_training(self, samples, weights)
             attach_callbacks(self, state, context, X, y, sample_weight)
-            if resumes:
-                resume(state)
-            else:
-                train(state)
-            summary = set_fitted_attributes(self, state)
-            state.task.end()
-            warn_fit_quality(self, state, summary, resumed=resumes)
+            self._train(state, first)
         return self
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def resume(
+        self,
+        path: str | PathLike,
+        X: ArrayLike,
+        y: object = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> Self:
+        """Continue a fit from a file that a ``Checkpoint`` has written.
+
+        The fit goes on in the stage and the epoch after which the file was written. On
+        a CPU, with the same number of threads, it ends with the same attributes as
+        without the interruption, to the last bit. The estimator gets the parameters of
+        the file. Callbacks that are set on the estimator see the rest of the fit; those
+        of the interrupted fit are not in the file.
+
+        Parameters
+        ----------
+        path : str or path-like
+            The file that :class:`~skvade.callbacks.Checkpoint` has written.
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            The samples of the fit.
+        y : object, default=None
+            For callbacks only, as in ``fit``.
+        sample_weight : array-like of shape (n_samples,), default=None
+            The weights of the fit.
+
+        Returns
+        -------
+        self : VaDEClusterer
+            The fitted estimator.
+
+        Raises
+        ------
+        OSError
+            If the file can not be read.
+        ValueError
+            If the file is damaged or of another version. If X, ``sample_weight``, the
+            type of the device, or a parameter that is not at its default differ from
+            those of the fit; only ``device`` and ``verbose`` may change. If a parameter
+            was an object that the file can not hold, such as ``encoder`` or a clusterer
+            as ``init``, and is not set on this estimator.
+        """
+        saved = read_checkpoint(path)
+        params = resumed_params(self, saved.params)
+        n_stages = len(stage_names(SimpleNamespace(**params), saved.stage))
+        context = self._init_callback_context(max_subtasks=n_stages)
+        with restore_on_error(self), default_settings():
+            self.set_params(**params)
+            samples = validate_X(self, X, reset=True)
+            weights = check_sample_weight(sample_weight, samples)
+            state = resume_training(self, samples, weights, saved)
+            attach_callbacks(self, state, context, X, y, sample_weight)
+            self._train(state, saved.stage)
+        return self
+
+    def _train(self, state: TrainingState, first: str | None) -> None:
+        """Run the stages, from the one named `first` on, and set the attributes."""
+        train(state, first)
+        summary = set_fitted_attributes(self, state)
+        state.task.end()
+        del self._fit_state
+        warn_fit_quality(self, state, summary, resumed=state.warm_started)
+
+    def _write_checkpoint(self, path: str | PathLike) -> None:
+        """Write the state of the fit that is running, at the end of an epoch."""
+        write_checkpoint(path, self, self._fit_state)
 
     def fit_predict(
         self, X: ArrayLike, y: object = None, sample_weight: ArrayLike | None = None

@@ -19,7 +19,7 @@ from scipy.stats import entropy
 from sklearn.utils import check_random_state
 
 from skvade._data.dataset import Dataset
-from skvade._data.device import resolve_device
+from skvade._data.device import DeviceConfig, resolve_device
 from skvade._data.scaling import (
     DataSummary,
     Scaling,
@@ -58,6 +58,7 @@ from skvade._version import __version__
 __all__ = [
     "init_training",
     "make_config",
+    "rebuild_training",
     "reset_fitted_attributes",
     "restore_on_error",
     "resume_fit",
@@ -143,7 +144,9 @@ def resume_fit(
     """Go on from the fitted model, for a warm start."""
     check_same_module_params(estimator, estimator._module_params, "warm_start=True")
     random_state = check_random_state(estimator.random_state)
-    return _resume(estimator, X, sample_weight, WeightStatistics(), random_state)
+    state = _resume(estimator, X, sample_weight, WeightStatistics(), random_state)
+    state.warm_started = True
+    return state
 
 
 def resume_partial_fit(
@@ -173,17 +176,74 @@ def _resume(
     random = RandomStreams.from_random_state(random_state, device_config.device)
     statistics = statistics.update(sample_weight)
     sample_weight = normalize_weights(sample_weight, statistics.mean)
-    summary, scaling = DataSummary.from_array(X), Scaling(**estimator._scaling)
-    check_data(estimator.likelihood, summary, scaling, device_config.dtype, X.dtype)
-    dataset = Dataset.from_array(
-        X, scaling, device_config, sample_weight, summary.has_missing
-    )
-    dataset = dataset.cache_on_device()
+    scaling = Scaling(**estimator._scaling)
+    dataset = _scaled_dataset(estimator, X, sample_weight, scaling, device_config)
     module = estimator._make_module(device_config)
     init_labels = predict_labels(module, dataset, estimator.responsibilities)
     history = History(init_labels=init_labels)
     dataset = dataset.drop_zero_weight()
     return _training_state(estimator, module, dataset, random, history, statistics)
+
+
+def rebuild_training(
+    estimator: PredictionMixin,
+    X: NDArray | csr_array,
+    sample_weight: NDArray,
+    scaling: Scaling,
+    validation: NDArray | None,
+) -> TrainingState:
+    """Build the state of a fit whose module, streams and history will be loaded.
+
+    Parameters
+    ----------
+    estimator : VaDEClusterer
+        With the parameters of the fit.
+    X : {ndarray, csr_array} of shape (n_samples, n_features)
+        The samples of the fit.
+    sample_weight : ndarray of shape (n_samples,)
+        Their weights.
+    scaling : Scaling
+        How the fit has standardized them.
+    validation : ndarray or None
+        The samples that the fit holds out.
+
+    Returns
+    -------
+    state : TrainingState
+        Its module is not initialized.
+    """
+    device_config = resolve_device(estimator.device, estimator.precision)
+    random = RandomStreams.from_random_state(RandomState(0), device_config.device)
+    statistics = WeightStatistics().update(sample_weight)
+    sample_weight = normalize_weights(sample_weight, statistics.mean)
+    dataset = _scaled_dataset(estimator, X, sample_weight, scaling, device_config)
+    dataset = dataset.drop_zero_weight()
+    params = module_params(estimator, dataset.n_features)
+    module = VaDE(**params, bfloat16=device_config.bfloat16, generator=random.shuffle)
+    module.to(device_config.device, device_config.dtype)
+    config = make_config(estimator, len(dataset), dataset.n_features)
+    state = TrainingState(
+        module, dataset, None, config, random, weight_statistics=statistics
+    )
+    if validation is not None:
+        state.dataset, state.validation = dataset.split_off(validation)
+    return state
+
+
+def _scaled_dataset(
+    estimator: PredictionMixin,
+    X: NDArray | csr_array,
+    sample_weight: NDArray,
+    scaling: Scaling,
+    device_config: DeviceConfig,
+) -> Dataset:
+    """Make a dataset of all samples of X, standardized as earlier ones."""
+    summary = DataSummary.from_array(X)
+    check_data(estimator.likelihood, summary, scaling, device_config.dtype, X.dtype)
+    dataset = Dataset.from_array(
+        X, scaling, device_config, sample_weight, summary.has_missing
+    )
+    return dataset.cache_on_device()
 
 
 def _training_state(

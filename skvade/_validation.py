@@ -1,6 +1,7 @@
 """Checks of parameters and data."""
 
 import math
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, validate_data
 from torch import nn
 
+from skvade._archive import Description
 from skvade._data.neighbors import check_graph
 from skvade._data.scaling import (
     MAX_STANDARDIZED_VALUE,
@@ -49,6 +51,8 @@ __all__ = [
     "mark_missing",
     "module_params",
     "n_validation_samples",
+    "resumed_params",
+    "saved_params",
     "supported_dtypes",
     "validate_X",
     "warn_support",
@@ -194,6 +198,78 @@ def check_same_module_params(
                 f"{name}={wanted[name]!r} instead. Set it back, or use fit with "
                 "warm_start=False to fit a new model."
             )
+
+
+def saved_params(estimator: BaseEstimator) -> dict[str, Any]:
+    """Give the parameters as a file can hold them: objects by a description."""
+    params = estimator.get_params(deep=False)
+    return {name: _savable(value) for name, value in params.items()}
+
+
+def resumed_params(estimator: BaseEstimator, saved: dict[str, Any]) -> dict[str, Any]:
+    """Give the parameters of a fit that goes on from a file.
+
+    Parameters
+    ----------
+    estimator : VaDEClusterer
+        What is not its default must agree with the file. The device and `verbose` may
+        change; a random state that the file cannot hold has no more effect.
+    saved : dict of str to object
+        What `saved_params` has given for the fit.
+
+    Returns
+    -------
+    params : dict of str to object
+        Those of the file, and in the place of descriptions the estimator's own.
+
+    Raises
+    ------
+    ValueError
+        Names the first parameter that differs, or that the estimator lacks.
+    """
+    given = estimator.get_params(deep=False)
+    others = sorted(given.keys() ^ saved.keys())
+    if others:
+        raise ValueError(
+            f"The file is of an estimator with other parameters: only one of it and "
+            f"{type(estimator).__name__} has {', '.join(others)}. Use the same class."
+        )
+    params = {}
+    for name, value in given.items():
+        is_default = _are_equal(value, _default(estimator, name))
+        is_same = _are_equal(_savable(value), saved[name])
+        is_object = isinstance(saved[name], Description)
+        if is_object and (is_same or name == "random_state"):
+            params[name] = value
+        elif is_default and not is_object:
+            params[name] = saved[name]
+        elif is_same or name in ("device", "verbose"):
+            params[name] = value
+        else:
+            was = saved[name].text if is_object else repr(saved[name])
+            remedy = "Leave it out: resume takes it from the file"
+            if is_object:
+                remedy = "Set it on the estimator: the file can not hold such an object"
+            raise ValueError(
+                f"The file is of a fit with {name}={was}. Got {name}={value!r} "
+                f"instead. {remedy}."
+            )
+    return params
+
+
+def _savable(value: Any) -> Any:
+    """Give a value that a file can hold, or the description of an object."""
+    if isinstance(value, list | tuple):
+        return type(value)(map(_savable, value))
+    if value is None or isinstance(value, bool | int | float | str | np.generic):
+        return value
+    if issparse(value):
+        return value
+    if hasattr(value, "__array__") and not isinstance(value, np.ma.MaskedArray):
+        array = np.asarray(value)
+        if array.dtype != object:
+            return array
+    return Description(re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value)))
 
 
 def _are_equal(one: Any, other: Any) -> bool:

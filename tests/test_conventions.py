@@ -14,11 +14,12 @@ import pytest
 from numpydoc.validate import validate
 
 import skvade
+import skvade.callbacks
 import skvade.metrics
 import skvade.plotting
 
 ROOT = Path(__file__).resolve().parents[1]
-PUBLIC_MODULES = (skvade, skvade.metrics, skvade.plotting)
+PUBLIC_MODULES = (skvade, skvade.callbacks, skvade.metrics, skvade.plotting)
 
 # Names that git may track beside dotfiles.
 TOP_LEVEL = {

@@ -219,6 +219,15 @@ def test_split_without_validation_samples_leaves_dataset_and_generator_as_they_a
     assert_array_equal(generator.get_state(), before)
 
 
+def test_the_split_of_given_samples_is_that_of_the_draw(X):
+    weight = np.arange(150) % 3
+    dataset = make_dataset(X, sample_weight=weight).drop_zero_weight()
+    training, validation = dataset.split(20, make_generator(0))
+    again, held_out = dataset.split_off(validation.indices)
+    assert_array_equal(again.indices, training.indices, strict=True)
+    assert_array_equal(held_out.indices, validation.indices, strict=True)
+
+
 def test_positions_of_a_subset_count_from_the_subset():
     dataset = numbered_samples(20).subset(np.arange(10, 20)).subset(np.array([0, 9]))
     assert len(dataset) == 2

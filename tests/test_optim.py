@@ -1,5 +1,7 @@
 """Adam and SGD against those of `torch.optim`, whose interface they have."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import nn
@@ -157,6 +159,32 @@ def test_adam_goes_on_from_the_state_of_another(fused):
         if step >= 5:
             take_step(resumed, make_loss([copies], step))
     assert_same_parameters([copies], [parameters])
+
+
+@FUSED
+@BOTH
+def test_a_state_dict_is_all_that_another_optimizer_needs(make, fused):
+    """Learning rates and the number of steps, on which the schedule depends, too."""
+    (parameters, _), (copies, _) = make_groups(), make_groups()
+    optimizer, resumed = make(parameters, fused), make(copies, fused)
+    for each in (optimizer, resumed):
+        each.schedule = lambda step: 1 / (1 + step)
+    (group,) = optimizer.param_groups
+    group["lr"] = 0.2
+    for step in range(5):
+        take_step(optimizer, make_loss([parameters], step))
+    with torch.no_grad():
+        for parameter, copied in zip(parameters, copies, strict=True):
+            copied.copy_(parameter)
+    state_dict = deepcopy(optimizer.state_dict())
+    for state in state_dict["state"].values():
+        state.update({name: values.numpy() for name, values in state.items()})
+    resumed.load_state_dict(state_dict)
+    for step in range(5, 10):
+        take_step(optimizer, make_loss([parameters], step))
+        take_step(resumed, make_loss([copies], step))
+    for copied, parameter in zip(copies, parameters, strict=True):
+        assert torch.equal(copied, parameter)
 
 
 # --- Which parameters ---------------------------------------------------------------

@@ -13,6 +13,7 @@ from skvade._data.scaling import (
     DataSummary,
     WeightStatistics,
     dense_samples,
+    fingerprint,
     normalize_weights,
     take_weights,
     uniform_weights,
@@ -324,6 +325,25 @@ def test_dense_samples_copy_no_more_than_these(view):
 
 
 # --- Weights ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [np.asarray, np.asfortranarray, sparse.csr_array])
+def test_a_fingerprint_depends_on_every_value_and_weight(make):
+    X = np.random.default_rng(0).normal(size=(3, scaling.CHUNK_SIZE // 2))  # two chunks
+    weights = np.ones(3)
+    expected = fingerprint(make(X), weights)
+    assert fingerprint(make(X.copy()), uniform_weights(3)) == expected
+    if make is not sparse.csr_array:
+        assert fingerprint(X, weights) == expected
+    for row, column in ((0, 0), (2, -1)):
+        other = X.copy()
+        other[row, column] += 1e-12
+        changed = fingerprint(make(other), weights)
+        assert {k for k in expected if changed[k] != expected[k]} == {"checksum of X"}
+    weights[-1] += 1e-12
+    changed = fingerprint(make(X), weights)
+    names = {k for k in expected if changed[k] != expected[k]}
+    assert names == {"checksum of sample_weight"}
 
 
 def test_uniform_weights_stay_in_the_memory_of_a_single_number():

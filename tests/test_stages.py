@@ -26,7 +26,7 @@ from skvade._training.joint import (
     warm_up,
 )
 from skvade._training.pretraining import pretrain
-from skvade._training.stages import first_partial_fit, n_stages, resume, train
+from skvade._training.stages import first_partial_fit, stage_names, train
 from skvade._training.state import FitTask
 
 # --- Order --------------------------------------------------------------------------
@@ -71,16 +71,16 @@ def test_stages_come_in_order_and_as_many_as_announced(X, params, expected):
     state.task = NamingTask(stages)
     train(state)
     assert stages == expected
-    assert n_stages(state.config, warm_start=False) == len(expected)
+    assert stage_names(state.config) == [name for name, _ in expected]
 
 
 def test_a_warm_start_has_the_last_stage_only(X):
     state, stages = make_training_state(X), []
     run_stages(state, pretrain, initialize_mixture)
     state.task = NamingTask(stages)
-    resume(state)
+    train(state, "train")
     assert stages == [TRAIN]
-    assert n_stages(state.config, warm_start=True) == 1
+    assert stage_names(state.config, "train") == ["train"]
 
 
 def test_training_is_its_stages_one_after_the_other(X):
@@ -148,8 +148,8 @@ def fit_to_loss(monkeypatch):
 def test_few_calls_lead_from_fit_to_the_loss(make_estimator, X, fit_to_loss):
     make_estimator(batch_size=150, warmup_max_iter=1, max_iter=2).fit(X)
     last_stage = [
+        "_train",
         "train",
-        "resume",
         "maximize_elbo",
         "_joint_epoch",
         "train_epoch",

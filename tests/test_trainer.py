@@ -14,7 +14,7 @@ from skvade._data.scaling import normalize_weights
 from skvade._model.module import LossOutput
 from skvade._training.optim import SGD
 from skvade._training.stages import train
-from skvade._training.state import FitTask
+from skvade._training.state import FitTask, Progress
 from skvade._training.trainer import (
     check_finite_loss,
     iter_epochs,
@@ -148,6 +148,50 @@ def test_epochs_end_at_convergence(linear_state):
         linear_state.history.converged = epoch == 1
     assert epochs == [0, 1]
     assert task.calls[-1] == "-epoch"
+
+
+class Count:
+    """A number that is a state."""
+
+    value = 0
+
+    def state_dict(self):
+        return {"value": self.value}
+
+    def load_state_dict(self, state_dict):
+        self.value = state_dict["value"]
+
+
+def test_a_resumed_stage_goes_on_with_its_epochs(linear_state):
+    task, first, second = RecordingTask(), Count(), Count()
+    linear_state.task = task
+    saved = {"count": {"value": 9}}
+    linear_state.progress = progress = Progress(saved_epoch=7, saved_objects=saved)
+    with stage(linear_state, "pretrain", 10):
+        assert [*iter_epochs(linear_state, 5, count=first)] == []
+        for epoch in iter_epochs(linear_state, 5, count=second):
+            assert progress.stage == "pretrain"
+            assert progress.objects == {"count": second}
+            assert progress.epoch == 5 + epoch
+        assert epoch == 4
+    assert (first.value, second.value) == (0, 9)
+    assert task.calls[0] == "+pretrain 3"
+    assert task.calls.count("-epoch") == 3
+    with stage(linear_state, "train", 2):
+        assert [*iter_epochs(linear_state, 2, count=first)] == [0, 1]
+    assert first.value == 0
+
+
+@pytest.mark.parametrize("saved_epoch", [5, 10])
+def test_a_stage_is_resumed_at_the_end_of_the_loop_that_was_saved(
+    linear_state, saved_epoch
+):
+    saved = {"count": {"value": 9}}
+    linear_state.progress = Progress(saved_epoch=saved_epoch, saved_objects=saved)
+    counts = Count(), Count()
+    epochs = [[*iter_epochs(linear_state, 5, count=count)] for count in counts]
+    assert epochs == [[], [*range(10 - saved_epoch)]]
+    assert [count.value for count in counts] == ([9, 0] if saved_epoch == 5 else [0, 9])
 
 
 # --- Losses that are not finite -----------------------------------------------------

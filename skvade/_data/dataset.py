@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -13,7 +14,7 @@ from scipy.sparse import csr_array
 from torch import Generator, Tensor
 
 from skvade._data.device import DeviceConfig
-from skvade._data.scaling import Scaling, dense_samples, take_weights
+from skvade._data.scaling import Scaling, dense_samples, fingerprint, take_weights
 
 __all__ = ["Batch", "Dataset"]
 
@@ -114,6 +115,11 @@ class Dataset:
         """Weights of the samples of the dataset, (len(self),)."""
         return take_weights(self.sample_weight, self.indices)
 
+    @cached_property
+    def fingerprint(self) -> dict[str, Any]:
+        """What tells X and its weights from others, in one pass over all samples."""
+        return fingerprint(self.X, self.sample_weight)
+
     # --- Subsets --------------------------------------------------------------------
 
     def full(self) -> "Dataset":
@@ -143,6 +149,11 @@ class Dataset:
         order = torch.randperm(len(self), generator=generator).numpy()
         training = self.subset(np.sort(order[n_validation_samples:]))
         return training, self.subset(order[:n_validation_samples])
+
+    def split_off(self, indices: NDArray) -> "tuple[Dataset, Dataset]":
+        """Split given samples of X off, for validation."""
+        training = np.setdiff1d(self.indices, indices)
+        return replace(self, indices=training), replace(self, indices=indices)
 
     def mean_imputed(self) -> NDArray | csr_array:
         """Give the samples of X, missing entries replaced by the mean of the feature.

@@ -1,8 +1,9 @@
 """Statistics of X, from one pass over its samples, and the scaling they lead to."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Self
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ __all__ = [
     "dense_samples",
     "drop_negligible_weights",
     "enumerate_first",
+    "fingerprint",
     "normalize_weights",
     "take_weights",
     "uniform_weights",
@@ -133,6 +135,24 @@ def _iter_chunks(X: NDArray | csr_array) -> Iterator[tuple[slice, NDArray]]:
         rows = slice(start, min(start + chunk_length, n_samples))
         # Sums over an array depend on its memory layout, in the last digits.
         yield rows, dense_samples(X, rows)
+
+
+def fingerprint(X: NDArray | csr_array, sample_weight: NDArray) -> dict[str, Any]:
+    """Compute what tells X and its weights from others, in one pass over X."""
+    matrix: Any = X
+    blocks: Iterable[Any] = (chunk for _, chunk in _iter_chunks(X))
+    if issparse(X):
+        blocks = matrix.data, matrix.indices, matrix.indptr
+    checksum = 0
+    for block in blocks:
+        checksum = crc32(block, checksum)
+    return {
+        "shape of X": X.shape,
+        "dtype of X": str(X.dtype),
+        "format of X": "sparse" if issparse(X) else "dense",
+        "checksum of X": checksum,
+        "checksum of sample_weight": crc32(np.ascontiguousarray(sample_weight).data),
+    }
 
 
 def _weights_of(sample_weight: NDArray | None, rows: slice) -> NDArray | None:

@@ -18,7 +18,7 @@ from skvade._model.elbo import squared_error
 from skvade._model.module import LossOutput
 from skvade._training.optim import Adam
 from skvade._training.pretraining import autoencoder_parameters
-from skvade._training.state import TrainingState, seeded_clone
+from skvade._training.state import EmbeddingTarget, TrainingState, seeded_clone
 from skvade._training.trainer import (
     MIN_STEPS,
     check_finite_loss,
@@ -133,30 +133,36 @@ def fit_embedding(state: TrainingState) -> None:
     variance, and of the variance of the data.
     """
     config, history = state.config, state.history
-    dataset = state.dataset.subsample(config.embedding_max_samples, state.random.numpy)
+    if state.embedding_target is None:
+        state.embedding_target = _compute_target(state)
+    indices, coordinates = state.embedding_target
+    dataset = replace(state.dataset, indices=indices)
     substate = replace(state, dataset=dataset)
     parameters = autoencoder_parameters(state.module)
     fused = dataset.device_config.has_fused_optimizers
     optimizer = Adam([(LEARNING_RATE, parameters)], fused)
-    loss = _EmbeddingLoss(_compute_target(substate))
+    loss = _EmbeddingLoss(dataset.device_config.to_tensor(coordinates))
     remedy = f"Lower embedding_max_iter={config.embedding_max_iter!r}"
     curves = history.pretraining
-    for epoch in iter_epochs(state, config.embedding_max_iter):
+    max_epochs = config.embedding_max_iter
+    for epoch in iter_epochs(state, max_epochs, optimizer=optimizer):
         (group,) = optimizer.param_groups
-        group["lr"] = LEARNING_RATE * (1 - epoch / config.embedding_max_iter)
+        group["lr"] = LEARNING_RATE * (1 - epoch / max_epochs)
         means = train_epoch(substate, loss, optimizer, MIN_STEPS)
         check_finite_loss(means, remedy)
         for name in ("embedding_error", "unexplained_variance"):
             curves[name].append(means[name])
         error = curves["embedding_error"]
         log_epoch(state, "Embedding", error, "unexplained variance")
+    state.embedding_target = None
     if not state.task.stopped:
         history.embedding_error = curves["embedding_error"][-1]
 
 
-def _compute_target(state: TrainingState) -> Tensor:
-    """Compute the target coordinates of the samples, (n, L)."""
-    config, dataset = state.config, state.dataset
+def _compute_target(state: TrainingState) -> EmbeddingTarget:
+    """Choose the samples and compute their coordinates."""
+    config = state.config
+    dataset = state.dataset.subsample(config.embedding_max_samples, state.random.numpy)
     if config.embedding_input == "data":
         source = dataset.mean_imputed()
     else:
@@ -165,4 +171,4 @@ def _compute_target(state: TrainingState) -> Tensor:
         )
     latent_dim = state.module.prior.means.shape[1]
     Z = target_embedding(config.embedding, source, latent_dim, state.random.numpy)
-    return dataset.device_config.to_tensor(Z)
+    return EmbeddingTarget(dataset.indices, Z)

@@ -72,6 +72,7 @@ def initialize_mixture(state: TrainingState) -> None:
     groups = np.unique(labels[grouped], return_inverse=True)[1]
     init_labels[dataset.indices[grouped]] = groups
     state.history.init_labels = init_labels
+    state.neighbors = None  # of no further use
 
 
 @torch.no_grad()

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
+from typing import Any
 from warnings import warn
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from skvade._data.dataset import Batch
 from skvade._data.scaling import TARGET_STD
@@ -70,11 +71,21 @@ class EarlyStopping:
     """Tell when a score has not risen by `tol` for `patience` epochs in a row.
 
     With `tol=0` it never does: the whole budget is used.
+
+    Attributes
+    ----------
+    best : float
+        The highest score.
+    n_no_improvement : int
+        Number of epochs since the last improvement.
+    best_parameters : dict of str to Tensor
+        Those of the module at its highest score, where they are kept.
     """
 
     def __init__(self, tol: float, patience: int) -> None:
         self.tol, self.patience = tol, patience
         self.best, self.n_no_improvement = -math.inf, 0
+        self.best_parameters: dict[str, Tensor] = {}
 
     def update(self, score: float) -> bool:
         """Take the score of an epoch; tell whether to stop."""
@@ -84,6 +95,18 @@ class EarlyStopping:
             self.n_no_improvement += 1
         self.best = max(self.best, score)
         return self.tol > 0 and self.n_no_improvement >= self.patience
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give what changes from epoch to epoch."""
+        names = ("best", "n_no_improvement", "best_parameters")
+        return {name: getattr(self, name) for name in names}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from what `state_dict` has given, tensors as arrays."""
+        self.best = state_dict["best"]
+        self.n_no_improvement = state_dict["n_no_improvement"]
+        arrays = state_dict["best_parameters"]
+        self.best_parameters = {k: torch.tensor(v) for k, v in arrays.items()}
 
 
 def n_joint_epochs(n_samples: int, batch_size: int) -> tuple[int, int]:
@@ -134,15 +157,16 @@ def warm_up(state: TrainingState) -> None:
     """
     module, config = state.module, state.config
     encoder, decoder = module.encoder, module.decoder
-    curve = state.history.pretraining["unexplained_variance"]
-    unexplained = curve[-1] if curve else 1.0
-    module.likelihood.initialize_output(decoder.output, unexplained * TARGET_STD**2)
+    if not state.progress.saved_epoch:
+        curve = state.history.pretraining["unexplained_variance"]
+        unexplained = curve[-1] if curve else 1.0
+        module.likelihood.initialize_output(decoder.output, unexplained * TARGET_STD**2)
     lr = config.learning_rate_init
     if config.learning_rate == "constant":
         lr *= WARMUP_LR_FACTOR
     with _frozen(encoder.backbone, encoder.mean, module.prior):
         optimizer = make_adam(state, {encoder.log_variance: lr, decoder: lr})
-        for _ in iter_epochs(state, config.warmup_max_iter):
+        for _ in iter_epochs(state, config.warmup_max_iter, optimizer=optimizer):
             means = train_epoch(state, elbo_loss, optimizer, MIN_STEPS)
             check_finite_loss(means, _rate_remedy(state))
 
@@ -167,19 +191,21 @@ def maximize_elbo(state: TrainingState) -> None:
 
     optimizer = _make_joint_optimizer(state, schedule)
     early_stopping = EarlyStopping(config.tol, config.n_iter_no_change)
-    best = None
+    epochs = iter_epochs(
+        state, config.max_iter, optimizer=optimizer, early_stopping=early_stopping
+    )
     if state.validation:
         score = mean_elbo(module, state.validation, config.responsibilities)
         early_stopping.update(score)
-        best = deepcopy(module.state_dict())
+        early_stopping.best_parameters = deepcopy(module.state_dict())
     try:
-        for _ in iter_epochs(state, config.max_iter):
+        for _ in epochs:
             score = _joint_epoch(state, optimizer)
             if state.validation:
                 score = mean_elbo(module, state.validation, config.responsibilities)
                 history.validation_scores.append(score)
                 if score > early_stopping.best:
-                    best = deepcopy(module.state_dict())
+                    early_stopping.best_parameters = deepcopy(module.state_dict())
                     history.validation_improved = True
             history.converged = early_stopping.update(score)
     except KeyboardInterrupt:
@@ -191,8 +217,8 @@ def maximize_elbo(state: TrainingState) -> None:
             stacklevel=2,
         )
     history.stopped = state.task.stopped
-    if best is not None:
-        module.load_state_dict(best)
+    if early_stopping.best_parameters:
+        module.load_state_dict(early_stopping.best_parameters)
 
 
 def _is_in_search() -> bool:

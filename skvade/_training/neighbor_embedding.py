@@ -162,7 +162,7 @@ def pretrain_neighbors(state: TrainingState) -> None:
         schedule=lambda step: 1 - step / n_steps,
     )
     curve = state.history.pretraining["neighbor_loss"]
-    for _ in iter_epochs(state, max_epochs):
+    for _ in iter_epochs(state, max_epochs, optimizer=optimizer):
         batches = iter_pair_batches(state.dataset, graph, state.random.shuffle)
         means = train_epoch(state, neighbor_loss, optimizer, batches=batches)
         check_finite_loss(means, remedy)

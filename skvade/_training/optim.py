@@ -87,6 +87,36 @@ class Optimizer(ABC):
                 self._step(parameters, grads, factor * group["lr"])
         self.n_steps += 1
 
+    def state_dict(self) -> dict[str, Any]:
+        """Give what changes from step to step; parameters are numbered."""
+        return {
+            "n_steps": self.n_steps,
+            "lr": [group["lr"] for group in self.param_groups],
+            "state": {
+                str(number): self.state[parameter]
+                for number, parameter in enumerate(self._parameters())
+                if parameter in self.state
+            },
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from what an optimizer of the same parameters gave, as arrays."""
+        self.n_steps = state_dict["n_steps"]
+        for group, lr in zip(self.param_groups, state_dict["lr"], strict=True):
+            group["lr"] = lr
+        parameters = self._parameters()
+        for number, arrays in state_dict["state"].items():
+            state = self.state_of(parameters[int(number)])
+            for key, array in arrays.items():
+                state[key].copy_(torch.tensor(array))
+
+    def _parameters(self) -> list[nn.Parameter]:
+        return [p for group in self.param_groups for p in group["params"]]
+
+    @abstractmethod
+    def state_of(self, parameter: nn.Parameter) -> dict[str, Tensor]:
+        """Give the state of a parameter; it is zero before the first step."""
+
     @abstractmethod
     def _step(self, parameters: Parameters, grads: list[Tensor], lr: float) -> None:
         """Take a step of a group along the gradients, at a learning rate."""
@@ -146,7 +176,6 @@ class Adam(Optimizer):
         flush_denormals([*exp_avgs, *exp_avg_sqs], self.n_steps)
 
     def state_of(self, parameter: nn.Parameter) -> dict[str, Tensor]:
-        """Give the state of a parameter; it is zero before the first step."""
         if parameter not in self.state:
             # A fused step counts on the device, the others in Python.
             device = parameter.device if self.fused else "cpu"
@@ -210,3 +239,9 @@ class SGD(Optimizer):
             if buffer is not None:
                 self.state[parameter] = {"momentum_buffer": buffer}
         flush_denormals(buffers, self.n_steps)
+
+    def state_of(self, parameter: nn.Parameter) -> dict[str, Tensor]:
+        if parameter not in self.state:
+            buffer = torch.zeros_like(parameter.detach())
+            self.state[parameter] = {"momentum_buffer": buffer}
+        return self.state[parameter]

@@ -151,7 +151,8 @@ def _pretrain_autoencoder(state: TrainingState) -> None:
     optimizer = _make_sgd(state, autoencoder_parameters(state.module))
     is_auto = state.config.pretrain_learning_rate_init == "auto"
     remedy = _rate_remedy(state) + (", for instance to 0.3" if is_auto else "")
-    for epoch in iter_epochs(state, state.config.pretrain_max_iter):
+    max_epochs = state.config.pretrain_max_iter
+    for epoch in iter_epochs(state, max_epochs, optimizer=optimizer):
         _reconstruction_epoch(state, reconstruction_loss, optimizer, remedy)
         if is_auto and epoch + 1 == RATE_CHECK_EPOCH:
             _increase_learning_rate(state, optimizer)
@@ -163,12 +164,13 @@ def _pretrain_stacked(state: TrainingState) -> None:
     Each pair learns for as many epochs as the whole afterwards.
     """
     encoder, decoder = state.module.encoder, state.module.decoder
+    max_epochs = state.config.pretrain_max_iter
     down = [*_layer_blocks(encoder.backbone), nn.Sequential(encoder.mean)]
     up = [nn.Sequential(decoder.output), *reversed(_layer_blocks(decoder.backbone))]
     for depth, layers in enumerate(zip(down, up, strict=True)):
         pair = DenoisingPair(nn.Sequential(*down[:depth]), nn.Sequential(*layers))
         optimizer = _make_sgd(state, [*pair.pair.parameters()])
-        for _ in iter_epochs(state, state.config.pretrain_max_iter):
+        for _ in iter_epochs(state, max_epochs, optimizer=optimizer):
             means = train_epoch(state, pair.loss, optimizer, MIN_STEPS)
             check_finite_loss(means, _rate_remedy(state))
     _pretrain_autoencoder(state)
@@ -186,7 +188,8 @@ def _pretrain_variational(state: TrainingState) -> None:
         remedy = f"Lower learning_rate_init={lr!r}"
     fused = state.dataset.device_config.has_fused_optimizers
     optimizer = Adam([(lr, parameters)], fused)
-    for _ in iter_epochs(state, state.config.pretrain_max_iter):
+    max_epochs = state.config.pretrain_max_iter
+    for _ in iter_epochs(state, max_epochs, optimizer=optimizer):
         _reconstruction_epoch(state, variational_loss, optimizer, remedy)
 
 

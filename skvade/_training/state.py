@@ -3,7 +3,7 @@
 from collections import defaultdict
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 import torch
@@ -20,9 +20,12 @@ from skvade._model.arrays import OptimizerState
 from skvade._model.module import VaDE
 
 __all__ = [
+    "EmbeddingTarget",
     "FitTask",
     "History",
+    "Progress",
     "RandomStreams",
+    "Stateful",
     "TrainingConfig",
     "TrainingState",
     "has_trained_decoder",
@@ -145,6 +148,77 @@ class FitTask:
         return False
 
 
+class Stateful(Protocol):
+    """An object whose state can be saved and restored, by the names of torch.
+
+    A state holds dicts of arrays, tensors and plain values.
+    """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give the state."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a state."""
+
+
+@dataclass
+class Progress:
+    """How far a fit has come.
+
+    Attributes
+    ----------
+    stage : str
+        Name of the stage.
+    epoch : int
+        Number of its epochs that are complete, over all its loops.
+    objects : dict of str to Stateful
+        What the present loop over epochs trains with, such as its optimizer.
+    saved_epoch : int
+        Where the stage goes on, if it is the first one of a resumed fit; else 0.
+    saved_objects : dict of str to dict
+        The states with which the objects go on from there.
+    """
+
+    stage: str = ""
+    epoch: int = 0
+    objects: dict[str, Stateful] = field(default_factory=dict)
+    saved_epoch: int = 0
+    saved_objects: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def begin_stage(self, name: str) -> None:
+        """Begin a stage, none of whose epochs is complete."""
+        self.stage, self.epoch, self.objects = name, 0, {}
+
+    def begin_loop(self, max_epochs: int, objects: dict[str, Stateful]) -> int:
+        """Begin a loop over epochs; give the number of those that are complete."""
+        self.objects = objects
+        n_complete = self.saved_epoch - self.epoch
+        if n_complete <= 0:
+            return 0
+        if n_complete > max_epochs:  # a later loop of the stage goes on
+            self.epoch += max_epochs
+            return max_epochs
+        for name, stateful in objects.items():
+            stateful.load_state_dict(self.saved_objects[name])
+        self.epoch, self.saved_epoch = self.saved_epoch, 0
+        return n_complete
+
+
+class EmbeddingTarget(NamedTuple):
+    """Coordinates that the encoder learns.
+
+    Attributes
+    ----------
+    indices : ndarray of shape (n,)
+        The samples of X that a transformer was fitted on.
+    coordinates : ndarray of shape (n, latent_dim)
+        What it gives for them, standardized.
+    """
+
+    indices: NDArray[np.integer]
+    coordinates: NDArray[np.float64]
+
+
 @dataclass
 class TrainingState:
     """A module on its way through the stages of a fit, and all that goes with it.
@@ -171,6 +245,12 @@ class TrainingState:
         The current task of the callback protocol.
     neighbors : NeighborGraph or None
         Neighbors of the samples, once they are known.
+    embedding_target : EmbeddingTarget or None
+        What the encoder learns of `embedding`, once it is known.
+    progress : Progress
+        How far the fit has come.
+    warm_started : bool
+        Whether the fit continues the training of a fitted model.
     """
 
     module: VaDE
@@ -183,3 +263,6 @@ class TrainingState:
     optimizer_state: OptimizerState = field(default_factory=dict)
     task: FitTask = field(default_factory=FitTask)
     neighbors: NeighborGraph | None = None
+    embedding_target: EmbeddingTarget | None = None
+    progress: Progress = field(default_factory=Progress)
+    warm_started: bool = False

@@ -11,7 +11,7 @@ from skvade._data.dataset import Batch
 from skvade._model.custom_networks import training_mode
 from skvade._model.module import LossOutput
 from skvade._training.optim import Optimizer
-from skvade._training.state import TrainingState
+from skvade._training.state import Stateful, TrainingState
 
 __all__ = [
     "MIN_STEPS",
@@ -31,21 +31,41 @@ LossFunction = Callable[[TrainingState, Batch], LossOutput]
 
 @contextmanager
 def stage(state: TrainingState, name: str, max_epochs: int = 0) -> Iterator[None]:
-    """Report a stage of at most so many epochs to the callbacks."""
-    parent = state.task
-    state.task = parent.subtask(name, max_epochs)
+    """Report a stage to the callbacks; of its epochs, those that are to come."""
+    parent, progress = state.task, state.progress
+    progress.begin_stage(name)
+    state.task = parent.subtask(name, max_epochs - progress.saved_epoch)
     yield
     state.task.end()
     state.task = parent
 
 
-def iter_epochs(state: TrainingState, max_epochs: int) -> Iterator[int]:
-    """Count the epochs of a stage until it has converged or a callback stops it."""
-    for epoch in range(max_epochs):
+def iter_epochs(
+    state: TrainingState, max_epochs: int, **objects: Stateful
+) -> Iterator[int]:
+    """Count the epochs of a stage until it has converged or a callback stops it.
+
+    Parameters
+    ----------
+    state : TrainingState
+        Of the fit. Between two epochs its `progress` says where to go on.
+    max_epochs : int
+        Number of epochs, from the start of the stage or of a part of it.
+    **objects : Stateful
+        What the epochs change beside the state. In a resumed fit they get the states
+        that they had, and the count goes on.
+
+    Yields
+    ------
+    epoch : int
+        From 0 in a fit that is not resumed.
+    """
+    for epoch in range(state.progress.begin_loop(max_epochs, objects), max_epochs):
         if state.history.converged or state.task.stopped:
             return
         task = state.task.subtask("epoch")
         yield epoch
+        state.progress.epoch += 1
         state.task.stopped = task.end()
 
 
