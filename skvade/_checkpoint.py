@@ -169,6 +169,7 @@ def _state_to_tree(state: TrainingState) -> dict[str, Any]:
         "stage": progress.stage,
         "epoch": progress.epoch,
         "objects": {name: o.state_dict() for name, o in progress.objects.items()},
+        "n_clusters": state.config.n_clusters,
         "module": state.module.state_dict(),
         "numpy": random.numpy.get_state(legacy=False),
         "shuffle": random.shuffle.get_state(),
@@ -186,6 +187,9 @@ def _state_to_tree(state: TrainingState) -> dict[str, Any]:
 def _load_tree(state: TrainingState, tree: dict[str, Any]) -> None:
     """Set what `_state_to_tree` has collected."""
     state.progress = Progress(saved_epoch=tree["epoch"], saved_objects=tree["objects"])
+    state.config.n_clusters = tree["n_clusters"]
+    if state.config.n_clusters != "auto":
+        state.module.set_n_clusters(state.config.n_clusters)
     module = {name: torch.from_numpy(array) for name, array in tree["module"].items()}
     try:
         state.module.load_state_dict(module)

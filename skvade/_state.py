@@ -128,10 +128,7 @@ def init_training(
         X, scaling, device_config, sample_weight, summary.has_missing
     )
     dataset = dataset.cache_on_device().drop_zero_weight()
-    params = module_params(estimator, X.shape[1])
-    if params["n_clusters"] == "auto":
-        params["n_clusters"] = 1  # until `initialize_mixture` knows better
-    module = VaDE(**params, bfloat16=device_config.bfloat16, generator=random.shuffle)
+    module = _build_module(estimator, X.shape[1], device_config, random)
     reset_parameters(module, random.shuffle)
     module.to(device_config.device, device_config.dtype)
     module.likelihood.set_scaling(scaling)
@@ -218,8 +215,7 @@ def rebuild_training(
     sample_weight = normalize_weights(sample_weight, statistics.mean)
     dataset = _scaled_dataset(estimator, X, sample_weight, scaling, device_config)
     dataset = dataset.drop_zero_weight()
-    params = module_params(estimator, dataset.n_features)
-    module = VaDE(**params, bfloat16=device_config.bfloat16, generator=random.shuffle)
+    module = _build_module(estimator, dataset.n_features, device_config, random)
     module.to(device_config.device, device_config.dtype)
     config = make_config(estimator, len(dataset), dataset.n_features)
     state = TrainingState(
@@ -228,6 +224,19 @@ def rebuild_training(
     if validation is not None:
         state.dataset, state.validation = dataset.split_off(validation)
     return state
+
+
+def _build_module(
+    estimator: PredictionMixin,
+    n_features: int,
+    device_config: DeviceConfig,
+    random: RandomStreams,
+) -> VaDE:
+    """Build a module; while K is open, it has a single component."""
+    params = module_params(estimator, n_features)
+    if params["n_clusters"] == "auto":
+        params["n_clusters"] = 1
+    return VaDE(**params, bfloat16=device_config.bfloat16, generator=random.shuffle)
 
 
 def _scaled_dataset(
