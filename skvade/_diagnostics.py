@@ -82,8 +82,8 @@ def warn_fit_quality(
     else:
         components, mixture = _Mixture.non_empty(estimator, prior)
         if prior.is_diagonal:
-            _warn_split_clusters(estimator.n_clusters, components, mixture)
-        _warn_wide_clusters(estimator.n_clusters, components, mixture)
+            _warn_split_clusters(estimator.n_clusters_, components, mixture)
+        _warn_wide_clusters(estimator.n_clusters_, components, mixture)
         _warn_outliers(estimator, summary.is_outlier)
     if not resumed:
         _warn_no_improvement(estimator, history.validation_improved)
@@ -110,7 +110,7 @@ class _Mixture(NamedTuple):
         cls, estimator: BaseEstimator, prior: MixturePrior
     ) -> tuple[NDArray, Self]:
         """Give the components that hold samples: their indices and parameters."""
-        counts = np.bincount(estimator.labels_, minlength=estimator.n_clusters)
+        counts = np.bincount(estimator.labels_, minlength=estimator.n_clusters_)
         components = np.flatnonzero((counts > 0) & (estimator.weights_ > 0))
         variances = prior.variances.double().numpy(force=True)
         full = cls(estimator.weights_, estimator.means_, variances)
@@ -240,10 +240,10 @@ def _vary(X: NDArray | csr_array, indices: NDArray) -> bool:
 
 
 def _warn_empty_clusters(estimator: BaseEstimator) -> None:
-    n_empty = estimator.n_clusters - np.count_nonzero(np.bincount(estimator.labels_))
+    n_empty = estimator.n_clusters_ - np.count_nonzero(np.bincount(estimator.labels_))
     if n_empty:
         _warn(
-            f"{n_empty} of {estimator.n_clusters} clusters hold no sample. If there "
+            f"{n_empty} of {estimator.n_clusters_} clusters hold no sample. If there "
             "are as many groups, try another random_state or init, or raise "
             f"init_weight={estimator.init_weight!r}; if there may be fewer, lower "
             "n_clusters."
@@ -260,7 +260,7 @@ def _warn_uniform_responsibilities(
         "The responsibilities are close to uniform: on average they have "
         f"{normalized_entropy:.0%} of the entropy of equal ones, so the model does "
         "not tell clusters apart. X may hold no groups, or fewer than "
-        f"n_clusters={estimator.n_clusters}, as its features are scaled; if there "
+        f"n_clusters={estimator.n_clusters_}, as its features are scaled; if there "
         f"should be groups, raise pretrain_max_iter={estimator.pretrain_max_iter!r}."
         f"{beta}"
     )
@@ -333,5 +333,5 @@ def _warn_outliers(estimator: BaseEstimator, is_outlier: NDArray) -> None:
             "mean of their cluster, in the latent space, than one in "
             f"{INVERSE_OUTLIER_PROBABILITY:,} would by chance: outliers, or small "
             "groups without a cluster of their own. Raise "
-            f"n_clusters={estimator.n_clusters} to give these one."
+            f"n_clusters={estimator.n_clusters_} to give these one."
         )

@@ -64,8 +64,10 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
 
     Parameters
     ----------
-    n_clusters : int, default=8
-        Number of components of the mixture, K.
+    n_clusters : int or "auto", default=8
+        Number of components of the mixture, K. "auto" estimates it after pretraining,
+        by the modularity of partitions in the neighbor graph of X. It is then the
+        number of groups where ``init`` gives a partition.
 
     latent_dim : int, default=10
         Dimension of the latent space, L. 10 is the paper's value.
@@ -211,7 +213,7 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
 
     batch_size : int or "auto", default="auto"
         Samples per step of the joint training. "auto" is a 32nd of the samples, at
-        least 64 and at most 256. In the warm-up and in pretraining by reconstruction,
+        least 128 and at most 256. In the warm-up and in pretraining by reconstruction,
         an epoch of fewer than 8 steps visits samples more than once.
 
     learning_rate : {"cosine", "constant"}, default="cosine"
@@ -220,7 +222,7 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         them, and falls to zero along a cosine. In ``partial_fit`` it is a third of
         ``learning_rate_init``. Choose "constant" beside ``tol``.
 
-    learning_rate_init : float, default=3e-3
+    learning_rate_init : float, default=4.5e-3
         Learning rate of Adam in the joint training.
 
     mixture_learning_rate_init : float or None, default=None
@@ -287,16 +289,19 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         Cluster of each training sample. Clusters are numbered by the total weight of
         their samples, the largest first.
 
-    weights_ : ndarray of shape (n_clusters,)
+    n_clusters_ : int
+        Number of clusters, K: ``n_clusters``, or the estimate of "auto".
+
+    weights_ : ndarray of shape (n_clusters_,)
         Mixture weights; they sum to one.
 
-    means_ : ndarray of shape (n_clusters, latent_dim)
+    means_ : ndarray of shape (n_clusters_, latent_dim)
         Means of the components, in the latent space.
 
-    covariances_ : ndarray of shape (n_clusters, latent_dim)
+    covariances_ : ndarray of shape (n_clusters_, latent_dim)
         Variances of the components, in the latent space.
 
-    cluster_centers_ : ndarray of shape (n_clusters, n_features_in_)
+    cluster_centers_ : ndarray of shape (n_clusters_, n_features_in_)
         The decoded means, in the units of X.
 
     noise_variance_ : float
@@ -386,7 +391,7 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
 
     def __init__(
         self,
-        n_clusters: int = 8,
+        n_clusters: int | str = 8,
         *,
         # The model
         latent_dim: int = 10,
@@ -414,7 +419,7 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         max_iter: int | str = "auto",
         batch_size: int | str = "auto",
         learning_rate: str = "cosine",
-        learning_rate_init: float = 3e-3,
+        learning_rate_init: float = 4.5e-3,
         mixture_learning_rate_init: float | None = None,
         beta: float | str = "auto",
         init_weight: float | str = "auto",

@@ -385,8 +385,8 @@ def make_elbo_terms(module: VaDE, responsibilities: str) -> Callable[[Batch], Te
         outputs = (module.decoder(z) for z in draws.to(x.device, x.dtype))
         log_likelihood = torch.stack([log_prob(x, output, mask) for output in outputs])
         sampled = draws if responsibilities == "sampled" else None
-        terms = elbo(_to_float64(log_likelihood), posterior, prior, sampled)
-        return torch.stack(terms, dim=1)
+        bound = elbo(_to_float64(log_likelihood), posterior, prior, sampled)
+        return torch.stack([bound.reconstruction, bound.mixture, bound.entropy], dim=1)
 
     return function
 

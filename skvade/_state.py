@@ -92,7 +92,7 @@ def make_config(
     params = {k: v for k, v in vars(estimator).items() if k.strip("_") == k}
     config = TrainingConfig(**params)
     if config.batch_size == "auto":
-        config.batch_size = min(256, max(64, n_samples // 32))
+        config.batch_size = min(256, max(128, n_samples // 32))
     if config.pretrain_max_iter == "auto":
         config.pretrain_max_iter = PRETRAIN_MAX_ITER
         if config.pretraining == "neighbors":
@@ -129,6 +129,8 @@ def init_training(
     )
     dataset = dataset.cache_on_device().drop_zero_weight()
     params = module_params(estimator, X.shape[1])
+    if params["n_clusters"] == "auto":
+        params["n_clusters"] = 1  # until `initialize_mixture` knows better
     module = VaDE(**params, bfloat16=device_config.bfloat16, generator=random.shuffle)
     reset_parameters(module, random.shuffle)
     module.to(device_config.device, device_config.dtype)
@@ -314,7 +316,9 @@ def _set_module_attributes(estimator: PredictionMixin, state: TrainingState) -> 
     }
     estimator._scaling = state.dataset.scaling._asdict()
     estimator._version = __version__
-    estimator._module_params = module_params(estimator, state.dataset.n_features)
+    estimator.n_clusters_ = len(module.prior.logits)
+    params = module_params(estimator, state.dataset.n_features)
+    estimator._module_params = {**params, "n_clusters": estimator.n_clusters_}
     estimator.n_samples_seen_ = state.weight_statistics.n_samples
     seed = deepcopy(state.random.numpy).randint(np.iinfo(np.int32).max)
     estimator._training_state = {

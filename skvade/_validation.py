@@ -92,7 +92,7 @@ _NON_NEGATIVE = _Interval(Real, 0, None, closed="left")
 
 # The options are views of the registries: what is registered later is an option, too.
 PARAMETER_CONSTRAINTS: dict[str, list] = {
-    "n_clusters": [_POSITIVE_INT],
+    "n_clusters": [StrOptions({"auto"}), _POSITIVE_INT],
     "latent_dim": [_POSITIVE_INT],
     "hidden_layer_sizes": ["array-like"],
     "activation": [StrOptions(ACTIVATIONS.keys())],
@@ -189,6 +189,8 @@ def check_same_module_params(
         If a parameter that shapes the module has changed since the last fit.
     """
     wanted = module_params(estimator, fitted["n_features"])
+    if wanted["n_clusters"] == "auto":
+        wanted["n_clusters"] = fitted["n_clusters"]
     for name, value in fitted.items():
         if not _are_equal(wanted[name], value):
             raise ValueError(
@@ -352,7 +354,8 @@ def check_fit_params(
 
 def _check_n_samples(estimator: BaseEstimator, n_samples: int) -> None:
     n_validation = n_validation_samples(estimator, n_samples)
-    if n_samples - n_validation >= estimator.n_clusters:
+    least = 1 if estimator.n_clusters == "auto" else estimator.n_clusters
+    if n_samples - n_validation >= least:
         return
     held_out, remedy = "", "Lower n_clusters"
     if n_validation:

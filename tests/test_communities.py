@@ -19,6 +19,7 @@ from skvade._training.communities import (
     choose_partition,
     communities,
     community_labels,
+    estimate_n_clusters,
     louvain,
     modularity,
 )
@@ -206,3 +207,23 @@ def test_communities_start_the_mixture_whatever_the_pretraining(blobs, pretraini
     has_decoder = pretraining != "neighbors"
     Z = pretrained_embedding(state.module, state.dataset, has_decoder)
     assert adjusted_rand_score(y, initial_labels(state, state.dataset, Z)) > 0.9
+
+
+# --- The number of clusters ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_groups", [1, 2, 3, 7])
+def test_the_number_of_separated_groups_is_found(n_groups):
+    rng = RandomState(n_groups)
+    centers = 20 * rng.permutation(np.eye(n_groups, 8))
+    Z = np.repeat(centers, 60, axis=0) + rng.normal(size=(60 * n_groups, 8))
+    graph = neighbors_of(Z)
+    estimate = estimate_n_clusters(Z, (graph, graph), np.ones(len(Z)), RandomState(0))
+    assert estimate == n_groups
+
+
+def test_a_graph_without_edges_has_one_cluster():
+    graph = NeighborGraph(np.zeros(7, int), np.zeros(0, int))
+    Z = RandomState(0).normal(size=(6, 2))
+    estimate = estimate_n_clusters(Z, (graph, graph), np.ones(6), RandomState(0))
+    assert estimate == 1

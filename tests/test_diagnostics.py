@@ -43,7 +43,7 @@ def diagnose(
     prior = DiagonalMixturePrior(n_clusters, 3, reg_covar=0.0).double()
     prior.set_parameters(*map(torch.tensor, (np.array(weights), means, variances)))
     estimator = SimpleNamespace(
-        n_clusters=n_clusters,
+        n_clusters_=n_clusters,
         labels_=np.arange(n_clusters),
         weights_=np.array(weights),
         means_=means,

@@ -1,6 +1,8 @@
 import inspect
+import pickle
 import re
 import warnings
+from copy import deepcopy
 
 import numpy as np
 import pandas as pd
@@ -11,6 +13,7 @@ from sklearn.cluster import AgglomerativeClustering
 from sklearn.datasets import make_blobs
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import adjusted_rand_score
+from sklearn.mixture import BayesianGaussianMixture
 
 from skvade import VaDEClusterer
 from skvade._data.device import available_devices
@@ -379,3 +382,48 @@ def test_sizes_of_the_layers_in_any_sequence(make_estimator, X, fitted, sizes):
     model = make_estimator(hidden_layer_sizes=sizes).fit(X)
     assert_array_equal(model.means_, fitted.means_)
     assert model.hidden_layer_sizes is sizes
+
+
+# --- The number of clusters ---------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def fitted_auto(make_estimator, X):
+    return make_estimator(n_clusters="auto").fit(X)
+
+
+def test_the_number_of_clusters_is_estimated(fitted_auto, blobs):
+    X, y = blobs
+    assert fitted_auto.n_clusters == "auto"
+    assert fitted_auto.n_clusters_ == 3
+    assert fitted_auto.predict_proba(X).shape == (150, 3)
+    assert adjusted_rand_score(y, fitted_auto.labels_) > 0.9
+
+
+def test_the_number_of_clusters_is_an_attribute(fitted):
+    assert fitted.n_clusters_ == fitted.n_clusters == len(fitted.weights_)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize(
+    "init",
+    [np.arange(150) % 5, BayesianGaussianMixture(n_components=5, random_state=0)],
+    ids=type,
+)
+def test_a_given_partition_sets_the_number_of_clusters(make_estimator, X, init):
+    model = make_estimator(n_clusters="auto", init=init).fit(X)
+    assert model.n_clusters_ == len(np.unique(model.init_labels_))
+    assert isinstance(init, BayesianGaussianMixture) or model.n_clusters_ == 5
+
+
+def test_a_fit_goes_on_with_the_estimated_number(fitted_auto, X):
+    model = deepcopy(fitted_auto).partial_fit(X)
+    assert model.n_clusters_ == 3
+    assert model.set_params(warm_start=True, max_iter=1).fit(X).n_clusters_ == 3
+    assert pickle.loads(pickle.dumps(model)).predict(X[:5]).shape == (5,)
+
+
+def test_a_stream_estimates_the_number_from_its_first_samples(make_estimator, X):
+    model = make_estimator(n_clusters="auto").partial_fit(X[:120])
+    assert model.n_clusters_ == 3
+    assert model.partial_fit(X[120:]).n_clusters_ == 3

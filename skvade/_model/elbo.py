@@ -36,11 +36,14 @@ class Elbo(NamedTuple):
     reconstruction : E[log p(x|z)]
     mixture : E[log p(z|c)] + E[log p(c)] - E[log q(c|x)]
     entropy : -E[log q(z|x)]
+
+    `log_responsibilities` are those of the second term, log q(c|x), (B, K).
     """
 
     reconstruction: Tensor
     mixture: Tensor
     entropy: Tensor
+    log_responsibilities: Tensor
 
     @property
     def latent(self) -> Tensor:
@@ -85,17 +88,18 @@ def log_responsibilities(
 
 def mixture_term(
     prior: MixturePrior, posterior: Posterior, draws: Tensor | None = None
-) -> Tensor:
-    """Compute sum_c r_c (log p(c) + E[log p(z|c)] - log r_c), (B,).
+) -> tuple[Tensor, Tensor]:
+    """Compute sum_c r_c (log p(c) + E[log p(z|c)] - log r_c), (B,), and log r, (B, K).
 
-    At the optimal responsibilities the sum collapses into one log-sum-exp.
+    At the optimal responsibilities, those without draws, the sum collapses into one
+    log-sum-exp.
     """
-    variance = posterior.log_variance.exp()
-    log_joint = prior.expected_log_joint(posterior.mean, variance)
+    log_joint = prior.expected_log_joint(posterior.mean, posterior.log_variance.exp())
     if draws is None:
-        return torch.logsumexp(log_joint, dim=-1)
+        term = torch.logsumexp(log_joint, dim=-1)
+        return term, log_joint - term[:, None]
     log_r = average_log_responsibilities(prior.log_joint(draws))
-    return (log_r.exp() * (log_joint - log_r)).sum(-1)
+    return (log_r.exp() * (log_joint - log_r)).sum(-1), log_r
 
 
 def posterior_entropy(posterior: Posterior) -> Tensor:
@@ -115,11 +119,8 @@ def elbo(
     `draws`, (S, B, L), are given for "sampled" responsibilities and are the ones at
     which `log_likelihood` was taken: z is drawn once for both halves of the bound.
     """
-    return Elbo(
-        reconstruction=log_likelihood.mean(0),
-        mixture=mixture_term(prior, posterior, draws),
-        entropy=posterior_entropy(posterior),
-    )
+    mixture, log_r = mixture_term(prior, posterior, draws)
+    return Elbo(log_likelihood.mean(0), mixture, posterior_entropy(posterior), log_r)
 
 
 def log_importance_weights(

@@ -164,7 +164,7 @@ class VaDE(nn.Module):
             "reconstruction": reconstruction.detach(),
         }
         if batch.labels is not None:
-            log_r = log_responsibilities(self.prior, posterior, sampled)
+            log_r = bound.log_responsibilities
             cross_entropy = weight @ nll_loss(log_r, batch.labels, reduction="none")
             total = total + config.beta * config.init_weight * cross_entropy
             terms["init_cross_entropy"] = cross_entropy.detach()
@@ -234,6 +234,14 @@ class VaDE(nn.Module):
         """Set the parameters of prior and likelihood from fitted attributes."""
         self.prior.load_fitted_attributes(attributes)
         self.likelihood.load_fitted_attributes(attributes)
+
+    def set_n_clusters(self, n_clusters: int) -> None:
+        """Give the prior another number of components, all at their initial values."""
+        prior = self.prior
+        n_components, latent_dim = prior.means.shape
+        if n_components != n_clusters:
+            self.prior = type(prior)(n_clusters, latent_dim, prior.reg_covar)
+            self.prior.to(prior.means.device, prior.means.dtype)
 
     def prior_float64(self) -> MixturePrior:
         """Copy the prior to the CPU, in float64."""

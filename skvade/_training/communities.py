@@ -6,7 +6,7 @@ do not depend on these distances. The graph is small, micro-clusters of the embe
 and dense: on such graphs the moves below take milliseconds as NumPy operations.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.random import RandomState
@@ -21,6 +21,7 @@ __all__ = [
     "choose_partition",
     "communities",
     "community_labels",
+    "estimate_n_clusters",
     "modularity",
 ]
 
@@ -31,12 +32,21 @@ MAX_MICRO_CLUSTERS = 1_000  # the time of the moves grows with their square
 KERNEL_WEIGHTS = (2.0, 3.0, 5.0, 9.0)  # of the kernel, beside one for the edge counts
 MAX_KMEANS_SAMPLES = 20_000  # that micro-clusters are fitted on
 CHOICE_RESOLUTION = 0.5  # of the modularity that candidates are chosen by
-AGREEMENT_WEIGHT = 0.04  # beside it
+AGREEMENT_WEIGHT = 0.02  # beside it
 N_AGREEMENT_SAMPLES = 2_000  # on which candidate partitions are compared
 N_TRIES = 2  # of Louvain's method at each resolution
 N_BISECTIONS = 14
 MIN_RESOLUTION, MAX_RESOLUTION = 0.02, 30.0
 MAX_PASSES = 20  # over the nodes of a graph
+
+# The number of clusters is that of the partition of highest modularity, among those
+# that a grid of resolutions finds. A resolution of 0.3 counts one cluster of all
+# samples as 0.7: so much of the edges, and more, must lie within several clusters.
+COUNT_RESOLUTION = 0.3
+N_COUNT_RESOLUTIONS = 24
+MIN_COUNT_RESOLUTION, MAX_COUNT_RESOLUTION = 0.05, 10.0
+COUNT_MICRO_CLUSTERS = (100, 300)
+MAX_KMEANS_CLUSTERS = 20  # k-means serves small data, which have few groups
 
 
 def community_labels(
@@ -79,6 +89,55 @@ def community_labels(
     return choose_partition(candidates, graphs[0], sample_weight, random_state)
 
 
+def estimate_n_clusters(
+    Z: NDArray,
+    graphs: Sequence[NeighborGraph],
+    sample_weight: NDArray,
+    random_state: RandomState,
+) -> int:
+    """Estimate the number of clusters in an embedding.
+
+    Candidates are the communities at a grid of resolutions, and partitions by k-means.
+    The number is that of the candidate of highest modularity, `COUNT_RESOLUTION`, in
+    the first of the graphs.
+
+    Parameters
+    ----------
+    Z : ndarray of shape (n_samples, latent_dim)
+        The embedding.
+    graphs : sequence of NeighborGraph
+        Neighbor graphs of the samples: of X, and of the embedding.
+    sample_weight : ndarray of shape (n_samples,)
+        Weights of the samples.
+    random_state : RandomState
+        Source of randomness.
+
+    Returns
+    -------
+    n_clusters : int
+        From 1 on; 1 where the graph has no edges.
+    """
+    if not len(graphs[0].indices):
+        return 1
+    resolutions = np.geomspace(
+        MIN_COUNT_RESOLUTION, MAX_COUNT_RESOLUTION, N_COUNT_RESOLUTIONS
+    )
+    candidates = [np.zeros(len(Z), int)]
+    for n_micro in COUNT_MICRO_CLUSTERS:
+        for micro_labels, links in _micro_graphs(
+            Z, graphs, n_micro, 1, sample_weight, random_state
+        ):
+            groups = [louvain(links, r, random_state) for r in resolutions]
+            candidates += [labels[micro_labels] for labels in groups]
+    for n_clusters in range(2, min(MAX_KMEANS_CLUSTERS, len(Z) // 5) + 1):
+        candidates.append(_kmeans_labels(Z, n_clusters, sample_weight, random_state))
+    scores = [
+        _modularity(_edge_counts(labels, graphs[0], sample_weight), COUNT_RESOLUTION)
+        for labels in candidates
+    ]
+    return int(candidates[int(np.argmax(scores))].max()) + 1
+
+
 # --- Candidates ---------------------------------------------------------------------
 
 
@@ -95,25 +154,41 @@ def candidate_partitions(
     are too many, or no edges.
     """
     candidates: list[NDArray] = []
-    n_edges = sum(len(graph.indices) for graph in graphs)
-    if not n_edges or n_clusters > MAX_MICRO_CLUSTERS:
+    if n_clusters > MAX_MICRO_CLUSTERS:
         return candidates
-    most = max(len(Z) // SAMPLES_PER_MICRO_CLUSTER, n_clusters)
-    most = min(most, MAX_MICRO_CLUSTERS)
     for per_cluster in MICRO_CLUSTERS:
-        micro_labels = _kmeans_labels(
-            Z, min(per_cluster * n_clusters, most), sample_weight, random_state
-        )
-        counts = np.sum(
-            [_edge_counts(micro_labels, g, sample_weight) for g in graphs], axis=0
-        )
-        kernel = _kernel(Z, micro_labels, sample_weight)
-        for weight in KERNEL_WEIGHTS:
-            links = counts / counts.sum() + weight * kernel / kernel.sum()
+        for micro_labels, links in _micro_graphs(
+            Z, graphs, per_cluster * n_clusters, n_clusters, sample_weight, random_state
+        ):
             groups = communities(links, n_clusters, random_state)
             if groups is not None:
                 candidates.append(groups[micro_labels])
     return candidates
+
+
+def _micro_graphs(
+    Z: NDArray,
+    graphs: Sequence[NeighborGraph],
+    n_micro_clusters: int,
+    n_clusters: int,
+    sample_weight: NDArray,
+    random_state: RandomState,
+) -> Iterator[tuple[NDArray, NDArray]]:
+    """Give micro-clusters and the links between them, for each weight of the kernel.
+
+    There are none without edges.
+    """
+    if not any(len(graph.indices) for graph in graphs):
+        return
+    most = max(len(Z) // SAMPLES_PER_MICRO_CLUSTER, n_clusters)
+    n_micro_clusters = min(n_micro_clusters, most, MAX_MICRO_CLUSTERS)
+    micro_labels = _kmeans_labels(Z, n_micro_clusters, sample_weight, random_state)
+    counts = np.sum(
+        [_edge_counts(micro_labels, g, sample_weight) for g in graphs], axis=0
+    )
+    kernel = _kernel(Z, micro_labels, sample_weight)
+    for weight in KERNEL_WEIGHTS:
+        yield micro_labels, counts / counts.sum() + weight * kernel / kernel.sum()
 
 
 def _kmeans_labels(

@@ -12,11 +12,11 @@ from sklearn.mixture import GaussianMixture
 from sklearn.utils.validation import has_fit_parameter
 
 from skvade._data.dataset import Dataset
-from skvade._data.neighbors import find_neighbors
+from skvade._data.neighbors import NeighborGraph, find_neighbors
 from skvade._inference import mixture_labels, pretrained_embedding
 from skvade._model.module import VaDE
 from skvade._model.prior import draw_samples
-from skvade._training.communities import community_labels
+from skvade._training.communities import community_labels, estimate_n_clusters
 from skvade._training.neighbor_embedding import neighbor_graph
 from skvade._training.state import TrainingState, has_trained_decoder, seeded_clone
 
@@ -35,14 +35,26 @@ MAX_INIT_POSTERIOR_VARIANCE = 0.5  # and of the components' in any one dimension
 
 
 def initialize_mixture(state: TrainingState) -> None:
-    """Start the mixture from a partition of the embedding."""
+    """Start the mixture from a partition of the embedding.
+
+    Where the number of clusters is open, it is that of the groups of a given partition,
+    or estimated.
+    """
     module, config, dataset = state.module, state.config, state.dataset
     given = isinstance(config.init, np.ndarray)
     if len(dataset) > MAX_INIT_SAMPLES and not given:
         dataset = dataset.subsample(MAX_INIT_SAMPLES, state.random.numpy)
     has_decoder = has_trained_decoder(config)
     Z = pretrained_embedding(module, dataset, has_decoder)
+    if config.n_clusters == "auto" and isinstance(config.init, str):
+        graphs = _neighbor_graphs(state, dataset, Z)
+        config.n_clusters = estimate_n_clusters(
+            Z, graphs, dataset.weights, state.random.numpy
+        )
     labels = initial_labels(state, dataset, Z)
+    if config.n_clusters == "auto":
+        config.n_clusters = len(np.unique(labels[labels >= 0]))
+    module.set_n_clusters(config.n_clusters)
     module.prior.initialize_from_partition(
         Z, labels, dataset.weights, state.random.numpy
     )
@@ -116,15 +128,22 @@ def initial_labels(state: TrainingState, dataset: Dataset, Z: NDArray) -> NDArra
     return labels
 
 
-def _community_labels(state: TrainingState, dataset: Dataset, Z: NDArray) -> NDArray:
+def _neighbor_graphs(
+    state: TrainingState, dataset: Dataset, Z: NDArray
+) -> tuple[NeighborGraph, NeighborGraph]:
+    """Find the neighbors of the samples in X and in the embedding."""
     n_neighbors = state.config.neighbors
     if not isinstance(n_neighbors, Integral):
         n_neighbors = N_EMBEDDING_NEIGHBORS
     embedding = torch.from_numpy(Z).float()
-    graphs = (
+    return (
         neighbor_graph(state, dataset),
         find_neighbors(embedding, int(n_neighbors), state.random.shuffle),
     )
+
+
+def _community_labels(state: TrainingState, dataset: Dataset, Z: NDArray) -> NDArray:
+    graphs = _neighbor_graphs(state, dataset, Z)
     return community_labels(
         Z, graphs, state.config.n_clusters, dataset.weights, state.random.numpy
     )
@@ -163,8 +182,12 @@ INITIALIZERS: dict[str, Callable[[TrainingState, Dataset, NDArray], NDArray]] = 
 }
 
 
-def check_labels(labels: NDArray, n_clusters: int, n_samples: int, source: str) -> None:
+def check_labels(
+    labels: NDArray, n_clusters: int | str, n_samples: int, source: str
+) -> None:
     """Reject labels that do not fit the samples or the number of clusters.
+
+    Any number of groups fits "auto".
 
     Raises
     ------
@@ -188,7 +211,7 @@ def check_labels(labels: NDArray, n_clusters: int, n_samples: int, source: str) 
             "negative, which stands for noise. Give labels from 0, or a clusterer that "
             "takes fewer samples as noise."
         )
-    if n_groups > n_clusters:
+    if isinstance(n_clusters, Integral) and n_groups > n_clusters:
         raise ValueError(
             f"{source} has {n_groups} groups of samples, which does not fit "
             f"n_clusters={n_clusters}. Set n_clusters to the number of groups or more."

@@ -1,10 +1,10 @@
-"""How often the search of the user guide finds the number of clusters.
+"""How far `n_clusters="auto"` is from the number of classes.
 
-    python tests/benchmarks/n_clusters.py wine iris blobs digits --seeds 0 1 2
+    python tests/benchmarks/n_clusters.py wine iris digits har --data FOLDER \\
+        --seeds 0 1 2
 
-A CSV row per data set and seed: the number that each criterion prefers, the number that
-the rule of docs/user_guide.rst chooses from both, and the time of the search. Labels
-judge and select nothing.
+A CSV row per data set and seed. The estimate comes before the joint training, of which
+a single epoch is run. Labels judge and select nothing.
 """
 
 import argparse
@@ -14,91 +14,75 @@ from pathlib import Path
 
 import numpy as np
 from accuracy import append, finished
-from choosing import DATASETS as CHOOSING
-from choosing import candidates, silhouette
-from sklearn.datasets import load_iris, make_blobs
+from labeled import DATASETS as LABELED
+from labeled import load
+from sklearn.datasets import load_breast_cancer, load_iris, load_wine, make_blobs
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.model_selection import GridSearchCV, KFold
 from sklearn.preprocessing import StandardScaler
 
 from skvade import VaDEClusterer, __version__
 
 RESULTS = Path(__file__).parents[2] / "docs" / "benchmarks" / "n_clusters.csv"
-COLUMNS = ["dataset", "n", "true_k", "seed", "bound", "silhouette", "rule"]
-COLUMNS += ["n_fits", "cpu_seconds", "version"]
-N_SPLITS = 2
+COLUMNS = ["dataset", "n", "true_k", "seed", "n_clusters", "cpu_seconds", "version"]
 
 
-def iris(folder):
-    X, y = load_iris(return_X_y=True)
-    return StandardScaler().fit_transform(X), y
+def standardized(loader):
+    def load(folder):
+        X, y = loader(return_X_y=True)
+        return StandardScaler().fit_transform(X), y
+
+    return load
 
 
 def blobs(folder):
     return make_blobs(1000, 10, centers=5, cluster_std=2, random_state=0)
 
 
-DATASETS = {**CHOOSING, "iris": iris, "blobs": blobs, "overlapping": CHOOSING["blobs"]}
+def one_blob(folder):
+    return make_blobs(1000, 10, centers=1, random_state=0)
 
 
-def bound_score(model, X, y=None):
-    return model.score(X)
-
-
-def silhouette_score(model, X, y=None):
-    return silhouette(model, X)
-
-
-SCORING = {"bound": bound_score, "silhouette": silhouette_score}
-
-
-def choose(results):
-    """Of the bounds near the best, choose the highest silhouette, as in the guide."""
-    score, separation = results["mean_test_bound"], results["mean_test_silhouette"]
-    best = score.argmax()
-    is_close = score >= score[best] - results["std_test_bound"][best]
-    return np.where(is_close, separation, -np.inf).argmax()
+OTHERS = {
+    "wine": standardized(load_wine),
+    "iris": standardized(load_iris),
+    "breast cancer": standardized(load_breast_cancer),
+    "blobs": blobs,
+    "one blob": one_blob,
+}
 
 
 def run(dataset, seed, options):
-    X, y = DATASETS[dataset](options.data)
-    true_k = len(np.unique(y))
-    numbers = np.array(candidates(true_k))
-    search = GridSearchCV(
-        VaDEClusterer(random_state=seed),
-        {"n_clusters": numbers},
-        scoring=SCORING,
-        refit=False,
-        cv=KFold(N_SPLITS, shuffle=True, random_state=seed),
-    )
+    if dataset in OTHERS:
+        X, y = OTHERS[dataset](options.data)
+    else:
+        X, y = load(dataset, options.data)
+    model = VaDEClusterer("auto", warmup_max_iter=0, max_iter=1, random_state=seed)
     start = time.process_time()
-    results = search.fit(X).cv_results_
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(X)
     return {
         "dataset": dataset,
         "n": len(X),
-        "true_k": true_k,
+        "true_k": len(np.unique(y)),
         "seed": seed,
-        "bound": numbers[results["mean_test_bound"].argmax()],
-        "silhouette": numbers[results["mean_test_silhouette"].argmax()],
-        "rule": numbers[choose(results)],
-        "n_fits": N_SPLITS * len(numbers),
-        "cpu_seconds": f"{time.process_time() - start:.0f}",
+        "n_clusters": model.n_clusters_,
+        "cpu_seconds": f"{time.process_time() - start:.1f}",
         "version": __version__,
     }
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("datasets", nargs="+", choices=list(DATASETS))
-    parser.add_argument("--data", help="folder of the .npz files")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("datasets", nargs="+", choices=[*LABELED, *OTHERS])
+    parser.add_argument("--data", type=Path, help="folder of the data sets")
+    parser.add_argument("--seeds", nargs="+", type=int, default=range(10))
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
-    # Empty clusters are part of what is studied.
-    warnings.simplefilter("ignore", ConvergenceWarning)
+    done = finished(options.results, "dataset", "seed")
     for dataset in options.datasets:
         for seed in options.seeds:
-            if (dataset, str(seed)) not in finished(options.results, "dataset", "seed"):
+            if (dataset, str(seed)) not in done:
                 row = run(dataset, seed, options)
                 append(options.results, COLUMNS, row)
                 print(row, flush=True)

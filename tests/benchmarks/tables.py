@@ -280,6 +280,16 @@ def choosing_table():
     return table([*lines, ["found", "–", *found]])
 
 
+def n_clusters_table():
+    """Compare the estimate of the number of clusters with the number of classes."""
+    lines = [["Data (samples)", "Classes", "Estimate, for each seed"]]
+    groups = grouped(FILES / "n_clusters.csv", "dataset", "true_k")
+    for (dataset, truth), runs in groups.items():
+        estimates = ", ".join(row["n_clusters"] for row in runs)
+        lines.append([data_title(dataset, runs[0]["n"]), truth, estimates])
+    return table(lines)
+
+
 def criteria_table():
     """Correlate the ranks of each criterion with those of the accuracy."""
     criteria = ["elbo", "latent", "sureness", "stability", "silhouette"]
@@ -408,6 +418,7 @@ def main():
             "networks": networks_table,
         },
         "reproducing.rst": {"faults": faults_table},
+        "user_guide.rst": {"n_clusters": n_clusters_table},
     }
     for page, tables in pages.items():
         for name, make_table in tables.items():
