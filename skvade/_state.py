@@ -20,6 +20,7 @@ from sklearn.utils import check_random_state
 
 from skvade._data.dataset import Dataset
 from skvade._data.device import resolve_device
+from skvade._data.process_group import SINGLE_PROCESS, ProcessGroup
 from skvade._data.scaling import (
     DataSummary,
     Scaling,
@@ -40,6 +41,7 @@ from skvade._prediction import PredictionMixin
 from skvade._training.joint import default_beta, n_joint_epochs
 from skvade._training.neighbor_embedding import n_neighbor_epochs
 from skvade._training.state import (
+    MAX_SEED,
     History,
     RandomStreams,
     TrainingConfig,
@@ -49,6 +51,7 @@ from skvade._training.state import (
 from skvade._validation import (
     check_data,
     check_same_module_params,
+    check_shares,
     labels_from_init,
     module_params,
     n_validation_samples,
@@ -112,15 +115,18 @@ def make_config(
 
 
 def init_training(
-    estimator: PredictionMixin, X: NDArray | csr_array, sample_weight: NDArray
+    estimator: PredictionMixin,
+    X: NDArray | csr_array,
+    sample_weight: NDArray,
+    group: ProcessGroup = SINGLE_PROCESS,
 ) -> TrainingState:
-    """Start from fresh weights."""
+    """Start from fresh weights, those of the first process."""
     device_config = resolve_device(estimator.device, estimator.precision)
     random_state = check_random_state(estimator.random_state)
-    random = RandomStreams.from_random_state(random_state, device_config.device)
-    statistics = WeightStatistics().update(sample_weight)
+    random = RandomStreams.from_random_state(random_state, device_config.device, group)
+    statistics = WeightStatistics().update(sample_weight, group)
     sample_weight = normalize_weights(sample_weight, statistics.mean)
-    summary = DataSummary.from_array(X, sample_weight)
+    summary = DataSummary.from_array(X, sample_weight, group)
     scaling = summary.scaling(LIKELIHOODS[estimator.likelihood].centered)
     check_data(estimator.likelihood, summary, scaling, device_config.dtype, X.dtype)
     dataset = Dataset.from_array(
@@ -128,31 +134,41 @@ def init_training(
     )
     dataset = dataset.cache_on_device().drop_zero_weight()
     params = module_params(estimator, X.shape[1])
-    module = VaDE(**params, bfloat16=device_config.bfloat16, generator=random.shuffle)
-    reset_parameters(module, random.shuffle)
+    module = VaDE(**params, bfloat16=device_config.bfloat16, generator=random.shared)
+    reset_parameters(module, random.shared)
     module.to(device_config.device, device_config.dtype)
     module.likelihood.set_scaling(scaling)
-    return _training_state(estimator, module, dataset, random, History(), statistics)
+    group.broadcast_(module.state_dict().values())
+    return _training_state(
+        estimator, module, dataset, random, History(), statistics, group
+    )
 
 
 def resume_fit(
-    estimator: PredictionMixin, X: NDArray | csr_array, sample_weight: NDArray
+    estimator: PredictionMixin,
+    X: NDArray | csr_array,
+    sample_weight: NDArray,
+    group: ProcessGroup = SINGLE_PROCESS,
 ) -> TrainingState:
     """Go on from the fitted model, for a warm start."""
     check_same_module_params(estimator, estimator._module_params, "warm_start=True")
     random_state = check_random_state(estimator.random_state)
-    return _resume(estimator, X, sample_weight, WeightStatistics(), random_state)
+    statistics = WeightStatistics()
+    return _resume(estimator, X, sample_weight, statistics, random_state, group)
 
 
 def resume_partial_fit(
-    estimator: PredictionMixin, X: NDArray | csr_array, sample_weight: NDArray
+    estimator: PredictionMixin,
+    X: NDArray | csr_array,
+    sample_weight: NDArray,
+    group: ProcessGroup = SINGLE_PROCESS,
 ) -> TrainingState:
     """Go on from the fitted model with the next samples of a stream."""
     check_same_module_params(estimator, estimator._module_params, "partial_fit")
     saved = estimator._training_state
     statistics = WeightStatistics(estimator.n_samples_seen_, saved["mean_weight"])
     random_state = RandomState(saved["seed"])
-    state = _resume(estimator, X, sample_weight, statistics, random_state)
+    state = _resume(estimator, X, sample_weight, statistics, random_state, group)
     state.optimizer_state = saved["optimizer_state"]
     state.history.pretraining.update(deepcopy(saved["pretraining"]))
     state.history.training.update(deepcopy(saved["training"]))
@@ -165,13 +181,15 @@ def _resume(
     sample_weight: NDArray,
     statistics: WeightStatistics,
     random_state: RandomState,
+    group: ProcessGroup,
 ) -> TrainingState:
     """Go on from the fitted model; `statistics` are of the samples it has seen."""
     device_config = resolve_device(estimator.device, estimator.precision)
-    random = RandomStreams.from_random_state(random_state, device_config.device)
-    statistics = statistics.update(sample_weight)
+    random = RandomStreams.from_random_state(random_state, device_config.device, group)
+    statistics = statistics.update(sample_weight, group)
     sample_weight = normalize_weights(sample_weight, statistics.mean)
-    summary, scaling = DataSummary.from_array(X), Scaling(**estimator._scaling)
+    summary = DataSummary.from_array(X, group=group)
+    scaling = Scaling(**estimator._scaling)
     check_data(estimator.likelihood, summary, scaling, device_config.dtype, X.dtype)
     dataset = Dataset.from_array(
         X, scaling, device_config, sample_weight, summary.has_missing
@@ -181,7 +199,9 @@ def _resume(
     init_labels = predict_labels(module, dataset, estimator.responsibilities)
     history = History(init_labels=init_labels)
     dataset = dataset.drop_zero_weight()
-    return _training_state(estimator, module, dataset, random, history, statistics)
+    return _training_state(
+        estimator, module, dataset, random, history, statistics, group
+    )
 
 
 def _training_state(
@@ -191,12 +211,21 @@ def _training_state(
     random: RandomStreams,
     history: History,
     statistics: WeightStatistics,
+    group: ProcessGroup,
 ) -> TrainingState:
-    config = make_config(estimator, len(dataset), dataset.n_features)
+    config = make_config(estimator, group.sum(len(dataset)), dataset.n_features)
     n_validation = n_validation_samples(estimator, len(dataset))
     training, validation = dataset.split(n_validation, random.shuffle)
+    check_shares(group.gather(len(training)), config.batch_size)
     return TrainingState(
-        module, training, validation, config, random, history, statistics
+        module,
+        training,
+        validation,
+        config,
+        random,
+        history,
+        statistics,
+        group=group,
     )
 
 
@@ -206,16 +235,22 @@ def _training_state(
 def set_fitted_attributes(
     estimator: PredictionMixin, state: TrainingState
 ) -> AssignmentSummary:
-    """Turn a finished training run into fitted attributes, all of them NumPy."""
+    """Turn a finished training run into fitted attributes, all of them NumPy.
+
+    What they say of the samples as a whole is of those of all processes.
+    """
+    module, group = state.module, state.group
+    # Processors of different kinds may have rounded differently.
+    group.broadcast_(module.state_dict().values())
     _set_module_attributes(estimator, state)
     # Predictions read the attributes: so does what is computed here.
-    state.module.load_fitted_attributes(vars(estimator))
+    module.load_fitted_attributes(vars(estimator))
     dataset, responsibilities = state.dataset.full(), estimator.responsibilities
-    summary = summarize_assignments(state.module, dataset, responsibilities)
+    summary = summarize_assignments(module, dataset, responsibilities, group)
     estimator.labels_ = summary.labels
     effective = np.exp(entropy(summary.mean_responsibilities))
     estimator.n_effective_clusters_ = float(effective)
-    estimator.lower_bound_ = mean_elbo(state.module, dataset, responsibilities)
+    estimator.lower_bound_ = mean_elbo(module, dataset, responsibilities, group)
     counted = dataset.weights > 0
     return summary._replace(
         is_outlier=summary.is_outlier[counted],
@@ -256,7 +291,7 @@ def _set_module_attributes(estimator: PredictionMixin, state: TrainingState) -> 
     estimator._version = __version__
     estimator._module_params = module_params(estimator, state.dataset.n_features)
     estimator.n_samples_seen_ = state.weight_statistics.n_samples
-    seed = deepcopy(state.random.numpy).randint(np.iinfo(np.int32).max)
+    seed = deepcopy(state.random.numpy).randint(MAX_SEED)
     estimator._training_state = {
         "mean_weight": state.weight_statistics.mean,
         "optimizer_state": state.optimizer_state,

@@ -1,7 +1,9 @@
 """From the pretrained embedding to a partition, which the mixture starts from."""
 
+import math
 from collections.abc import Callable
 from numbers import Integral
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,7 +14,7 @@ from sklearn.mixture import GaussianMixture
 from sklearn.utils.validation import has_fit_parameter
 
 from skvade._data.dataset import Dataset
-from skvade._data.neighbors import find_neighbors
+from skvade._data.neighbors import NeighborGraph, find_neighbors
 from skvade._inference import mixture_labels, pretrained_embedding
 from skvade._model.module import VaDE
 from skvade._model.prior import draw_samples
@@ -35,17 +37,27 @@ MAX_INIT_POSTERIOR_VARIANCE = 0.5  # and of the components' in any one dimension
 
 
 def initialize_mixture(state: TrainingState) -> None:
-    """Start the mixture from a partition of the embedding."""
+    """Start the mixture from a partition of the embedding.
+
+    Of several processes, the first estimates it from the samples of all.
+    """
     module, config, dataset = state.module, state.config, state.dataset
+    group, n_samples = state.group, state.count_samples()
     given = isinstance(config.init, np.ndarray)
-    if len(dataset) > MAX_INIT_SAMPLES and not given:
-        dataset = dataset.subsample(MAX_INIT_SAMPLES, state.random.numpy)
+    if n_samples > MAX_INIT_SAMPLES and not given:
+        max_samples = math.ceil(MAX_INIT_SAMPLES * (len(dataset) / n_samples))
+        dataset = dataset.subsample(max_samples, state.random.numpy)
     has_decoder = has_trained_decoder(config)
     Z = pretrained_embedding(module, dataset, has_decoder)
     labels = initial_labels(state, dataset, Z)
-    module.prior.initialize_from_partition(
-        Z, labels, dataset.weights, state.random.numpy
+    partition = [
+        np.concatenate(parts)
+        for parts in zip(*group.gather((Z, labels, dataset.weights)), strict=True)
+    ]
+    group.on_first(
+        lambda: module.prior.initialize_from_partition(*partition, state.random.numpy)
     )
+    group.broadcast_(module.prior.parameters())
     variances = module.prior.variances.double().cpu()
     # A wider posterior than a component would decide about the responsibilities.
     limit = MAX_INIT_POSTERIOR_VARIANCE * variances.mean(0)
@@ -56,9 +68,9 @@ def initialize_mixture(state: TrainingState) -> None:
     # Samples outside of the partition go to the likeliest component.
     full = state.dataset.full()
     init_labels = mixture_labels(module, full, has_decoder)
+    names = np.unique(partition[1][partition[1] >= 0])
     grouped = labels >= 0
-    groups = np.unique(labels[grouped], return_inverse=True)[1]
-    init_labels[dataset.indices[grouped]] = groups
+    init_labels[dataset.indices[grouped]] = np.searchsorted(names, labels[grouped])
     state.history.init_labels = init_labels
 
 
@@ -75,6 +87,34 @@ def _rescale_latent_space(module: VaDE) -> None:
     encoder.log_variance.bias.add_(2 * factor.log())
     covariances = prior.covariances * factor.square()
     prior.set_parameters(prior.log_weights.exp(), prior.means * factor, covariances)
+
+
+class EmbeddedSamples(NamedTuple):
+    """What a partition is made from, of the samples of all processes.
+
+    Attributes
+    ----------
+    Z : ndarray of shape (n_samples, latent_dim)
+        Their embedding.
+    sample_weight : ndarray of shape (n_samples,)
+        Their weights.
+    graph : NeighborGraph or None
+        Their neighbors, within the samples of each process, where `init` needs them.
+    """
+
+    Z: NDArray
+    sample_weight: NDArray
+    graph: NeighborGraph | None
+
+    @classmethod
+    def concatenate(cls, parts: "list[EmbeddedSamples]") -> "EmbeddedSamples":
+        """Join the samples of several processes."""
+        graphs = [part.graph for part in parts if part.graph is not None]
+        return cls(
+            np.concatenate([part.Z for part in parts]),
+            np.concatenate([part.sample_weight for part in parts]),
+            NeighborGraph.concatenate(graphs) if graphs else None,
+        )
 
 
 def initial_labels(state: TrainingState, dataset: Dataset, Z: NDArray) -> NDArray:
@@ -99,62 +139,77 @@ def initial_labels(state: TrainingState, dataset: Dataset, Z: NDArray) -> NDArra
     ValueError
         If a clusterer or an array gives labels that do not fit.
     """
-    init, n_clusters = state.config.init, state.config.n_clusters
-    if isinstance(init, str):
-        return INITIALIZERS[init](state, dataset, Z)
+    group, init = state.group, state.config.init
     if isinstance(init, np.ndarray):
-        labels, source = init[dataset.indices], "The array given as init"
-    else:
-        weights = {}
-        if has_fit_parameter(init, "sample_weight"):
-            weights["sample_weight"] = dataset.weights
-        clusterer = seeded_clone(init, state.random.numpy)
-        labels = np.asarray(clusterer.fit_predict(Z, **weights))
-        source = f"The clusterer given as init, {init!r},"
-    check_labels(labels, n_clusters, len(Z), source)
+        labels = init[dataset.indices]
+        everything = np.concatenate(group.gather(labels))
+        source = "The array given as init"
+        check_labels(everything, state.config.n_clusters, len(everything), source)
+        return labels
+    is_name = isinstance(init, str)
+    needs_graph = is_name and init == "communities"
+    graph = neighbor_graph(state, dataset) if needs_graph else None
+    parts = group.gather(EmbeddedSamples(Z, dataset.weights, graph))
+    samples = EmbeddedSamples.concatenate(parts)
+    partition = INITIALIZERS[init] if is_name else _labels_of_clusterer
+    labels = group.on_first(lambda: partition(state, samples))
+    start = sum(len(part.Z) for part in parts[: group.rank])
+    return labels[start : start + len(Z)]
+
+
+def _labels_of_clusterer(state: TrainingState, samples: EmbeddedSamples) -> NDArray:
+    init, weights = state.config.init, {}
+    if has_fit_parameter(init, "sample_weight"):
+        weights["sample_weight"] = samples.sample_weight
+    clusterer = seeded_clone(init, state.random.numpy)
+    labels = np.asarray(clusterer.fit_predict(samples.Z, **weights))
+    source = f"The clusterer given as init, {init!r},"
+    check_labels(labels, state.config.n_clusters, len(samples.Z), source)
     return labels
 
 
-def _community_labels(state: TrainingState, dataset: Dataset, Z: NDArray) -> NDArray:
+def _community_labels(state: TrainingState, samples: EmbeddedSamples) -> NDArray:
     n_neighbors = state.config.neighbors
     if not isinstance(n_neighbors, Integral):
         n_neighbors = N_EMBEDDING_NEIGHBORS
+    Z, sample_weight, graph = samples
+    assert graph is not None
     embedding = torch.from_numpy(Z).float()
     graphs = (
-        neighbor_graph(state, dataset),
+        graph,
         find_neighbors(embedding, int(n_neighbors), state.random.shuffle),
     )
     return community_labels(
-        Z, graphs, state.config.n_clusters, dataset.weights, state.random.numpy
+        Z, graphs, state.config.n_clusters, sample_weight, state.random.numpy
     )
 
 
-def _kmeans_labels(state: TrainingState, dataset: Dataset, Z: NDArray) -> NDArray:
+def _kmeans_labels(state: TrainingState, samples: EmbeddedSamples) -> NDArray:
     kmeans = KMeans(
         state.config.n_clusters,
         n_init=state.config.n_init,
         random_state=state.random.numpy,
     )
-    return kmeans.fit_predict(Z, sample_weight=dataset.weights)
+    return kmeans.fit_predict(samples.Z, sample_weight=samples.sample_weight)
 
 
-def _gmm_labels(state: TrainingState, dataset: Dataset, Z: NDArray) -> NDArray:
+def _gmm_labels(state: TrainingState, samples: EmbeddedSamples) -> NDArray:
     mixture = GaussianMixture(
         state.config.n_clusters,
         covariance_type="diag",
         n_init=state.config.n_init,
         random_state=state.random.numpy,
     )
-    return mixture.fit_predict(Z)
+    return mixture.fit_predict(samples.Z)
 
 
-def _random_labels(state: TrainingState, dataset: Dataset, Z: NDArray) -> NDArray:
+def _random_labels(state: TrainingState, samples: EmbeddedSamples) -> NDArray:
     n_clusters, random_state = state.config.n_clusters, state.random.numpy
-    centers = Z[draw_samples(n_clusters, dataset.weights, random_state)]
-    return pairwise_distances_argmin(Z, centers)
+    centers = draw_samples(n_clusters, samples.sample_weight, random_state)
+    return pairwise_distances_argmin(samples.Z, samples.Z[centers])
 
 
-INITIALIZERS: dict[str, Callable[[TrainingState, Dataset, NDArray], NDArray]] = {
+INITIALIZERS: dict[str, Callable[[TrainingState, EmbeddedSamples], NDArray]] = {
     "communities": _community_labels,
     "kmeans": _kmeans_labels,
     "gmm": _gmm_labels,
