@@ -75,7 +75,7 @@ def warn_fit_quality(
     prior, history, group = state.module.prior, state.history, state.group
     counts = np.bincount(summary.labels, minlength=estimator.n_clusters)
     counts = group.sum(counts)
-    n_outliers = group.sum(np.count_nonzero(summary.is_outlier))
+    n_outliers = group.sum(int(np.count_nonzero(summary.is_outlier)))
     n_samples = group.sum(len(summary.is_outlier))
     _warn_extreme_samples(summary.deviations, state.dataset.X)
     if group.rank:

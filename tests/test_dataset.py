@@ -200,6 +200,21 @@ def test_batches_carry_the_weights_of_their_samples(cached):
         assert_array_equal(x[:, 0], w)
 
 
+def test_batches_of_several_processes_make_the_same_steps():
+    shares = [20, 7, 12]
+    batches = [
+        list(numbered_samples(n).iter_batches(8, make_generator(0), 9, shares))
+        for n in shares
+    ]
+    assert [len(part) for part in batches] == [10, 10, 10]  # two epochs of five steps
+    for step in zip(*batches, strict=True):
+        sizes = {batch.size for batch in step}
+        assert sizes == {sum(len(batch.x) for batch in step)}
+        assert 6 <= sizes.pop() <= 9
+    visited = torch.cat([batch.indices for batch in batches[1]]).tolist()
+    assert sorted(visited) == sorted(2 * [*range(7)])
+
+
 # --- Subsets ------------------------------------------------------------------------
 
 

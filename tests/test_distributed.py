@@ -39,6 +39,8 @@ def run_processes(world_size, folder):
         command, env=environment, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
+    if world_size == 3:
+        assert "process 2: 2000 samples" in done.stdout
     paths = [folder / f"{rank}.pkl" for rank in range(world_size)]
     return [pickle.loads(path.read_bytes()) for path in paths]
 

@@ -50,12 +50,12 @@ def initialize_mixture(state: TrainingState) -> None:
     has_decoder = has_trained_decoder(config)
     Z = pretrained_embedding(module, dataset, has_decoder)
     labels = initial_labels(state, dataset, Z)
-    partition = [
-        np.concatenate(parts)
-        for parts in zip(*group.gather((Z, labels, dataset.weights)), strict=True)
-    ]
+    parts = group.gather((Z, labels, dataset.weights))
+    all_Z, all_labels, all_weights = map(np.concatenate, zip(*parts, strict=True))
     group.on_first(
-        lambda: module.prior.initialize_from_partition(*partition, state.random.numpy)
+        lambda: module.prior.initialize_from_partition(
+            all_Z, all_labels, all_weights, state.random.numpy
+        )
     )
     group.broadcast_(module.prior.parameters())
     variances = module.prior.variances.double().cpu()
@@ -68,7 +68,7 @@ def initialize_mixture(state: TrainingState) -> None:
     # Samples outside of the partition go to the likeliest component.
     full = state.dataset.full()
     init_labels = mixture_labels(module, full, has_decoder)
-    names = np.unique(partition[1][partition[1] >= 0])
+    names = np.unique(all_labels[all_labels >= 0])
     grouped = labels >= 0
     init_labels[dataset.indices[grouped]] = np.searchsorted(names, labels[grouped])
     state.history.init_labels = init_labels
