@@ -53,6 +53,8 @@ numpydoc_show_class_members = False
 sphinx_gallery_conf = {
     "examples_dirs": "examples",
     "gallery_dirs": "auto_examples",
+    # It runs in several processes; the page `distributed` shows it.
+    "ignore_pattern": r"__init__\.py|distributed\.py",
     "backreferences_dir": "auto_examples/backreferences",
     "doc_module": ("skvade",),
     "within_subsection_order": ExplicitOrder(

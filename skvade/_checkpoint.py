@@ -1,7 +1,8 @@
 """Checkpoints: what a file holds of a fit, and how the fit goes on from it.
 
 A file is an archive of arrays and plain values. Data, parameters and versions are
-compared before a fit goes on; X itself is not in the file.
+compared before a fit goes on; X itself is not in the file. Where several processes fit
+one model, the first writes the states of all, and each resumes its own.
 """
 
 import os
@@ -13,6 +14,7 @@ from scipy.sparse import csr_array
 
 from skvade._archive import read_archive, write_archive
 from skvade._data.neighbors import NeighborGraph
+from skvade._data.process_group import ProcessGroup
 from skvade._data.scaling import (
     Scaling,
     WeightStatistics,
@@ -37,23 +39,21 @@ class SavedFit(NamedTuple):
     ----------
     params : dict of str to object
         Parameters of the estimator, see `saved_params`.
-    data : dict of str to object
-        Fingerprint of X and of the weights.
     device : str
         Type of the device, whose random numbers no other gives.
-    state : dict of str to object
-        What changes in a training state during a fit.
+    processes : list of dict of str to object
+        Of each process the fingerprint of its X and weights, as "data", and as "state"
+        what changes in a training state during a fit.
     """
 
     params: dict[str, Any]
-    data: dict[str, Any]
     device: str
-    state: dict[str, Any]
+    processes: list[dict[str, Any]]
 
     @property
     def stage(self) -> str:
         """Name of the stage that goes on."""
-        return self.state["stage"]
+        return self.processes[0]["state"]["stage"]
 
 
 def write_checkpoint(
@@ -61,16 +61,21 @@ def write_checkpoint(
 ) -> None:
     """Write the state of a fit, between two epochs.
 
+    All processes of a group must call it.
+
     Raises
     ------
     OSError
         If the file can not be written. An earlier one is then still there.
     """
+    own = {"data": state.dataset.fingerprint, "state": _state_to_tree(state)}
+    processes = state.group.gather(own)
+    if state.group.rank:
+        return
     saved = SavedFit(
         saved_params(estimator),
-        state.dataset.fingerprint,
         state.dataset.device_config.device.type,
-        _state_to_tree(state),
+        processes,
     )
     versions = {"format": FORMAT, "skvade": __version__}
     write_archive(path, versions | saved._asdict())
@@ -101,6 +106,7 @@ def resume_training(
     X: NDArray | csr_array,
     sample_weight: NDArray,
     saved: SavedFit,
+    group: ProcessGroup,
 ) -> TrainingState:
     """Build the state of a fit as it was when its file was written.
 
@@ -114,6 +120,8 @@ def resume_training(
         Their weights.
     saved : SavedFit
         What the file holds.
+    group : ProcessGroup
+        As many processes as there were.
 
     Returns
     -------
@@ -123,15 +131,27 @@ def resume_training(
     Raises
     ------
     ValueError
-        If data or device are others, or a custom network has other parameters.
+        If data, device or number of processes are others, or a custom network has
+        other parameters.
     """
-    mean_weight = WeightStatistics().update(sample_weight).mean
+    if group.world_size != len(saved.processes):
+        raise ValueError(
+            f"The file is of a fit by {len(saved.processes)} processes, but here there "
+            f"are {group.world_size}. Start as many as there were."
+        )
+    own = saved.processes[group.rank]
+    data, tree = own["data"], own["state"]
+    mean_weight = WeightStatistics().update(sample_weight, group).mean
     _check_same_data(
-        fingerprint(X, normalize_weights(sample_weight, mean_weight)), saved.data
+        fingerprint(X, normalize_weights(sample_weight, mean_weight)), data
     )
-    tree = saved.state
     state = rebuild_training(
-        estimator, X, sample_weight, Scaling(*tree["scaling"]), tree["validation"]
+        estimator,
+        X,
+        sample_weight,
+        Scaling(*tree["scaling"]),
+        tree["validation"],
+        group,
     )
     _check_same_device(state.dataset.device_config.device.type, saved.device)
     _load_tree(state, tree)
@@ -175,6 +195,7 @@ def _state_to_tree(state: TrainingState) -> dict[str, Any]:
         "shuffle": random.shuffle.get_state(),
         "noise": random.noise.get_state(),
         "dropout": random.dropout.get_state(),
+        "shared": random.shared.get_state(),
         "history": vars(state.history),
         "scaling": state.dataset.scaling,
         "validation": validation,
@@ -199,7 +220,7 @@ def _load_tree(state: TrainingState, tree: dict[str, Any]) -> None:
             "the decoder of that fit."
         ) from error
     state.random.numpy.set_state(tree["numpy"])
-    for name in ("shuffle", "noise", "dropout"):
+    for name in ("shuffle", "noise", "dropout", "shared"):
         getattr(state.random, name).set_state(torch.from_numpy(tree[name]))
     history = dict(tree["history"])
     state.history.pretraining.update(history.pop("pretraining"))

@@ -65,26 +65,33 @@ def warn_fit_quality(
     estimator : VaDEClusterer
         The fitted estimator.
     state : TrainingState
-        At the end of the fit.
+        At the end of the fit. Of several processes, the first warns for all; each looks
+        for extreme values in its own samples.
     summary : AssignmentSummary
         Of the training samples; outliers are those of positive weight.
     resumed : bool
         Whether the fit went on from an earlier one.
     """
-    prior, history = state.module.prior, state.history
+    prior, history, group = state.module.prior, state.history, state.group
+    counts = np.bincount(summary.labels, minlength=estimator.n_clusters_)
+    counts = group.sum(counts)
+    n_outliers = group.sum(int(np.count_nonzero(summary.is_outlier)))
+    n_samples = group.sum(len(summary.is_outlier))
     _warn_extreme_samples(summary.deviations, state.dataset.X)
+    if group.rank:
+        return
     _warn_pretraining(estimator, history.unlearned_components)
     _warn_collapse(estimator, history)
     _warn_embedding(estimator, history.embedding_error)
-    _warn_empty_clusters(estimator)
+    _warn_empty_clusters(estimator, counts)
     if summary.normalized_entropy > MAX_NORMALIZED_ENTROPY:
         _warn_uniform_responsibilities(estimator, summary.normalized_entropy)
     else:
-        components, mixture = _Mixture.non_empty(estimator, prior)
+        components, mixture = _Mixture.non_empty(estimator, prior, counts)
         if prior.is_diagonal:
             _warn_split_clusters(estimator.n_clusters_, components, mixture)
         _warn_wide_clusters(estimator.n_clusters_, components, mixture)
-        _warn_outliers(estimator, summary.is_outlier)
+        _warn_outliers(estimator, n_outliers, n_samples)
     if not resumed:
         _warn_no_improvement(estimator, history.validation_improved)
     if not history.stopped:
@@ -107,10 +114,9 @@ class _Mixture(NamedTuple):
 
     @classmethod
     def non_empty(
-        cls, estimator: BaseEstimator, prior: MixturePrior
+        cls, estimator: BaseEstimator, prior: MixturePrior, counts: NDArray
     ) -> tuple[NDArray, Self]:
         """Give the components that hold samples: their indices and parameters."""
-        counts = np.bincount(estimator.labels_, minlength=estimator.n_clusters_)
         components = np.flatnonzero((counts > 0) & (estimator.weights_ > 0))
         variances = prior.variances.double().numpy(force=True)
         full = cls(estimator.weights_, estimator.means_, variances)
@@ -239,8 +245,8 @@ def _vary(X: NDArray | csr_array, indices: NDArray) -> bool:
     return bool((high > low).any())
 
 
-def _warn_empty_clusters(estimator: BaseEstimator) -> None:
-    n_empty = estimator.n_clusters_ - np.count_nonzero(np.bincount(estimator.labels_))
+def _warn_empty_clusters(estimator: BaseEstimator, counts: NDArray) -> None:
+    n_empty = np.count_nonzero(counts == 0)
     if n_empty:
         _warn(
             f"{n_empty} of {estimator.n_clusters_} clusters hold no sample. If there "
@@ -320,12 +326,11 @@ def _warn_wide_clusters(
         )
 
 
-def _warn_outliers(estimator: BaseEstimator, is_outlier: NDArray) -> None:
+def _warn_outliers(estimator: BaseEstimator, n_outliers: int, n_samples: int) -> None:
     """Warn of samples that are far from every cluster: a small group may be among them.
 
     If most samples are, the clusters are at fault, as those of a single sample each.
     """
-    n_outliers, n_samples = np.count_nonzero(is_outlier), len(is_outlier)
     limit = max(OUTLIER_FRACTION * n_samples, MIN_OUTLIERS)
     if limit <= n_outliers < 0.5 * n_samples:
         _warn(

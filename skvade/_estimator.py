@@ -14,6 +14,7 @@ from sklearn.utils import Tags
 from skvade._callbacks import CallbackMixin, attach_callbacks
 from skvade._checkpoint import read_checkpoint, resume_training, write_checkpoint
 from skvade._data.device import default_settings
+from skvade._data.process_group import make_process_group
 from skvade._diagnostics import warn_fit_quality
 from skvade._model.custom_networks import ModuleFactory
 from skvade._prediction import PredictionMixin
@@ -31,6 +32,7 @@ from skvade._validation import (
     PARAMETER_CONSTRAINTS,
     check_fit_params,
     check_partial_fit_params,
+    check_same_params,
     check_sample_weight,
     resumed_params,
     validate_X,
@@ -267,6 +269,13 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         starting afresh. The curves are then those of this call alone, and
         ``init_labels_`` are the clusters at its start.
 
+    distributed : bool, default=False
+        Whether several processes fit one model, each with its own samples as X, by
+        ``torch.distributed``. The caller opens the process group and draws the shares
+        at random. All processes get the same model; ``labels_`` and ``init_labels_``
+        are of their own samples, while curves and bounds are of all samples. False
+        never looks at a process group. See :doc:`distributed`.
+
     device : str, default="auto"
         Device to compute on: "cpu", "cuda", "cuda:1", "mps", or "auto" for the first
         available of CUDA, MPS and CPU.
@@ -430,6 +439,7 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         validation_fraction: float = 0.1,
         # Execution
         warm_start: bool = False,
+        distributed: bool = False,
         device: str = "auto",
         precision: str = "float32",
         random_state: int | np.random.RandomState | None = None,
@@ -468,6 +478,7 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction
         self.warm_start = warm_start
+        self.distributed = distributed
         self.device = device
         self.precision = precision
         self.random_state = random_state
@@ -516,16 +527,18 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         resumes = self.warm_start and hasattr(self, "_network_state")
         first = "train" if resumes else None
         n_stages = len(stage_names(self, first))
+        group = make_process_group(self.distributed)
         # Outside of the block: callbacks also get the end of a fit that fails.
         context = self._init_callback_context(max_subtasks=n_stages)
-        with restore_on_error(self), default_settings():
+        with restore_on_error(self), default_settings(), group.shared_errors():
             samples = validate_X(self, X, reset=not resumes)
+            check_same_params(self, samples.shape[1], group)
             weights = check_sample_weight(sample_weight, samples)
-            check_fit_params(self, weights, resumes=resumes)
+            check_fit_params(self, weights, resumes=resumes, group=group)
             if resumes:
-                state = resume_fit(self, samples, weights)
+                state = resume_fit(self, samples, weights, group)
             else:
-                state = init_training(self, samples, weights)
+                state = init_training(self, samples, weights, group)
             attach_callbacks(self, state, context, X, y, sample_weight)
             self._train(state, first)
         return self
@@ -577,11 +590,12 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         params = resumed_params(self, saved.params)
         n_stages = len(stage_names(SimpleNamespace(**params), saved.stage))
         context = self._init_callback_context(max_subtasks=n_stages)
-        with restore_on_error(self), default_settings():
+        group = make_process_group(params["distributed"])
+        with restore_on_error(self), default_settings(), group.shared_errors():
             self.set_params(**params)
             samples = validate_X(self, X, reset=True)
             weights = check_sample_weight(sample_weight, samples)
-            state = resume_training(self, samples, weights, saved)
+            state = resume_training(self, samples, weights, saved, group)
             attach_callbacks(self, state, context, X, y, sample_weight)
             self._train(state, saved.stage)
         return self
@@ -594,9 +608,15 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         del self._fit_state
         warn_fit_quality(self, state, summary, resumed=state.warm_started)
 
-    def _write_checkpoint(self, path: str | PathLike) -> None:
-        """Write the state of the fit that is running, at the end of an epoch."""
-        write_checkpoint(path, self, self._fit_state)
+    def _write_checkpoint(self, path: str | PathLike, is_due: bool) -> bool:
+        """Write the state of the fit that is running, at the end of an epoch.
+
+        Of several processes, the first decides whether that is due.
+        """
+        is_due = self._fit_state.group.broadcast(is_due)
+        if is_due:
+            write_checkpoint(path, self, self._fit_state)
+        return is_due
 
     def fit_predict(
         self, X: ArrayLike, y: object = None, sample_weight: ArrayLike | None = None
@@ -653,17 +673,19 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
             As in ``fit``. If X has another number of features than before, or
             ``early_stopping`` is set.
         """
-        with restore_on_error(self), default_settings():
+        group = make_process_group(self.distributed)
+        with restore_on_error(self), default_settings(), group.shared_errors():
             check_partial_fit_params(self)
             is_first = not hasattr(self, "_network_state")
             samples = validate_X(self, X, reset=is_first)
+            check_same_params(self, samples.shape[1], group)
             weights = check_sample_weight(sample_weight, samples)
             if is_first:
-                check_fit_params(self, weights, resumes=False)
-                state = init_training(self, samples, weights)
+                check_fit_params(self, weights, resumes=False, group=group)
+                state = init_training(self, samples, weights, group)
                 first_partial_fit(state)
             else:
-                state = resume_partial_fit(self, samples, weights)
+                state = resume_partial_fit(self, samples, weights, group)
                 partial_fit_epoch(state)
             set_fitted_attributes(self, state)
         return self

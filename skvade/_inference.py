@@ -19,6 +19,7 @@ from torch.nn.functional import pad
 
 from skvade._data.dataset import Batch, Dataset
 from skvade._data.device import make_generator
+from skvade._data.process_group import SINGLE_PROCESS, ProcessGroup
 from skvade._model.custom_networks import float32_by_default
 from skvade._model.elbo import (
     Posterior,
@@ -187,9 +188,12 @@ def _map_inputs(
 
 
 def _weighted_mean(
-    module: VaDE, dataset: Dataset, function: Callable[[Batch], Tensor]
+    module: VaDE,
+    dataset: Dataset,
+    function: Callable[[Batch], Tensor],
+    group: ProcessGroup,
 ) -> Tensor:
-    """Average the results for the samples without holding all of them."""
+    """Average the results for the samples of all processes, not holding all of them."""
     total: Any = 0.0
     total_weight: Any = 0.0
     with _evaluation(module):
@@ -200,7 +204,7 @@ def _weighted_mean(
                 weight, values = weight[weight > 0], values[weight > 0]
             total = total + weight @ values
             total_weight = total_weight + weight.sum()
-    return total / total_weight
+    return group.sum(total) / group.sum(total_weight)
 
 
 # --- The latent space ---------------------------------------------------------------
@@ -292,7 +296,9 @@ def predict_labels(module: VaDE, dataset: Dataset, responsibilities: str) -> NDA
 
 
 class AssignmentSummary(NamedTuple):
-    """Responsibilities of a dataset, summarized; means are weighted.
+    """Responsibilities of a dataset, summarized.
+
+    Means are weighted, and over the samples of all processes.
 
     Attributes
     ----------
@@ -324,7 +330,10 @@ class AssignmentSummary(NamedTuple):
 
 
 def summarize_assignments(
-    module: VaDE, dataset: Dataset, responsibilities: str
+    module: VaDE,
+    dataset: Dataset,
+    responsibilities: str,
+    group: ProcessGroup = SINGLE_PROCESS,
 ) -> AssignmentSummary:
     """Summarize the responsibilities in one pass, which never holds all of them."""
     prior = module.prior_float64()
@@ -348,7 +357,7 @@ def summarize_assignments(
         r = log_r.exp()
         return torch.column_stack([torch.special.entr(r).sum(1), r])
 
-    mean_entropy, *means = _weighted_mean(module, dataset, function).tolist()
+    mean_entropy, *means = _weighted_mean(module, dataset, function, group).tolist()
     return AssignmentSummary(
         labels, np.array(means), mean_entropy, is_outlier, deviations
     )
@@ -397,10 +406,19 @@ def elbo_samples(module: VaDE, dataset: Dataset, responsibilities: str) -> NDArr
     return map_batches(module, dataset, lambda batch: terms(batch).sum(1))
 
 
-def mean_elbo(module: VaDE, dataset: Dataset, responsibilities: str) -> float:
-    """Compute the weighted mean of the ELBO of the samples, in nats."""
+def mean_elbo(
+    module: VaDE,
+    dataset: Dataset,
+    responsibilities: str,
+    group: ProcessGroup = SINGLE_PROCESS,
+) -> float:
+    """Compute the weighted mean of the ELBO of the samples, in nats.
+
+    Those of all processes of the group.
+    """
     terms = make_elbo_terms(module, responsibilities)
-    return _weighted_mean(module, dataset, lambda batch: terms(batch).sum(1)).item()
+    mean = _weighted_mean(module, dataset, lambda batch: terms(batch).sum(1), group)
+    return mean.item()
 
 
 def importance_weighted_samples(

@@ -20,6 +20,7 @@ from sklearn.utils import check_random_state
 
 from skvade._data.dataset import Dataset
 from skvade._data.device import DeviceConfig, resolve_device
+from skvade._data.process_group import SINGLE_PROCESS, ProcessGroup
 from skvade._data.scaling import (
     DataSummary,
     Scaling,
@@ -40,6 +41,7 @@ from skvade._prediction import PredictionMixin
 from skvade._training.joint import default_beta, n_joint_epochs
 from skvade._training.neighbor_embedding import n_neighbor_epochs
 from skvade._training.state import (
+    MAX_SEED,
     History,
     RandomStreams,
     TrainingConfig,
@@ -49,6 +51,7 @@ from skvade._training.state import (
 from skvade._validation import (
     check_data,
     check_same_module_params,
+    check_shares,
     labels_from_init,
     module_params,
     n_validation_samples,
@@ -113,15 +116,18 @@ def make_config(
 
 
 def init_training(
-    estimator: PredictionMixin, X: NDArray | csr_array, sample_weight: NDArray
+    estimator: PredictionMixin,
+    X: NDArray | csr_array,
+    sample_weight: NDArray,
+    group: ProcessGroup = SINGLE_PROCESS,
 ) -> TrainingState:
-    """Start from fresh weights."""
+    """Start from fresh weights, those of the first process."""
     device_config = resolve_device(estimator.device, estimator.precision)
     random_state = check_random_state(estimator.random_state)
-    random = RandomStreams.from_random_state(random_state, device_config.device)
-    statistics = WeightStatistics().update(sample_weight)
+    random = RandomStreams.from_random_state(random_state, device_config.device, group)
+    statistics = WeightStatistics().update(sample_weight, group)
     sample_weight = normalize_weights(sample_weight, statistics.mean)
-    summary = DataSummary.from_array(X, sample_weight)
+    summary = DataSummary.from_array(X, sample_weight, group)
     scaling = summary.scaling(LIKELIHOODS[estimator.likelihood].centered)
     check_data(estimator.likelihood, summary, scaling, device_config.dtype, X.dtype)
     dataset = Dataset.from_array(
@@ -129,32 +135,42 @@ def init_training(
     )
     dataset = dataset.cache_on_device().drop_zero_weight()
     module = _build_module(estimator, X.shape[1], device_config, random)
-    reset_parameters(module, random.shuffle)
+    reset_parameters(module, random.shared)
     module.to(device_config.device, device_config.dtype)
     module.likelihood.set_scaling(scaling)
-    return _training_state(estimator, module, dataset, random, History(), statistics)
+    group.broadcast_(module.state_dict().values())
+    return _training_state(
+        estimator, module, dataset, random, History(), statistics, group
+    )
 
 
 def resume_fit(
-    estimator: PredictionMixin, X: NDArray | csr_array, sample_weight: NDArray
+    estimator: PredictionMixin,
+    X: NDArray | csr_array,
+    sample_weight: NDArray,
+    group: ProcessGroup = SINGLE_PROCESS,
 ) -> TrainingState:
     """Go on from the fitted model, for a warm start."""
     check_same_module_params(estimator, estimator._module_params, "warm_start=True")
     random_state = check_random_state(estimator.random_state)
-    state = _resume(estimator, X, sample_weight, WeightStatistics(), random_state)
+    statistics = WeightStatistics()
+    state = _resume(estimator, X, sample_weight, statistics, random_state, group)
     state.warm_started = True
     return state
 
 
 def resume_partial_fit(
-    estimator: PredictionMixin, X: NDArray | csr_array, sample_weight: NDArray
+    estimator: PredictionMixin,
+    X: NDArray | csr_array,
+    sample_weight: NDArray,
+    group: ProcessGroup = SINGLE_PROCESS,
 ) -> TrainingState:
     """Go on from the fitted model with the next samples of a stream."""
     check_same_module_params(estimator, estimator._module_params, "partial_fit")
     saved = estimator._training_state
     statistics = WeightStatistics(estimator.n_samples_seen_, saved["mean_weight"])
     random_state = RandomState(saved["seed"])
-    state = _resume(estimator, X, sample_weight, statistics, random_state)
+    state = _resume(estimator, X, sample_weight, statistics, random_state, group)
     state.optimizer_state = saved["optimizer_state"]
     state.history.pretraining.update(deepcopy(saved["pretraining"]))
     state.history.training.update(deepcopy(saved["training"]))
@@ -167,19 +183,24 @@ def _resume(
     sample_weight: NDArray,
     statistics: WeightStatistics,
     random_state: RandomState,
+    group: ProcessGroup,
 ) -> TrainingState:
     """Go on from the fitted model; `statistics` are of the samples it has seen."""
     device_config = resolve_device(estimator.device, estimator.precision)
-    random = RandomStreams.from_random_state(random_state, device_config.device)
-    statistics = statistics.update(sample_weight)
+    random = RandomStreams.from_random_state(random_state, device_config.device, group)
+    statistics = statistics.update(sample_weight, group)
     sample_weight = normalize_weights(sample_weight, statistics.mean)
     scaling = Scaling(**estimator._scaling)
-    dataset = _scaled_dataset(estimator, X, sample_weight, scaling, device_config)
+    dataset = _scaled_dataset(
+        estimator, X, sample_weight, scaling, device_config, group
+    )
     module = estimator._make_module(device_config)
     init_labels = predict_labels(module, dataset, estimator.responsibilities)
     history = History(init_labels=init_labels)
     dataset = dataset.drop_zero_weight()
-    return _training_state(estimator, module, dataset, random, history, statistics)
+    return _training_state(
+        estimator, module, dataset, random, history, statistics, group
+    )
 
 
 def rebuild_training(
@@ -188,6 +209,7 @@ def rebuild_training(
     sample_weight: NDArray,
     scaling: Scaling,
     validation: NDArray | None,
+    group: ProcessGroup,
 ) -> TrainingState:
     """Build the state of a fit whose module, streams and history will be loaded.
 
@@ -203,6 +225,8 @@ def rebuild_training(
         How the fit has standardized them.
     validation : ndarray or None
         The samples that the fit holds out.
+    group : ProcessGroup
+        The processes that fit the model together.
 
     Returns
     -------
@@ -210,16 +234,26 @@ def rebuild_training(
         Its module is not initialized.
     """
     device_config = resolve_device(estimator.device, estimator.precision)
-    random = RandomStreams.from_random_state(RandomState(0), device_config.device)
-    statistics = WeightStatistics().update(sample_weight)
+    device = device_config.device
+    random = RandomStreams.from_random_state(RandomState(0), device, group)
+    statistics = WeightStatistics().update(sample_weight, group)
     sample_weight = normalize_weights(sample_weight, statistics.mean)
-    dataset = _scaled_dataset(estimator, X, sample_weight, scaling, device_config)
+    dataset = _scaled_dataset(
+        estimator, X, sample_weight, scaling, device_config, group
+    )
     dataset = dataset.drop_zero_weight()
     module = _build_module(estimator, dataset.n_features, device_config, random)
     module.to(device_config.device, device_config.dtype)
-    config = make_config(estimator, len(dataset), dataset.n_features)
+    n_samples = group.sum(len(dataset))
+    config = make_config(estimator, n_samples, dataset.n_features)
     state = TrainingState(
-        module, dataset, None, config, random, weight_statistics=statistics
+        module,
+        dataset,
+        None,
+        config,
+        random,
+        weight_statistics=statistics,
+        group=group,
     )
     if validation is not None:
         state.dataset, state.validation = dataset.split_off(validation)
@@ -236,7 +270,7 @@ def _build_module(
     params = module_params(estimator, n_features)
     if params["n_clusters"] == "auto":
         params["n_clusters"] = 1
-    return VaDE(**params, bfloat16=device_config.bfloat16, generator=random.shuffle)
+    return VaDE(**params, bfloat16=device_config.bfloat16, generator=random.shared)
 
 
 def _scaled_dataset(
@@ -245,9 +279,10 @@ def _scaled_dataset(
     sample_weight: NDArray,
     scaling: Scaling,
     device_config: DeviceConfig,
+    group: ProcessGroup,
 ) -> Dataset:
     """Make a dataset of all samples of X, standardized as earlier ones."""
-    summary = DataSummary.from_array(X)
+    summary = DataSummary.from_array(X, group=group)
     check_data(estimator.likelihood, summary, scaling, device_config.dtype, X.dtype)
     dataset = Dataset.from_array(
         X, scaling, device_config, sample_weight, summary.has_missing
@@ -262,12 +297,21 @@ def _training_state(
     random: RandomStreams,
     history: History,
     statistics: WeightStatistics,
+    group: ProcessGroup,
 ) -> TrainingState:
-    config = make_config(estimator, len(dataset), dataset.n_features)
+    config = make_config(estimator, group.sum(len(dataset)), dataset.n_features)
     n_validation = n_validation_samples(estimator, len(dataset))
     training, validation = dataset.split(n_validation, random.shuffle)
+    check_shares(group.gather(len(training)), config.batch_size)
     return TrainingState(
-        module, training, validation, config, random, history, statistics
+        module,
+        training,
+        validation,
+        config,
+        random,
+        history,
+        statistics,
+        group=group,
     )
 
 
@@ -277,16 +321,22 @@ def _training_state(
 def set_fitted_attributes(
     estimator: PredictionMixin, state: TrainingState
 ) -> AssignmentSummary:
-    """Turn a finished training run into fitted attributes, all of them NumPy."""
+    """Turn a finished training run into fitted attributes, all of them NumPy.
+
+    What they say of the samples as a whole is of those of all processes.
+    """
+    module, group = state.module, state.group
+    # Processors of different kinds may have rounded differently.
+    group.broadcast_(module.state_dict().values())
     _set_module_attributes(estimator, state)
     # Predictions read the attributes: so does what is computed here.
-    state.module.load_fitted_attributes(vars(estimator))
+    module.load_fitted_attributes(vars(estimator))
     dataset, responsibilities = state.dataset.full(), estimator.responsibilities
-    summary = summarize_assignments(state.module, dataset, responsibilities)
+    summary = summarize_assignments(module, dataset, responsibilities, group)
     estimator.labels_ = summary.labels
     effective = np.exp(entropy(summary.mean_responsibilities))
     estimator.n_effective_clusters_ = float(effective)
-    estimator.lower_bound_ = mean_elbo(state.module, dataset, responsibilities)
+    estimator.lower_bound_ = mean_elbo(module, dataset, responsibilities, group)
     counted = dataset.weights > 0
     return summary._replace(
         is_outlier=summary.is_outlier[counted],
@@ -329,7 +379,7 @@ def _set_module_attributes(estimator: PredictionMixin, state: TrainingState) -> 
     params = module_params(estimator, state.dataset.n_features)
     estimator._module_params = {**params, "n_clusters": estimator.n_clusters_}
     estimator.n_samples_seen_ = state.weight_statistics.n_samples
-    seed = deepcopy(state.random.numpy).randint(np.iinfo(np.int32).max)
+    seed = deepcopy(state.random.numpy).randint(MAX_SEED)
     estimator._training_state = {
         "mean_weight": state.weight_statistics.mean,
         "optimizer_state": state.optimizer_state,

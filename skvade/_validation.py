@@ -21,6 +21,7 @@ from torch import nn
 
 from skvade._archive import Description
 from skvade._data.neighbors import check_graph
+from skvade._data.process_group import SINGLE_PROCESS, ProcessGroup
 from skvade._data.scaling import (
     MAX_STANDARDIZED_VALUE,
     SUPPORTED_DTYPES,
@@ -45,8 +46,10 @@ __all__ = [
     "check_magnitude",
     "check_partial_fit_params",
     "check_same_module_params",
+    "check_same_params",
     "check_sample_weight",
     "check_scale",
+    "check_shares",
     "labels_from_init",
     "mark_missing",
     "module_params",
@@ -129,6 +132,7 @@ PARAMETER_CONSTRAINTS: dict[str, list] = {
     "validation_fraction": [_Interval(Real, 0, 1, closed="neither")],
     "reg_covar": [_NON_NEGATIVE],
     "warm_start": ["boolean"],
+    "distributed": ["boolean"],
     "device": [str],
     "precision": [StrOptions({"float32", "bfloat16", "float64"})],
     "random_state": ["random_state"],
@@ -331,7 +335,11 @@ def check_partial_fit_params(estimator: BaseEstimator) -> None:
 
 
 def check_fit_params(
-    estimator: BaseEstimator, sample_weight: NDArray, *, resumes: bool
+    estimator: BaseEstimator,
+    sample_weight: NDArray,
+    *,
+    resumes: bool,
+    group: ProcessGroup = SINGLE_PROCESS,
 ) -> None:
     """Reject parameters that do not suit each other or the number of samples.
 
@@ -341,15 +349,68 @@ def check_fit_params(
     ------
     ValueError
         If there are fewer samples than clusters, labels in `init` that do not fit,
-        weights that `init` cannot take, or a network that cannot be built.
+        weights that `init` cannot take, a network that cannot be built, or an embedding
+        that should be learned by several processes.
     """
-    _check_n_samples(estimator, int(np.count_nonzero(sample_weight)))
+    _check_n_samples(estimator, group.sum(int(np.count_nonzero(sample_weight))))
     if resumes:
         return
     _check_networks(estimator)
     _check_neighbors(estimator, len(sample_weight))
-    _check_init(estimator, sample_weight)
+    _check_init(estimator, sample_weight, group)
     _check_embedding(estimator)
+
+
+def check_same_params(
+    estimator: BaseEstimator, n_features: int, group: ProcessGroup
+) -> None:
+    """Reject parameters, or data, that differ between the processes of a group.
+
+    Where the values of a parameter are no numbers or strings, their types are compared.
+    What may differ is the seed, the device and how much is printed.
+
+    Raises
+    ------
+    ValueError
+        Names the first that differs, and its values in two processes.
+    """
+    if group.world_size == 1:
+        return
+    facts: dict[str, Any] = {
+        name: value if isinstance(value, str | Real | None) else type(value).__name__
+        for name, value in estimator.get_params(deep=False).items()
+        if name not in ("random_state", "device", "verbose")
+    }
+    facts["hidden_layer_sizes"] = [*estimator.hidden_layer_sizes]
+    facts["the number of features of X"] = n_features
+    facts["whether it is fitted"] = hasattr(estimator, "_network_state")
+    first, *others = group.gather(facts)
+    for rank, other in enumerate(others, start=1):
+        for name, value in first.items():
+            if other[name] != value:
+                raise ValueError(
+                    "All processes must fit the same estimator to the same features. "
+                    f"Got {name}={value!r} in process 0 and {name}={other[name]!r} in "
+                    f"process {rank}. Make them equal."
+                )
+
+
+def check_shares(shares: Sequence[int], batch_size: int) -> None:
+    """Reject a process that has no sample for every step.
+
+    Raises
+    ------
+    ValueError
+        If one has fewer samples than there are steps of an epoch.
+    """
+    n_batches = math.ceil(sum(shares) / batch_size)
+    if min(shares) < n_batches:
+        rank = int(np.argmin(shares))
+        raise ValueError(
+            f"Process {rank} has {shares[rank]} samples to train on, fewer than the "
+            f"{n_batches} steps of an epoch with batch_size={batch_size}. Give all "
+            "processes about the same number of samples, or raise batch_size."
+        )
 
 
 def _check_n_samples(estimator: BaseEstimator, n_samples: int) -> None:
@@ -410,10 +471,13 @@ def _check_neighbors(estimator: BaseEstimator, n_samples: int) -> None:
         )
 
 
-def _check_init(estimator: BaseEstimator, sample_weight: NDArray) -> None:
+def _check_init(
+    estimator: BaseEstimator, sample_weight: NDArray, group: ProcessGroup
+) -> None:
     positive = sample_weight[sample_weight > 0]
+    extremes = group.gather((positive.min(), positive.max()))
     is_gmm = isinstance(estimator.init, str) and estimator.init == "gmm"
-    if is_gmm and np.ptp(positive) > 0:
+    if is_gmm and np.ptp(extremes) > 0:
         raise ValueError(
             "init='gmm' can not use sample_weight: scikit-learn's GaussianMixture "
             "takes no weights. Use init='kmeans', or give the mixture as a clusterer, "
@@ -426,6 +490,12 @@ def _check_init(estimator: BaseEstimator, sample_weight: NDArray) -> None:
 
 
 def _check_embedding(estimator: BaseEstimator) -> None:
+    if estimator.embedding is not None and estimator.distributed:
+        raise ValueError(
+            f"distributed=True can not learn embedding={estimator.embedding!r}: the "
+            "transformer would need the samples of all processes. Use "
+            "pretraining='neighbors', or fit in one process."
+        )
     if estimator.embedding is None:
         _warn_ignored_params(
             estimator,

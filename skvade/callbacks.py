@@ -23,6 +23,8 @@ class Checkpoint:
     fit, and the fit goes on.
 
     Set it on the :class:`~skvade.VaDEClusterer` itself, not on a pipeline or a search.
+    Where several processes fit one model, set it in each of them. The first writes the
+    states of all to one file, which all must be able to read for ``resume``.
 
     Parameters
     ----------
@@ -126,8 +128,8 @@ class Checkpoint:
             return
         self._n_epochs += 1
         seconds = time.monotonic() - self._last_time
-        if self._n_epochs >= self.every and seconds >= self.min_interval:
-            self._write(estimator)
+        is_due = self._n_epochs >= self.every and seconds >= self.min_interval
+        if self._write(estimator, is_due):
             self._n_epochs, self._last_time = 0, time.monotonic()
 
     def teardown(self, estimator: Any, context: Any) -> None:
@@ -141,9 +143,10 @@ class Checkpoint:
             The task "fit".
         """
 
-    def _write(self, estimator: Any) -> None:
+    def _write(self, estimator: Any, is_due: bool) -> bool:
+        """Write the file if that is due; tell whether it was tried."""
         try:
-            estimator._write_checkpoint(self.path)
+            return estimator._write_checkpoint(self.path, is_due)
         except OSError as error:
             if not self._has_warned:
                 self._has_warned = True
@@ -153,3 +156,4 @@ class Checkpoint:
                     "file, if there is one, is unchanged.",
                     stacklevel=2,
                 )
+            return True

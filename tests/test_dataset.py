@@ -102,7 +102,7 @@ def test_tensors_have_the_dtype_of_the_precision(precision, dtype):
     dataset = make_dataset(X, device_config=resolve_device("cpu", precision))
     expected = torch.float64 if precision == "float64" else torch.float32
     for one in (dataset, dataset.cache_on_device()):
-        x, sample_weight, _, mask, _ = one.get_batch(np.arange(3))
+        x, sample_weight, _, mask, *_ = one.get_batch(np.arange(3))
         assert x.dtype == sample_weight.dtype == mask.dtype == expected
 
 
@@ -198,6 +198,21 @@ def test_batches_carry_the_weights_of_their_samples(cached):
     for x, w, *_ in batches:
         assert x.dtype == w.dtype
         assert_array_equal(x[:, 0], w)
+
+
+def test_batches_of_several_processes_make_the_same_steps():
+    shares = [20, 7, 12]
+    batches = [
+        list(numbered_samples(n).iter_batches(8, make_generator(0), 9, shares))
+        for n in shares
+    ]
+    assert [len(part) for part in batches] == [10, 10, 10]  # two epochs of five steps
+    for step in zip(*batches, strict=True):
+        sizes = {batch.size for batch in step}
+        assert sizes == {sum(len(batch.x) for batch in step)}
+        assert 6 <= sizes.pop() <= 9
+    visited = torch.cat([batch.indices for batch in batches[1]]).tolist()
+    assert sorted(visited) == sorted(2 * [*range(7)])
 
 
 # --- Subsets ------------------------------------------------------------------------

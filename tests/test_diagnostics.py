@@ -16,6 +16,7 @@ from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
 
 from skvade import VaDEClusterer
+from skvade._data.process_group import SINGLE_PROCESS
 from skvade._diagnostics import _Mixture, unimodal_pairs, warn_fit_quality
 from skvade._inference import AssignmentSummary
 from skvade._model.prior import DiagonalMixturePrior
@@ -67,7 +68,12 @@ def diagnose(
     )
     module = SimpleNamespace(prior=prior)
     dataset = SimpleNamespace(X=np.eye(n_clusters))
-    state = SimpleNamespace(module=module, history=History(**history), dataset=dataset)
+    state = SimpleNamespace(
+        module=module,
+        history=History(**history),
+        dataset=dataset,
+        group=SINGLE_PROCESS,
+    )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         warn_fit_quality(estimator, state, summary, resumed=False)

@@ -241,7 +241,7 @@ def scripted_scores(monkeypatch):
     def script(scores):
         parameters, remaining = [], iter(scores)
 
-        def validate(module, dataset, responsibilities):
+        def validate(module, *_):
             parameters.append(copy_parameters(module))
             return next(remaining)
 

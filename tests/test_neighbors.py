@@ -241,6 +241,20 @@ def test_degenerate_data_are_projected_without_warnings(kind, forbid_warnings):
 # --- Graphs -------------------------------------------------------------------------
 
 
+def test_joined_graphs_have_the_edges_of_each(X):
+    graphs = [exact_neighbors(torch.tensor(x), 3) for x in (X[:9], X[9:14])]
+    graphs.insert(1, NeighborGraph.from_array(np.empty((1, 0))))
+    joined = NeighborGraph.concatenate(graphs)
+    matrices = [
+        sparse.csr_array((np.ones(len(g.indices)), g.indices, g.indptr), (n, n))
+        for g, n in zip(graphs, (9, 1, 5), strict=True)
+    ]
+    expected = sparse.block_diag(matrices, format="csr")
+    assert_array_equal(joined.indptr, expected.indptr)
+    blocks = NeighborGraph(expected.indptr, expected.indices)
+    assert neighbor_sets(joined) == neighbor_sets(blocks)
+
+
 def test_mutual_neighbors():
     graph = NeighborGraph.from_array(np.array([[1, 2], [0, 2], [3, 0], [4, 2], [0, 1]]))
     # 0-1, 0-2 and 2-3 are mutual; the first neighbor of 4 is 0.

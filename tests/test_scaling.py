@@ -1,6 +1,7 @@
 """Statistics of X and its scaling, in float64 against NumPy."""
 
 import tracemalloc
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 
 from skvade._data import scaling
+from skvade._data.process_group import ProcessGroup
 from skvade._data.scaling import (
     TARGET_STD,
     DataSummary,
@@ -254,6 +256,53 @@ def test_infinities_are_found(dtype, missing):
         X[row, 3] = 0
     DataSummary.from_array(X)
     DataSummary.from_array(sparse.csr_array((3, 3)))
+
+
+# --- Of several processes -----------------------------------------------------------
+
+
+class Processes(ProcessGroup):
+    """Processes that come one after the other; the last one gets all values."""
+
+    def __init__(self):
+        self.values = []
+
+    def gather(self, value):
+        self.values.append(deepcopy(value))
+        return deepcopy(self.values)
+
+
+def summarize_shares(X, weight, ends):
+    group = Processes()
+    shares = zip(np.split(X, ends), np.split(weight, ends), strict=True)
+    return [DataSummary.from_array(*share, group) for share in shares][-1]
+
+
+@pytest.mark.parametrize("factor", [1e-140, 1.0, 1e140])
+@pytest.mark.parametrize("ends", [[30], [1, 50, 60]])
+def test_moments_of_shares_are_those_of_all_samples(factor, ends):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(100, 4)) * [1, 10, 1e-3, 1] + [1e6, 0, 1, 5]
+    X[:, 3] = 0.1  # constant
+    X[: ends[0], 1] = np.nan  # missing in the whole first share
+    X, weight = X * factor, rng.uniform(0.1, 2, 100)
+    found, expected = summarize_shares(X, weight, ends), summarize(X, weight)
+    assert (found.min, found.max) == (expected.min, expected.max)
+    assert found.has_missing
+    assert_allclose(found.feature_mean, expected.feature_mean, rtol=1e-12)
+    assert found.std == pytest.approx(expected.std, rel=1e-12)
+
+
+def test_constant_samples_of_several_shares_do_not_vary():
+    assert summarize_shares(np.full((9, 2), 0.1), np.ones(9), [2, 5]).std == 0
+
+
+def test_weights_of_shares_have_the_statistics_of_all():
+    group, earlier = Processes(), WeightStatistics(5, 3.0)
+    shares = [np.array([1.0, 0, 5]), np.array([2.0]), np.array([0.25, 4, 0, 8])]
+    statistics = [earlier.update(share, group) for share in shares][-1]
+    assert statistics.n_samples == 11
+    assert statistics.mean == pytest.approx((5 * 3 + 20.25) / 11, rel=1e-15)
 
 
 # --- Memory -------------------------------------------------------------------------

@@ -48,7 +48,7 @@ def make_training_state(X, *, n_validation=0, sample_weight=None, **params):
         X, scaling, device_config, sample_weight, summary.has_missing
     )
     module = VaDE(**module_params(estimator, X.shape[1]))
-    reset_parameters(module, random.shuffle)
+    reset_parameters(module, random.shared)
     module.to(device_config.dtype)
     module.likelihood.set_scaling(scaling)
     training, validation = dataset.split(n_validation, random.shuffle)

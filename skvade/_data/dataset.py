@@ -1,7 +1,7 @@
 """Samples of X as batches of standardized tensors."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple, Self
@@ -39,6 +39,8 @@ class Batch(NamedTuple):
     labels : Tensor of shape (B,) or None
         Clusters of the samples in the initial partition, where they take part in the
         loss.
+    total_size : int or None
+        Number of samples of the step in all processes; None if that is B.
     """
 
     x: Tensor
@@ -46,6 +48,12 @@ class Batch(NamedTuple):
     indices: Tensor
     mask: Tensor | None
     labels: Tensor | None = None
+    total_size: int | None = None
+
+    @property
+    def size(self) -> int:
+        """Number of samples of the step, which its sums are divided by."""
+        return len(self.x) if self.total_size is None else self.total_size
 
 
 def _arange(n: int) -> NDArray[np.integer]:
@@ -224,18 +232,28 @@ class Dataset:
         )
 
     def iter_batches(
-        self, batch_size: int, generator: Generator, min_batches: int = 1
+        self,
+        batch_size: int,
+        generator: Generator,
+        min_batches: int = 1,
+        shares: Sequence[int] | None = None,
     ) -> Iterator[Batch]:
         """Iterate over one epoch: every sample, shuffled, in batches of equal size.
 
         Sizes differ by one sample at most. The samples are visited repeatedly where one
-        visit makes fewer than `min_batches`.
+        visit makes fewer than `min_batches`. `shares` are the numbers of samples of all
+        processes: each makes the same number of batches of its own samples, and a step
+        takes one batch of each.
         """
-        n_batches = math.ceil(len(self) / batch_size)
+        if shares is None:
+            shares = [len(self)]
+        n_batches = math.ceil(sum(shares) / batch_size)
         for _ in range(math.ceil(min_batches / n_batches)):
             order = torch.randperm(len(self), generator=generator).numpy()
-            for positions in np.array_split(order, n_batches):
-                yield self.get_batch(positions)
+            for i, positions in enumerate(np.array_split(order, n_batches)):
+                # As `array_split` does: the first batches are larger by one sample.
+                size = sum(n // n_batches + (i < n % n_batches) for n in shares)
+                yield self.get_batch(positions)._replace(total_size=size)
 
     def iter_padded_batches(self, batch_size: int) -> Iterator[tuple[Batch, int]]:
         """Iterate over the samples in order, with the number that is not padding.

@@ -78,6 +78,16 @@ class NeighborGraph(NamedTuple):
         counts = np.bincount(row, minlength=graph.shape[0])
         return cls(np.r_[0, np.cumsum(counts)], col[order].astype(np.int32))
 
+    @classmethod
+    def concatenate(cls, graphs: list[Self]) -> Self:
+        """Join graphs of different samples; no edge links two of them."""
+        n_samples = np.cumsum([0, *(graph.n_samples for graph in graphs)])
+        n_edges = np.cumsum([0, *(len(graph.indices) for graph in graphs)])
+        starts = [g.indptr[:-1] + n for g, n in zip(graphs, n_edges, strict=False)]
+        indices = [g.indices + n for g, n in zip(graphs, n_samples, strict=False)]
+        indptr = np.concatenate([*starts, n_edges[-1:]])
+        return cls(indptr, np.concatenate(indices).astype(np.int32))
+
     @property
     def n_samples(self) -> int:
         return len(self.indptr) - 1

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array, issparse
 from sklearn.utils import assert_all_finite
 
+from skvade._data.process_group import SINGLE_PROCESS, ProcessGroup
+
 __all__ = [
     "MAX_STANDARDIZED_VALUE",
     "SUPPORTED_DTYPES",
@@ -96,18 +98,26 @@ class WeightStatistics(NamedTuple):
     n_samples: int = 0
     mean: float = 0.0
 
-    def update(self, sample_weight: NDArray) -> Self:
-        """Include the weights of further samples."""
-        # In units in which sums and products stay within the range of float64, and the
-        # mean of equal weights is exact.
+    def update(
+        self, sample_weight: NDArray, group: ProcessGroup = SINGLE_PROCESS
+    ) -> "WeightStatistics":
+        """Include the weights of further samples, those of all processes."""
+        # In a unit in which sums stay within the range of float64, and the mean of
+        # equal weights is exact.
         largest = float(sample_weight.max())
-        unit = power_of_two(max(largest, self.mean))
         positive = (sample_weight / largest)[sample_weight > 0]
-        n_samples = self.n_samples + len(positive)
-        fraction = len(positive) / n_samples
-        mean = fraction * (largest / unit * positive.mean())
-        mean += (1 - fraction) * (self.mean / unit)
-        return type(self)(n_samples, float(mean) * unit)
+        mean = largest * float(positive.mean())
+        statistics = self
+        for other in group.gather(WeightStatistics(len(positive), mean)):
+            statistics = statistics._merge(other)
+        return statistics
+
+    def _merge(self, other: "WeightStatistics") -> "WeightStatistics":
+        unit = power_of_two(max(other.mean, self.mean))
+        n_samples = self.n_samples + other.n_samples
+        fraction = other.n_samples / n_samples
+        mean = fraction * (other.mean / unit) + (1 - fraction) * (self.mean / unit)
+        return WeightStatistics(n_samples, mean * unit)
 
 
 # --- Samples ------------------------------------------------------------------------
@@ -206,7 +216,10 @@ class DataSummary(NamedTuple):
 
     @classmethod
     def from_array(
-        cls, X: NDArray | csr_array, sample_weight: NDArray | None = None
+        cls,
+        X: NDArray | csr_array,
+        sample_weight: NDArray | None = None,
+        group: ProcessGroup = SINGLE_PROCESS,
     ) -> Self:
         """Summarize X in one pass over its samples, in chunks.
 
@@ -216,6 +229,8 @@ class DataSummary(NamedTuple):
             It may be a memory map, and is never copied as a whole.
         sample_weight : ndarray of shape (n_samples,), default=None
             If given, moments are estimated with these weights, one in the mean.
+        group : ProcessGroup, default=SINGLE_PROCESS
+            The summary is that of the samples of all its processes.
 
         Raises
         ------
@@ -239,9 +254,16 @@ class DataSummary(NamedTuple):
                 moments.update(chunk, _weights_of(sample_weight, rows))
         if empty:
             _check_no_empty_samples(np.concatenate(empty))
+        parts = group.gather((float(low), float(high), has_missing, moments))
+        lows, highs, missing_flags, all_moments = zip(*parts, strict=True)
+        # Of missing entries alone there is no least one.
+        extremes = (float(np.fmin.reduce(lows)), float(np.fmax.reduce(highs)))
         if moments is None:
-            return cls(float(low), float(high), has_missing)
-        return cls(float(low), float(high), has_missing, *moments.finish())
+            return cls(*extremes, any(missing_flags))
+        moments = all_moments[0]
+        for other in all_moments[1:]:
+            moments.merge(other)
+        return cls(*extremes, any(missing_flags), *moments.finish())
 
     def scaling(self, center: bool) -> Scaling:
         """Derive the scaling of X.
@@ -295,23 +317,36 @@ class _Moments:
             self._origin[unset] = np.fmin.reduce(chunk)[unset]
         with np.errstate(all="ignore"):  # `finish` detects overflow
             deviation = chunk - self._origin
-            self._raise_unit(deviation)
+            self._raise_unit(_unit_of(deviation))
             if self._unit > 0:
                 deviation /= self._unit
-            weight, mean, squares = _weighted_moments(deviation, sample_weight)
-            total = self._weight + weight
-            fraction = weight / np.where(total > 0, total, 1)
-            shift = mean - self._mean
-            self._squares += squares + self._weight * fraction * np.square(shift)
-            self._mean += fraction * shift
-            self._weight = total
+            self._include(*_weighted_moments(deviation, sample_weight))
 
-    def _raise_unit(self, deviation: NDArray[np.float64]) -> None:
-        """Make the unit as large as the largest deviation needs it."""
-        low = np.fmin.reduce(deviation, axis=None)
-        high = np.fmax.reduce(deviation, axis=None)
-        largest = max(-low, high)
-        unit = power_of_two(largest) if largest > 0 else 0.0
+    def merge(self, other: Self) -> None:
+        """Include what was estimated from other samples."""
+        unset = np.isnan(self._origin)
+        self._origin[unset] = other._origin[unset]
+        with np.errstate(all="ignore"):
+            shift = np.where(other._weight > 0, other._origin - self._origin, 0.0)
+            self._raise_unit(max(other._unit, _unit_of(shift)))
+            ratio = 0.0
+            if self._unit > 0:
+                ratio = other._unit / self._unit
+                shift /= self._unit
+            mean, squares = ratio * other._mean + shift, ratio**2 * other._squares
+            self._include(other._weight, mean, squares)
+
+    def _include(self, weight: NDArray, mean: NDArray, squares: NDArray) -> None:
+        """Include moments in the same unit and from the same origin."""
+        total = self._weight + weight
+        fraction = weight / np.where(total > 0, total, 1)
+        shift = mean - self._mean
+        self._squares += squares + self._weight * fraction * np.square(shift)
+        self._mean += fraction * shift
+        self._weight = total
+
+    def _raise_unit(self, unit: float) -> None:
+        """Change to a larger unit."""
         if unit > self._unit:
             ratio = self._unit / unit
             self._mean *= ratio
@@ -331,6 +366,14 @@ class _Moments:
             std = self._unit * np.sqrt(variance)
         mean[np.isnan(mean) & (self._weight > 0)] = np.inf
         return mean, float(np.nan_to_num(std, nan=np.inf, posinf=np.inf))
+
+
+def _unit_of(deviation: NDArray[np.float64]) -> float:
+    """Give the unit that the largest deviation needs."""
+    low = np.fmin.reduce(deviation, axis=None)
+    high = np.fmax.reduce(deviation, axis=None)
+    largest = max(-low, high)
+    return power_of_two(largest) if largest > 0 else 0.0
 
 
 def _weighted_moments(

@@ -55,16 +55,24 @@ class Elbo(NamedTuple):
         return self.reconstruction + self.latent
 
 
-def squared_error(x: Tensor, output: Tensor, mask: Tensor | None = None) -> Tensor:
+def squared_error(
+    x: Tensor,
+    output: Tensor,
+    mask: Tensor | None = None,
+    mean_observed: Tensor | None = None,
+) -> Tensor:
     """Compute the squared error of each sample per feature, (B,).
 
     With a `mask` all observed entries count alike, whatever sample they belong to, and
-    the mean over the samples is the mean over these entries.
+    the mean over the samples is the mean over these entries. `mean_observed` is their
+    number per sample, where the samples are a part of those of a step.
     """
     squares = (output - x).square()
     if mask is None:
         return squares.mean(-1)
-    return (squares * mask).sum(-1) / mask.sum(-1).mean()
+    if mean_observed is None:
+        mean_observed = mask.sum(-1).mean()
+    return (squares * mask).sum(-1) / mean_observed
 
 
 def reparameterize(posterior: Posterior, noise: Tensor) -> Tensor:

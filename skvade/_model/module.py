@@ -31,7 +31,8 @@ class LossOutput(NamedTuple):
     Attributes
     ----------
     loss : Tensor of shape ()
-        To call `backward` on: the weighted mean over the samples of a batch.
+        To call `backward` on: the weighted sum over the samples of a batch, divided by
+        the number of samples of the step. The gradients of all processes are added.
     terms : dict of str to Tensor of shape ()
         Weighted sums over the samples, detached. The loop averages them over the epoch
         and records each under its name.
@@ -173,7 +174,7 @@ class VaDE(nn.Module):
             total = total + value
             terms[name] = value.detach()
         terms["loss"] = total.detach()
-        return LossOutput(total / len(batch.x), terms)
+        return LossOutput(total / batch.size, terms)
 
     def impute_batch(self, batch: Batch, pretraining: bool = False) -> Batch:
         """Replace missing entries by what the model reconstructs of the sample.

@@ -1,7 +1,9 @@
 """From the pretrained embedding to a partition, which the mixture starts from."""
 
+import math
 from collections.abc import Callable
 from numbers import Integral
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -38,26 +40,28 @@ def initialize_mixture(state: TrainingState) -> None:
     """Start the mixture from a partition of the embedding.
 
     Where the number of clusters is open, it is that of the groups of a given partition,
-    or estimated.
+    or estimated. Of several processes, the first does so with the samples of all.
     """
     module, config, dataset = state.module, state.config, state.dataset
+    group, n_samples = state.group, state.count_samples()
     given = isinstance(config.init, np.ndarray)
-    if len(dataset) > MAX_INIT_SAMPLES and not given:
-        dataset = dataset.subsample(MAX_INIT_SAMPLES, state.random.numpy)
+    if n_samples > MAX_INIT_SAMPLES and not given:
+        max_samples = math.ceil(MAX_INIT_SAMPLES * (len(dataset) / n_samples))
+        dataset = dataset.subsample(max_samples, state.random.numpy)
     has_decoder = has_trained_decoder(config)
     Z = pretrained_embedding(module, dataset, has_decoder)
-    if config.n_clusters == "auto" and isinstance(config.init, str):
-        graphs = _neighbor_graphs(state, dataset, Z)
-        config.n_clusters = estimate_n_clusters(
-            Z, graphs, dataset.weights, state.random.numpy
-        )
     labels = initial_labels(state, dataset, Z)
+    parts = group.gather((Z, labels, dataset.weights))
+    all_Z, all_labels, all_weights = map(np.concatenate, zip(*parts, strict=True))
     if config.n_clusters == "auto":
-        config.n_clusters = len(np.unique(labels[labels >= 0]))
+        config.n_clusters = len(np.unique(all_labels[all_labels >= 0]))
     module.set_n_clusters(config.n_clusters)
-    module.prior.initialize_from_partition(
-        Z, labels, dataset.weights, state.random.numpy
+    group.on_first(
+        lambda: module.prior.initialize_from_partition(
+            all_Z, all_labels, all_weights, state.random.numpy
+        )
     )
+    group.broadcast_(module.prior.parameters())
     variances = module.prior.variances.double().cpu()
     # A wider posterior than a component would decide about the responsibilities.
     limit = MAX_INIT_POSTERIOR_VARIANCE * variances.mean(0)
@@ -68,9 +72,9 @@ def initialize_mixture(state: TrainingState) -> None:
     # Samples outside of the partition go to the likeliest component.
     full = state.dataset.full()
     init_labels = mixture_labels(module, full, has_decoder)
+    names = np.unique(all_labels[all_labels >= 0])
     grouped = labels >= 0
-    groups = np.unique(labels[grouped], return_inverse=True)[1]
-    init_labels[dataset.indices[grouped]] = groups
+    init_labels[dataset.indices[grouped]] = np.searchsorted(names, labels[grouped])
     state.history.init_labels = init_labels
     state.neighbors = None  # of no further use
 
@@ -90,8 +94,39 @@ def _rescale_latent_space(module: VaDE) -> None:
     prior.set_parameters(prior.log_weights.exp(), prior.means * factor, covariances)
 
 
+class EmbeddedSamples(NamedTuple):
+    """What a partition is made from, of the samples of all processes.
+
+    Attributes
+    ----------
+    Z : ndarray of shape (n_samples, latent_dim)
+        Their embedding.
+    sample_weight : ndarray of shape (n_samples,)
+        Their weights.
+    graph : NeighborGraph or None
+        Their neighbors, within the samples of each process, where `init` needs them.
+    """
+
+    Z: NDArray
+    sample_weight: NDArray
+    graph: NeighborGraph | None
+
+    @classmethod
+    def concatenate(cls, parts: "list[EmbeddedSamples]") -> "EmbeddedSamples":
+        """Join the samples of several processes."""
+        graphs = [part.graph for part in parts if part.graph is not None]
+        return cls(
+            np.concatenate([part.Z for part in parts]),
+            np.concatenate([part.sample_weight for part in parts]),
+            NeighborGraph.concatenate(graphs) if graphs else None,
+        )
+
+
 def initial_labels(state: TrainingState, dataset: Dataset, Z: NDArray) -> NDArray:
     """Partition the embedding as the parameter `init` says.
+
+    Where the number of clusters is open and no partition is given, it is estimated
+    before and set in the configuration.
 
     Parameters
     ----------
@@ -112,69 +147,97 @@ def initial_labels(state: TrainingState, dataset: Dataset, Z: NDArray) -> NDArra
     ValueError
         If a clusterer or an array gives labels that do not fit.
     """
-    init, n_clusters = state.config.init, state.config.n_clusters
-    if isinstance(init, str):
-        return INITIALIZERS[init](state, dataset, Z)
+    group, init = state.group, state.config.init
     if isinstance(init, np.ndarray):
-        labels, source = init[dataset.indices], "The array given as init"
-    else:
-        weights = {}
-        if has_fit_parameter(init, "sample_weight"):
-            weights["sample_weight"] = dataset.weights
-        clusterer = seeded_clone(init, state.random.numpy)
-        labels = np.asarray(clusterer.fit_predict(Z, **weights))
-        source = f"The clusterer given as init, {init!r},"
-    check_labels(labels, n_clusters, len(Z), source)
+        labels = init[dataset.indices]
+        everything = np.concatenate(group.gather(labels))
+        source = "The array given as init"
+        check_labels(everything, state.config.n_clusters, len(everything), source)
+        return labels
+    is_name = isinstance(init, str)
+    is_open = is_name and state.config.n_clusters == "auto"
+    needs_graph = is_open or (is_name and init == "communities")
+    graph = neighbor_graph(state, dataset) if needs_graph else None
+    parts = group.gather(EmbeddedSamples(Z, dataset.weights, graph))
+    samples = EmbeddedSamples.concatenate(parts)
+    if is_open:
+        n_clusters = group.on_first(lambda: _estimated_n_clusters(state, samples))
+        state.config.n_clusters = n_clusters
+    partition = INITIALIZERS[init] if is_name else _labels_of_clusterer
+    labels = group.on_first(lambda: partition(state, samples))
+    start = sum(len(part.Z) for part in parts[: group.rank])
+    return labels[start : start + len(Z)]
+
+
+def _labels_of_clusterer(state: TrainingState, samples: EmbeddedSamples) -> NDArray:
+    init, weights = state.config.init, {}
+    if has_fit_parameter(init, "sample_weight"):
+        weights["sample_weight"] = samples.sample_weight
+    clusterer = seeded_clone(init, state.random.numpy)
+    labels = np.asarray(clusterer.fit_predict(samples.Z, **weights))
+    source = f"The clusterer given as init, {init!r},"
+    check_labels(labels, state.config.n_clusters, len(samples.Z), source)
     return labels
 
 
 def _neighbor_graphs(
-    state: TrainingState, dataset: Dataset, Z: NDArray
+    state: TrainingState, samples: EmbeddedSamples
 ) -> tuple[NeighborGraph, NeighborGraph]:
-    """Find the neighbors of the samples in X and in the embedding."""
+    """Give the neighbors of the samples in X and find those in the embedding."""
     n_neighbors = state.config.neighbors
     if not isinstance(n_neighbors, Integral):
         n_neighbors = N_EMBEDDING_NEIGHBORS
-    embedding = torch.from_numpy(Z).float()
+    assert samples.graph is not None
+    embedding = torch.from_numpy(samples.Z).float()
     return (
-        neighbor_graph(state, dataset),
+        samples.graph,
         find_neighbors(embedding, int(n_neighbors), state.random.shuffle),
     )
 
 
-def _community_labels(state: TrainingState, dataset: Dataset, Z: NDArray) -> NDArray:
-    graphs = _neighbor_graphs(state, dataset, Z)
-    return community_labels(
-        Z, graphs, state.config.n_clusters, dataset.weights, state.random.numpy
+def _estimated_n_clusters(state: TrainingState, samples: EmbeddedSamples) -> int:
+    graphs = _neighbor_graphs(state, samples)
+    return estimate_n_clusters(
+        samples.Z, graphs, samples.sample_weight, state.random.numpy
     )
 
 
-def _kmeans_labels(state: TrainingState, dataset: Dataset, Z: NDArray) -> NDArray:
+def _community_labels(state: TrainingState, samples: EmbeddedSamples) -> NDArray:
+    return community_labels(
+        samples.Z,
+        _neighbor_graphs(state, samples),
+        state.config.n_clusters,
+        samples.sample_weight,
+        state.random.numpy,
+    )
+
+
+def _kmeans_labels(state: TrainingState, samples: EmbeddedSamples) -> NDArray:
     kmeans = KMeans(
         state.config.n_clusters,
         n_init=state.config.n_init,
         random_state=state.random.numpy,
     )
-    return kmeans.fit_predict(Z, sample_weight=dataset.weights)
+    return kmeans.fit_predict(samples.Z, sample_weight=samples.sample_weight)
 
 
-def _gmm_labels(state: TrainingState, dataset: Dataset, Z: NDArray) -> NDArray:
+def _gmm_labels(state: TrainingState, samples: EmbeddedSamples) -> NDArray:
     mixture = GaussianMixture(
         state.config.n_clusters,
         covariance_type="diag",
         n_init=state.config.n_init,
         random_state=state.random.numpy,
     )
-    return mixture.fit_predict(Z)
+    return mixture.fit_predict(samples.Z)
 
 
-def _random_labels(state: TrainingState, dataset: Dataset, Z: NDArray) -> NDArray:
+def _random_labels(state: TrainingState, samples: EmbeddedSamples) -> NDArray:
     n_clusters, random_state = state.config.n_clusters, state.random.numpy
-    centers = Z[draw_samples(n_clusters, dataset.weights, random_state)]
-    return pairwise_distances_argmin(Z, centers)
+    centers = draw_samples(n_clusters, samples.sample_weight, random_state)
+    return pairwise_distances_argmin(samples.Z, samples.Z[centers])
 
 
-INITIALIZERS: dict[str, Callable[[TrainingState, Dataset, NDArray], NDArray]] = {
+INITIALIZERS: dict[str, Callable[[TrainingState, EmbeddedSamples], NDArray]] = {
     "communities": _community_labels,
     "kmeans": _kmeans_labels,
     "gmm": _gmm_labels,

@@ -183,7 +183,7 @@ def maximize_elbo(state: TrainingState) -> None:
         state = replace(state, dataset=dataset)
     schedule = None
     if config.learning_rate == "cosine":
-        n_batches = math.ceil(len(state.dataset) / config.batch_size)
+        n_batches = math.ceil(state.count_samples() / config.batch_size)
         n_steps = n_batches * config.max_iter
 
         def schedule(step: int) -> float:
@@ -195,21 +195,21 @@ def maximize_elbo(state: TrainingState) -> None:
         state, config.max_iter, optimizer=optimizer, early_stopping=early_stopping
     )
     if state.validation:
-        score = mean_elbo(module, state.validation, config.responsibilities)
+        score = _validation_elbo(state)
         early_stopping.update(score)
         early_stopping.best_parameters = deepcopy(module.state_dict())
     try:
         for _ in epochs:
             score = _joint_epoch(state, optimizer)
             if state.validation:
-                score = mean_elbo(module, state.validation, config.responsibilities)
+                score = _validation_elbo(state)
                 history.validation_scores.append(score)
                 if score > early_stopping.best:
                     early_stopping.best_parameters = deepcopy(module.state_dict())
                     history.validation_improved = True
             history.converged = early_stopping.update(score)
     except KeyboardInterrupt:
-        if _is_in_search():
+        if _is_in_search() or state.group.world_size > 1:
             raise
         warn(
             f"Interrupted after {len(history.training['elbo'])} epochs of training; "
@@ -219,6 +219,13 @@ def maximize_elbo(state: TrainingState) -> None:
     history.stopped = state.task.stopped
     if early_stopping.best_parameters:
         module.load_state_dict(early_stopping.best_parameters)
+
+
+def _validation_elbo(state: TrainingState) -> float:
+    assert state.validation is not None
+    return mean_elbo(
+        state.module, state.validation, state.config.responsibilities, state.group
+    )
 
 
 def _is_in_search() -> bool:
@@ -247,8 +254,9 @@ def sort_components(state: TrainingState) -> None:
     labels = predict_labels(module, dataset, state.config.responsibilities)
     n_components = len(module.prior.logits)
     weights = np.bincount(labels, dataset.weights, minlength=n_components)
+    weights = state.group.sum(weights)
     # A component may hold samples of weight zero only: it comes before empty ones.
-    counts = np.bincount(labels, minlength=n_components)
+    counts = state.group.sum(np.bincount(labels, minlength=n_components))
     order = np.lexsort((-counts, -weights))
     device = state.dataset.device_config.device
     module.prior.permute(torch.from_numpy(order).to(device))
@@ -274,11 +282,12 @@ def make_adam(
     groups[NOISE_VARIANCE_LR] += state.module.likelihood.parameters()
     encoder, decoder = state.module.encoder, state.module.decoder
     networks = (encoder.backbone, encoder.log_variance, decoder)
+    weight_decay = WEIGHT_DECAY_SAMPLES / state.count_samples()
     return Adam(
         [(lr, group) for lr, group in groups.items() if group],
         state.dataset.device_config.has_fused_optimizers,
         schedule,
-        weight_decay=min(MAX_WEIGHT_DECAY, WEIGHT_DECAY_SAMPLES / len(state.dataset)),
+        weight_decay=min(MAX_WEIGHT_DECAY, weight_decay),
         decayed=[p for part in networks for p in part.parameters() if p.ndim > 1],
     )
 

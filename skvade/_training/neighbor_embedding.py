@@ -21,6 +21,7 @@ from skvade._data.neighbors import (
     neighbors_from_transformer,
     search_features,
 )
+from skvade._data.process_group import SINGLE_PROCESS, ProcessGroup
 from skvade._model.custom_networks import add_note_on_error
 from skvade._model.module import LossOutput
 from skvade._training.optim import Adam
@@ -115,23 +116,37 @@ def neighbor_loss(state: TrainingState, batch: Batch) -> LossOutput:
     """Compute the contrastive loss of the encoder's means."""
     module = state.module
     z = module.encoder.encode_mean(module.likelihood.encoder_input(batch.x))
-    loss = contrastive_neighbor_loss(z, ATTRACTION).mean()
+    # All processes compute the loss of all pairs, each for the gradient of its own.
+    pairs = z.unflatten(0, (2, len(z) // 2))
+    pairs = state.group.concatenate_with_own_gradient(pairs, dim=1)
+    loss = contrastive_neighbor_loss(pairs.flatten(0, 1), ATTRACTION).mean()
     return LossOutput(loss, {"loss": loss.detach() * len(batch.x)})
 
 
 def iter_pair_batches(
-    dataset: Dataset, graph: NeighborGraph, generator: torch.Generator
+    dataset: Dataset,
+    graph: NeighborGraph,
+    generator: torch.Generator,
+    group: ProcessGroup = SINGLE_PROCESS,
 ) -> Iterator[Batch]:
-    """Draw the batches of an epoch: pairs of neighbors, by the weight of the anchor."""
+    """Draw the batches of an epoch: pairs of neighbors, by the weight of the anchor.
+
+    All processes draw the same numbers, and each takes the pairs of its own graph.
+    """
     degrees = np.diff(graph.indptr)
     cumulative = np.cumsum(dataset.weights * degrees)
-    cumulative /= cumulative[-1]
+    bounds = np.cumsum([0.0, *group.gather(cumulative[-1])])
+    low, high = bounds[group.rank : group.rank + 2] / bounds[-1]
+    cumulative = (bounds[group.rank] + cumulative) / bounds[-1]
     for _ in range(STEPS_PER_EPOCH):
         uniform = torch.rand(2, N_PAIRS, generator=generator, dtype=torch.float64)
         by_weight, of_anchor = uniform.numpy()
-        anchors = np.searchsorted(cumulative, by_weight, side="right")
-        edges = graph.indptr[anchors] + (of_anchor * degrees[anchors]).astype(np.int64)
-        yield dataset.get_batch(np.concatenate([anchors, graph.indices[edges]]))
+        own = (low <= by_weight) & (by_weight < high)
+        anchors = np.searchsorted(cumulative, by_weight[own], side="right")
+        edges = (of_anchor[own] * degrees[anchors]).astype(np.int64)
+        edges += graph.indptr[anchors]
+        batch = dataset.get_batch(np.concatenate([anchors, graph.indices[edges]]))
+        yield batch._replace(total_size=2 * N_PAIRS)
 
 
 def n_neighbor_epochs(n_samples: int) -> int:
@@ -163,18 +178,22 @@ def pretrain_neighbors(state: TrainingState) -> None:
     )
     curve = state.history.pretraining["neighbor_loss"]
     for _ in iter_epochs(state, max_epochs, optimizer=optimizer):
-        batches = iter_pair_batches(state.dataset, graph, state.random.shuffle)
+        batches = iter_pair_batches(
+            state.dataset, graph, state.random.shared, state.group
+        )
         means = train_epoch(state, neighbor_loss, optimizer, batches=batches)
         check_finite_loss(means, remedy)
         curve.append(means["loss"])
         log_epoch(state, "Pretraining", curve, "neighbor loss")
-    if not state.task.stopped and _varies(state.dataset):
+    varies = any(state.group.gather(_varies(state.dataset)))
+    if not state.task.stopped and varies:
         state.history.collapsed_loss = math.log(2 * N_PAIRS - 1)
 
 
 def max_neighbor_epochs(state: TrainingState) -> int:
     """Count the epochs of pretraining; a single sample has no neighbors."""
-    return state.config.pretrain_max_iter if len(state.dataset) > 1 else 0
+    largest_share = max(state.group.gather(len(state.dataset)))
+    return state.config.pretrain_max_iter if largest_share > 1 else 0
 
 
 def _varies(dataset: Dataset) -> bool:

@@ -77,6 +77,11 @@ class Optimizer(ABC):
             for parameter in group["params"]:
                 parameter.grad = None
 
+    def gradients(self) -> list[Tensor]:
+        """List the gradients of the parameters that have one."""
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        return [p.grad for p in parameters if p.grad is not None]
+
     def step(self) -> None:
         """Take a step along the gradients; parameters without one stay as they are."""
         factor = 1.0 if self.schedule is None else self.schedule(self.n_steps)

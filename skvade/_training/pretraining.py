@@ -82,7 +82,7 @@ def reconstruction_loss(state: TrainingState, batch: Batch) -> LossOutput:
     module = state.module
     batch = module.impute_batch(batch, pretraining=True)
     z = module.encoder.encode_mean(module.likelihood.encoder_input(batch.x))
-    errors = squared_error(batch.x, module.decoder(z), batch.mask)
+    errors = _squared_error(state, batch, module.decoder(z))
     return _weighted_mean(errors, batch)
 
 
@@ -97,14 +97,19 @@ def variational_loss(state: TrainingState, batch: Batch) -> LossOutput:
     posterior = module.encoder(module.likelihood.encoder_input(batch.x))
     noise = state.random.normal((1, *posterior.mean.shape), batch.x)
     (z,) = reparameterize(posterior, noise)
-    errors = squared_error(batch.x, module.decoder(z), batch.mask)
-    error = (batch.sample_weight * errors).mean()
+    errors = _squared_error(state, batch, module.decoder(z))
+    error = batch.sample_weight @ errors
     second_moment = posterior.mean.square() + posterior.log_variance.exp()
     # The constants of entropy and prior cancel in the gradient.
     divergence = 0.5 * second_moment.sum(1) - posterior_entropy(posterior)
-    log_likelihood = -0.5 * n_observed(batch.x, batch.mask) * error.log()
-    loss = (batch.sample_weight * divergence - log_likelihood).mean()
-    return LossOutput(loss, {"loss": error.detach() * len(batch.x)})
+    divergence = batch.sample_weight @ divergence
+    observed = errors.new_ones(len(errors)) * n_observed(batch.x, batch.mask)
+    # Their means over the step, which the logarithm needs.
+    totals = torch.stack([error, observed.sum()]) / batch.size
+    mean_error, mean_observed = state.group.sum_with_own_gradient(totals)
+    log_likelihood = -0.5 * mean_observed * mean_error.log()
+    loss = divergence / batch.size - log_likelihood
+    return LossOutput(loss, {"loss": error.detach()})
 
 
 class DenoisingPair(NamedTuple):
@@ -123,20 +128,33 @@ class DenoisingPair(NamedTuple):
         kept = torch.empty_like(x).bernoulli_(
             1 - CORRUPTION_RATE, generator=state.random.noise
         )
-        target, mask = x, None
-        if not len(self.below):
-            # The decoder gives samples, of which entries may be missing.
-            target, mask = batch.x, batch.mask
-        errors = squared_error(target, self.pair(kept * x), mask)
-        variance = target.var(correction=0)
-        varies = variance > torch.finfo(x.dtype).eps * target.square().mean()
+        if len(self.below):
+            # Else the decoder gives samples, of which entries may be missing.
+            batch = batch._replace(x=x, mask=None)
+        target, errors = batch.x, _squared_error(state, batch, self.pair(kept * x))
+        n_values = batch.size * target.shape[1]
+        mean, square = state.group.sum_with_own_gradient(
+            torch.stack([target.sum(), target.square().sum()]) / n_values
+        )
+        deviation = (target - mean).square().sum() / n_values
+        variance = state.group.sum_with_own_gradient(deviation)
+        varies = variance > torch.finfo(x.dtype).eps * square
         scale = torch.where(varies, _VARIANCE / variance, 1.0)
         return _weighted_mean(scale * errors, batch)
 
 
+def _squared_error(state: TrainingState, batch: Batch, output: Tensor) -> Tensor:
+    """Compute the squared error of each sample per feature, (B,)."""
+    mean_observed = None
+    if batch.mask is not None:
+        total = state.group.sum_with_own_gradient(batch.mask.sum())
+        mean_observed = total / batch.size
+    return squared_error(batch.x, output, batch.mask, mean_observed)
+
+
 def _weighted_mean(errors: Tensor, batch: Batch) -> LossOutput:
-    loss = (batch.sample_weight * errors).mean()
-    return LossOutput(loss, {"loss": loss.detach() * len(errors)})
+    total = batch.sample_weight @ errors
+    return LossOutput(total / batch.size, {"loss": total.detach()})
 
 
 # --- Methods ------------------------------------------------------------------------
@@ -255,7 +273,7 @@ def _increase_learning_rate(state: TrainingState, optimizer: Optimizer) -> None:
     limit = state.dataset.n_features / FEATURES_PER_RATE
     (group,) = optimizer.param_groups
     group["lr"] = max(group["lr"], min(1 / first_component.item(), limit))
-    if state.config.verbose:
+    if state.config.verbose and state.group.rank == 0:
         print(f"Pretraining goes on at a learning rate of {group['lr']:.3g}")
 
 
@@ -268,13 +286,19 @@ def unlearned_components(
     """Give the variance ratios of principal components that pretraining has missed.
 
     Those that stand out from noise count. The result is empty if the networks explain
-    at least a quarter of what these components do.
+    at least a quarter of what these components do. Of several processes, the samples of
+    the first decide.
     """
     unexplained = state.history.pretraining["unexplained_variance"][-1]
     if unexplained <= MAX_UNEXPLAINED:
         return np.zeros(0)
-    ratios = explained_variance_ratio(state.dataset, n_components)
-    ratios = ratios[ratios > SIGNAL_NOISE_RATIO * marchenko_pastur_ratio(state.dataset)]
+
+    def find() -> NDArray[np.floating]:
+        dataset = state.dataset
+        ratios = explained_variance_ratio(dataset, n_components)
+        return ratios[ratios > SIGNAL_NOISE_RATIO * marchenko_pastur_ratio(dataset)]
+
+    ratios = state.group.on_first(find)
     return ratios if 1 - unexplained < ratios.sum() / 4 else np.zeros(0)
 
 

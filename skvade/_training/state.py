@@ -15,11 +15,13 @@ from torch import Generator, Tensor
 from skvade._data.dataset import Dataset
 from skvade._data.device import make_generator
 from skvade._data.neighbors import NeighborGraph
+from skvade._data.process_group import SINGLE_PROCESS, ProcessGroup
 from skvade._data.scaling import WeightStatistics
 from skvade._model.arrays import OptimizerState
 from skvade._model.module import VaDE
 
 __all__ = [
+    "MAX_SEED",
     "EmbeddingTarget",
     "FitTask",
     "History",
@@ -31,6 +33,9 @@ __all__ = [
     "has_trained_decoder",
     "seeded_clone",
 ]
+
+
+MAX_SEED = np.iinfo(np.int32).max
 
 
 class TrainingConfig(SimpleNamespace):
@@ -47,9 +52,8 @@ def seeded_clone(estimator: BaseEstimator, random_state: RandomState) -> BaseEst
     estimator = clone(estimator)
     parameters = sorted(estimator.get_params().items())
     seeds = [k for k, v in parameters if k.endswith("random_state") and v is None]
-    max_seed = np.iinfo(np.int32).max
     return estimator.set_params(
-        **{name: random_state.randint(max_seed) for name in seeds}
+        **{name: random_state.randint(MAX_SEED) for name in seeds}
     )
 
 
@@ -61,28 +65,46 @@ class RandomStreams(NamedTuple):
     numpy : RandomState
         For scikit-learn's estimators and subsamples.
     shuffle : Generator
-        On the CPU: initial weights and the order of the samples.
+        On the CPU: the order of the samples, and the cells of a neighbor search.
     noise : Generator
         On the device: draws of z, and what a denoising autoencoder masks.
     dropout : Generator
         On the device, if it is CUDA: what layers of custom networks draw.
+    shared : Generator
+        On the CPU: initial weights and pairs of neighbors, which all processes draw
+        alike. It is `shuffle` itself in a single process.
     """
 
     numpy: RandomState
     shuffle: Generator
     noise: Generator
     dropout: Generator
+    shared: Generator
 
     @classmethod
-    def from_random_state(cls, random_state: RandomState, device: torch.device) -> Self:
-        """Seed all streams from one generator."""
-        seeds = random_state.randint(np.iinfo(np.int32).max, size=4).tolist()
+    def from_random_state(
+        cls,
+        random_state: RandomState,
+        device: torch.device,
+        group: ProcessGroup = SINGLE_PROCESS,
+    ) -> Self:
+        """Seed all streams from one generator, that of the first process.
+
+        The others have streams of their own, but for `shared`.
+        """
+        first = group.broadcast(random_state.randint(MAX_SEED, size=4).tolist())
+        own = first
+        if group.rank:
+            own = np.random.SeedSequence([*first, group.rank]).generate_state(4)
+            own = (own % MAX_SEED).tolist()
+        shuffle = make_generator(own[1])
         dropout_device = device if device.type == "cuda" else "cpu"
         return cls(
-            RandomState(seeds[0]),
-            make_generator(seeds[1]),
-            make_generator(seeds[2], device),
-            make_generator(seeds[3], dropout_device),
+            RandomState(own[0]),
+            shuffle,
+            make_generator(own[2], device),
+            make_generator(own[3], dropout_device),
+            shuffle if group.world_size == 1 else make_generator(first[1]),
         )
 
     def normal(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
@@ -251,6 +273,8 @@ class TrainingState:
         How far the fit has come.
     warm_started : bool
         Whether the fit continues the training of a fitted model.
+    group : ProcessGroup
+        The processes that fit the model together, each on its own dataset.
     """
 
     module: VaDE
@@ -266,3 +290,8 @@ class TrainingState:
     embedding_target: EmbeddingTarget | None = None
     progress: Progress = field(default_factory=Progress)
     warm_started: bool = False
+    group: ProcessGroup = SINGLE_PROCESS
+
+    def count_samples(self) -> int:
+        """Count the samples to train on, of all processes."""
+        return self.group.sum(len(self.dataset))

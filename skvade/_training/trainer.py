@@ -45,6 +45,8 @@ def iter_epochs(
 ) -> Iterator[int]:
     """Count the epochs of a stage until it has converged or a callback stops it.
 
+    Of several processes, the callbacks of the first decide.
+
     Parameters
     ----------
     state : TrainingState
@@ -66,7 +68,7 @@ def iter_epochs(
         task = state.task.subtask("epoch")
         yield epoch
         state.progress.epoch += 1
-        state.task.stopped = task.end()
+        state.task.stopped = state.group.broadcast(task.end())
 
 
 def train_epoch(
@@ -95,30 +97,35 @@ def train_epoch(
     Returns
     -------
     means : dict of str to float
-        Mean of each term of the loss, per sample. The sums stay on the device until the
-        epoch ends: reading one would wait for it.
+        Mean of each term of the loss, per sample of all processes. The sums stay on the
+        device until the epoch ends: reading one would wait for it.
     """
-    dataset = state.dataset
+    dataset, group = state.dataset, state.group
     totals: Any = 0.0
     names: list[str] = []
     n_visited, mean_weight = 0, 1.0
     if batches is None:
+        shares = group.gather(len(dataset))
         # One over all samples, but some may be held out.
-        mean_weight = float(dataset.weights.mean())
+        mean_weight = float(group.sum(dataset.weights.sum()) / sum(shares))
         batches = dataset.iter_batches(
-            state.config.batch_size, state.random.shuffle, min_steps
+            state.config.batch_size, state.random.shuffle, min_steps, shares
         )
     with training_mode(state.module, state.random.dropout):
         for batch in batches:
             optimizer.zero_grad()
             output = loss_function(state, batch)
             output.loss.backward()
+            group.sum_(optimizer.gradients())
             optimizer.step()
             names = [*output.terms]
             totals = totals + torch.stack([*output.terms.values()])
-            n_visited += len(batch.x)
+            n_visited += batch.size
     optimizer.zero_grad()
-    means = (totals / (n_visited * mean_weight)).tolist()
+    # Custom networks may have buffers that training changes.
+    group.broadcast_(state.module.buffers())
+    sums = group.sum(totals.numpy(force=True))
+    means = (sums / (n_visited * mean_weight)).tolist()
     return dict(zip(names, means, strict=True))
 
 
@@ -140,5 +147,5 @@ def check_finite_loss(means: dict[str, float], remedy: str) -> None:
 def log_epoch(state: TrainingState, stage: str, curve: list[float], name: str) -> None:
     """Print the latest value of a curve every `verbose` epochs."""
     interval = state.config.verbose
-    if interval and len(curve) % interval == 0:
+    if interval and len(curve) % interval == 0 and state.group.rank == 0:
         print(f"{stage} epoch {len(curve)}, {name} = {curve[-1]:.6g}")

@@ -2,6 +2,7 @@
 
     python tests/benchmarks/speed.py step mixture growth --threads 2
     python tests/benchmarks/speed.py digits mnist --data FOLDER --peer PYTHON
+    python tests/benchmarks/speed.py distributed --threads 1
 
 Each row is written as soon as it is measured; of two rows for one measurement the later
 counts. Machines are shared and noisy: what is compared runs in turns, and the least
@@ -10,6 +11,7 @@ time of each counts. `--peer` is the interpreter of an environment that holds Cl
 """
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -32,6 +34,7 @@ from torch.nn import functional as F
 
 from skvade import VaDEClusterer, __version__
 from skvade._data import device
+from skvade._data.process_group import SINGLE_PROCESS
 from skvade._data.scaling import uniform_weights
 from skvade._model.elbo import Posterior, mixture_term
 from skvade._state import init_training
@@ -68,7 +71,12 @@ def least_times(*functions, n_turns=N_TURNS):
 
 
 def make_state(
-    X, n_clusters=10, hidden_layer_sizes=PAPER, batch_size=256, latent_dim=10
+    X,
+    n_clusters=10,
+    hidden_layer_sizes=PAPER,
+    batch_size=256,
+    latent_dim=10,
+    group=SINGLE_PROCESS,
 ):
     """Start a training run of which the mixture is initialized."""
     model = VaDEClusterer(
@@ -81,7 +89,7 @@ def make_state(
         device="cpu",
         random_state=0,
     )
-    state = init_training(model, X, uniform_weights(len(X)))
+    state = init_training(model, X, uniform_weights(len(X)), group)
     initialize_mixture(state)
     return state
 
@@ -284,6 +292,20 @@ def measure_mnist(options):
     )
 
 
+# --- Several processes --------------------------------------------------------------
+
+
+def measure_distributed(options):
+    """Measure a step of two processes against one, and the exchange of gradients."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2", str(HERE / "two_processes.py")]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
+    done = subprocess.run(
+        command, check=True, stdout=subprocess.PIPE, text=True, env=environment
+    )
+    yield from map(json.loads, done.stdout.splitlines())
+
+
 # --- Imports, memory, growth, searches ----------------------------------------------
 
 
@@ -411,6 +433,7 @@ MEASURES = {
     "memory": measure_memory,
     "growth": measure_growth,
     "search": measure_search,
+    "distributed": measure_distributed,
 }
 
 
