@@ -17,6 +17,8 @@ from torch import Tensor
 
 __all__ = ["SINGLE_PROCESS", "ProcessGroup", "RemoteError", "make_process_group"]
 
+MIN_LARGE_SIZE = 2**16  # values of a tensor that is not worth a copy
+
 T = TypeVar("T")
 
 
@@ -92,7 +94,8 @@ SINGLE_PROCESS = ProcessGroup()
 class TorchProcessGroup(ProcessGroup):
     """The default process group of `torch.distributed`, which the user has opened.
 
-    Values travel pickled, in few and small messages; gradients as one flat tensor.
+    Values travel pickled, in few and small messages. Large gradients travel as they
+    are, at the same time, and small ones in one flat tensor.
     """
 
     def __init__(self) -> None:
@@ -129,11 +132,15 @@ class TorchProcessGroup(ProcessGroup):
     @torch.no_grad()
     def sum_(self, tensors: Sequence[Tensor]) -> None:
         self._meet()
-        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        large = [t for t in tensors if t.numel() >= MIN_LARGE_SIZE]
+        small = [t for t in tensors if t.numel() < MIN_LARGE_SIZE]
+        flat = torch.cat([tensors[0].new_empty(0), *(t.reshape(-1) for t in small)])
         with _communication():
-            dist.all_reduce(flat)
-        parts = flat.split([tensor.numel() for tensor in tensors])
-        for tensor, part in zip(tensors, parts, strict=True):
+            buckets = [bucket for bucket in (*large, flat) if bucket.numel()]
+            for work in [dist.all_reduce(b, async_op=True) for b in buckets]:
+                work.wait()
+        parts = flat.split([t.numel() for t in small])
+        for tensor, part in zip(small, parts, strict=True):
             tensor.copy_(part.view_as(tensor))
 
     @torch.no_grad()
