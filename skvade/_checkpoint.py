@@ -131,7 +131,12 @@ def resume_training(
     )
     tree = saved.state
     state = rebuild_training(
-        estimator, X, sample_weight, Scaling(*tree["scaling"]), tree["validation"]
+        estimator,
+        X,
+        sample_weight,
+        Scaling(*tree["scaling"]),
+        tree["validation"],
+        tree["n_components"],
     )
     _check_same_device(state.dataset.device_config.device.type, saved.device)
     _load_tree(state, tree)
@@ -170,6 +175,8 @@ def _state_to_tree(state: TrainingState) -> dict[str, Any]:
         "epoch": progress.epoch,
         "objects": {name: o.state_dict() for name, o in progress.objects.items()},
         "module": state.module.state_dict(),
+        "n_components": len(state.module.prior.logits),
+        "n_clusters": state.config.n_clusters,
         "numpy": random.numpy.get_state(legacy=False),
         "shuffle": random.shuffle.get_state(),
         "noise": random.noise.get_state(),
@@ -194,6 +201,7 @@ def _load_tree(state: TrainingState, tree: dict[str, Any]) -> None:
             f"The file is of a fit with other networks. {error} Give the encoder and "
             "the decoder of that fit."
         ) from error
+    state.config.n_clusters = tree["n_clusters"]  # "auto" is a number after a while
     state.random.numpy.set_state(tree["numpy"])
     for name in ("shuffle", "noise", "dropout"):
         getattr(state.random, name).set_state(torch.from_numpy(tree[name]))

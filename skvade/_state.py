@@ -191,6 +191,7 @@ def rebuild_training(
     sample_weight: NDArray,
     scaling: Scaling,
     validation: NDArray | None,
+    n_components: int,
 ) -> TrainingState:
     """Build the state of a fit whose module, streams and history will be loaded.
 
@@ -206,6 +207,8 @@ def rebuild_training(
         How the fit has standardized them.
     validation : ndarray or None
         The samples that the fit holds out.
+    n_components : int
+        Of the mixture.
 
     Returns
     -------
@@ -219,6 +222,7 @@ def rebuild_training(
     dataset = _scaled_dataset(estimator, X, sample_weight, scaling, device_config)
     dataset = dataset.drop_zero_weight()
     params = module_params(estimator, dataset.n_features)
+    params["n_clusters"] = n_components
     module = VaDE(**params, bfloat16=device_config.bfloat16, generator=random.shuffle)
     module.to(device_config.device, device_config.dtype)
     config = make_config(estimator, len(dataset), dataset.n_features)

@@ -105,6 +105,7 @@ SETTINGS = {
         "learning_rate_init": 0.1,  # not every epoch is better than the one before
         "warmup_max_iter": 0,
     },
+    "open number of clusters": {"n_clusters": "auto", "max_iter": 1},
     "convergence": {"tol": 1e6, "n_iter_no_change": 1, "max_iter": 9},
     "custom networks": {**CUSTOM, "hidden_layer_sizes": (128, 64)},
 }
