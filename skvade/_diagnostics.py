@@ -33,6 +33,9 @@ MAX_EMBEDDING_ERROR = 0.1
 RIDGELINE_GRID = np.linspace(-30, 30, 241)
 COARSE_STRIDE = 20
 
+# Least variance in a direction, in the largest: below it, rounding counts for more.
+MIN_RATIO = 1e-14
+
 # Any data have a few outliers: a warning needs more than this fraction, and number.
 OUTLIER_FRACTION, MIN_OUTLIERS = 1e-3, 10
 
@@ -71,7 +74,7 @@ def warn_fit_quality(
     resumed : bool
         Whether the fit went on from an earlier one.
     """
-    prior, history = state.module.prior, state.history
+    history = state.history
     _warn_extreme_samples(summary.deviations, state.dataset.X)
     _warn_pretraining(estimator, history.unlearned_components)
     _warn_collapse(estimator, history)
@@ -80,9 +83,9 @@ def warn_fit_quality(
     if summary.normalized_entropy > MAX_NORMALIZED_ENTROPY:
         _warn_uniform_responsibilities(estimator, summary.normalized_entropy)
     else:
+        prior = state.module.prior_float64()
         components, mixture = _Mixture.non_empty(estimator, prior)
-        if prior.is_diagonal:
-            _warn_split_clusters(estimator.n_clusters, components, mixture)
+        _warn_split_clusters(estimator.n_clusters, components, mixture)
         _warn_wide_clusters(estimator.n_clusters, components, mixture)
         _warn_outliers(estimator, summary.is_outlier)
     if not resumed:
@@ -104,6 +107,7 @@ class _Mixture(NamedTuple):
     weights: NDArray  # (K,)
     means: NDArray  # (K, L)
     variances: NDArray  # along each latent dimension, (K, L)
+    covariances: NDArray | None = None  # (K, L, L); None if diagonal
 
     @classmethod
     def non_empty(
@@ -112,12 +116,33 @@ class _Mixture(NamedTuple):
         """Give the components that hold samples: their indices and parameters."""
         counts = np.bincount(estimator.labels_, minlength=estimator.n_clusters)
         components = np.flatnonzero((counts > 0) & (estimator.weights_ > 0))
-        variances = prior.variances.double().numpy(force=True)
-        full = cls(estimator.weights_, estimator.means_, variances)
-        return components, full.take(components)
+        weights, means = estimator.weights_, estimator.means_
+        variances, covariances = prior.variances.numpy(force=True), None
+        if not prior.is_diagonal:
+            matrices = prior.covariances.numpy(force=True)
+            covariances = np.broadcast_to(matrices, (*means.shape, means.shape[1]))
+        mixture = cls(weights, means, variances, covariances)
+        return components, mixture.take(components)
 
     def take(self, components: NDArray) -> Self:
-        return type(self)(*(values[components] for values in self))
+        return type(self)(*(v if v is None else v[components] for v in self))
+
+    def aligned(self) -> Self:
+        """Make each pair of the first component and another diagonal, by its own map.
+
+        The first becomes standard normal, and the axes are those of the other. A linear
+        map changes no number of modes.
+        """
+        if self.covariances is None:
+            return self
+        variances, axes = np.linalg.eigh(self.covariances[0])
+        whitening = axes / np.sqrt(variances.clip(MIN_RATIO * variances[-1]))
+        whitened = whitening.T @ self.covariances @ whitening
+        variances, axes = np.linalg.eigh(whitened)
+        deviations = (self.means - self.means[0]) @ whitening
+        means = (deviations[:, None] @ axes)[:, 0]
+        variances = variances.clip(MIN_RATIO * variances[:, -1:])
+        return type(self)(self.weights, means, variances)
 
 
 def is_bimodal(mixture: _Mixture, grid: NDArray) -> NDArray:
@@ -146,12 +171,12 @@ def is_bimodal(mixture: _Mixture, grid: NDArray) -> NDArray:
 
 
 def unimodal_pairs(mixture: _Mixture) -> list[tuple[int, int]]:
-    """List the pairs of diagonal components whose density has a single mode."""
+    """List the pairs of components whose density has a single mode."""
     pairs = []
     for first in range(len(mixture.weights) - 1):
         candidates = np.arange(first, len(mixture.weights))
         for grid in (RIDGELINE_GRID[::COARSE_STRIDE], RIDGELINE_GRID):
-            bimodal = is_bimodal(mixture.take(candidates), grid)
+            bimodal = is_bimodal(mixture.take(candidates).aligned(), grid)
             candidates = np.r_[first, candidates[1:][~bimodal]]
         pairs += [(first, int(other)) for other in candidates[1:]]
     return pairs

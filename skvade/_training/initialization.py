@@ -1,5 +1,6 @@
 """From the pretrained embedding to a partition, which the mixture starts from."""
 
+import math
 from collections.abc import Callable
 from numbers import Integral
 
@@ -31,7 +32,7 @@ MAX_INIT_SAMPLES = 200_000  # that the initial mixture is fitted on
 N_EMBEDDING_NEIGHBORS = 15  # in the embedding, where those of X come from a transformer
 INIT_POSTERIOR_VARIANCE = 0.05  # as a fraction of the average component's variance
 INIT_COMPONENT_STD = 0.5  # after contrastive pretraining
-MAX_INIT_POSTERIOR_VARIANCE = 0.5  # and of the components' in any one dimension
+MAX_INIT_POSTERIOR_VARIANCE = 0.5  # and of the components' along any one dimension
 
 
 def initialize_mixture(state: TrainingState) -> None:
@@ -46,10 +47,10 @@ def initialize_mixture(state: TrainingState) -> None:
     module.prior.initialize_from_partition(
         Z, labels, dataset.weights, state.random.numpy
     )
-    variances = module.prior.variances.double().cpu()
+    prior = module.prior_float64()
     # A wider posterior than a component would decide about the responsibilities.
-    limit = MAX_INIT_POSTERIOR_VARIANCE * variances.mean(0)
-    width = torch.minimum(INIT_POSTERIOR_VARIANCE * variances.mean(), limit)
+    limit = MAX_INIT_POSTERIOR_VARIANCE * prior.conditional_variances.mean(0)
+    width = torch.minimum(INIT_POSTERIOR_VARIANCE * prior.variances.mean(), limit)
     module.encoder.reset_variance(width)
     if not has_decoder:
         _rescale_latent_space(module)
@@ -68,13 +69,14 @@ def _rescale_latent_space(module: VaDE) -> None:
 
     Learning rates are in this unit. The decoder must be untrained.
     """
-    prior, encoder = module.prior, module.encoder
-    factor = INIT_COMPONENT_STD / prior.variances.mean().sqrt()
+    prior, encoder = module.prior_float64(), module.encoder
+    factor = INIT_COMPONENT_STD / math.sqrt(prior.variances.mean())
     encoder.mean.weight.mul_(factor)
     encoder.mean.bias.mul_(factor)
-    encoder.log_variance.bias.add_(2 * factor.log())
-    covariances = prior.covariances * factor.square()
-    prior.set_parameters(prior.log_weights.exp(), prior.means * factor, covariances)
+    encoder.log_variance.bias.add_(2 * math.log(factor))
+    module.prior.set_parameters(
+        prior.log_weights.exp(), prior.means * factor, prior.covariances * factor**2
+    )
 
 
 def initial_labels(state: TrainingState, dataset: Dataset, Z: NDArray) -> NDArray:
@@ -141,7 +143,7 @@ def _kmeans_labels(state: TrainingState, dataset: Dataset, Z: NDArray) -> NDArra
 def _gmm_labels(state: TrainingState, dataset: Dataset, Z: NDArray) -> NDArray:
     mixture = GaussianMixture(
         state.config.n_clusters,
-        covariance_type="diag",
+        covariance_type=state.config.covariance_type,
         n_init=state.config.n_init,
         random_state=state.random.numpy,
     )
