@@ -73,10 +73,10 @@ def test_responsibilities_are_those_of_the_attributes(model, X):
 
 
 def test_samples_have_the_covariance_of_their_component(model):
-    """In the latent space; the decoder is replaced by one that gives z itself."""
-    z = model.to_torch("cpu").double().prior
+    """In the latent space."""
+    prior = model.to_torch("cpu").double().prior
     generator = torch.Generator().manual_seed(0)
-    drawn = z.sample(torch.full((20_000,), 1), generator).detach().numpy()
+    drawn = prior.sample(torch.full((20_000,), 1), generator).detach().numpy()
     expected = matrices(model)[1]
     assert_allclose(np.cov(drawn.T), expected, atol=0.05 * np.trace(expected))
     samples, labels = model.sample(50, random_state=0)
@@ -115,12 +115,11 @@ def test_training_goes_on(model, X):
 
 
 @pytest.mark.filterwarnings("ignore:`isinstance\\(treespec, LeafSpec\\)`:FutureWarning")
-@pytest.mark.parametrize("covariance_type", CORRELATED)
-def test_the_onnx_file_gives_the_same(make_estimator, X, tmp_path, covariance_type):
+def test_the_onnx_file_gives_the_same(make_estimator, X, tmp_path):
     for package in ("onnx", "onnxscript"):
         pytest.importorskip(package)
     onnxruntime = pytest.importorskip("onnxruntime")
-    model = make_estimator(covariance_type=covariance_type).fit(X)
+    model = make_estimator(covariance_type="full").fit(X)
     model.to_onnx(tmp_path / "model.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     (output,) = session.run(None, {"X": X.astype(np.float32)})
@@ -176,6 +175,8 @@ def crossing():
     return plane @ rng.normal(size=(2, 3)), labels
 
 
+# They have their mode in common, where they cross.
+@pytest.mark.filterwarnings("ignore:Clusters share a mode")
 def test_full_covariances_keep_crossing_groups_apart(make_estimator, crossing):
     """Diagonal ones mix them, from the same start, and the bound is lower."""
     X, y = crossing
@@ -234,6 +235,7 @@ def test_ellipses_are_those_of_the_covariances(model, X):
 
 def test_generated_samples_have_the_moments_of_their_component(model, monkeypatch):
     monkeypatch.setattr(type(model), "inverse_transform", lambda self, Z: Z)
+    monkeypatch.setattr(ClusterSamplesDisplay, "plot", lambda self, ax: self)
     display = ClusterSamplesDisplay.from_estimator(model, n_samples=4000)
     for mean, covariance, Z in zip(
         model.means_, matrices(model), display.samples, strict=True

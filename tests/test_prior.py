@@ -451,6 +451,33 @@ def test_set_parameters_keeps_the_covariances(make_prior, covariance_type, reg_c
     torch.testing.assert_close(other.means, prior.means)
 
 
+@pytest.mark.parametrize("covariance_type", ["full", "tied"])
+def test_equations_of_the_documentation(make_prior, make_posterior, covariance_type):
+    """Equations (regressions) and (full) of docs/model.rst, as they stand there."""
+    prior = make_prior(covariance_type=covariance_type)
+    C = prior.coefficients.tril(-1).expand(4, 3, 3)
+    s2 = prior.log_residual_variances.exp().expand(4, 3)
+    W = torch.diag_embed(1 / s2.sqrt()) @ (torch.eye(3).double() - C)
+    precision = W.mT @ W
+    covariances = prior.covariances.expand(4, 3, 3)
+    torch.testing.assert_close(torch.linalg.inv(precision), covariances)
+    torch.testing.assert_close(torch.linalg.det(covariances), s2.prod(1))
+    m, log_variance = make_posterior()
+    v, mu = log_variance.exp(), prior.means
+    log_det = torch.logdet(2 * math.pi * covariances)
+    trace = torch.einsum("bj,cjj->bc", v, precision)
+    square = torch.einsum("cij,bcj->bci", W, m[:, None] - mu).square().sum(-1)
+    expected = prior.log_weights - 0.5 * (log_det + trace + square)
+    torch.testing.assert_close(prior.expected_log_joint(m, v), expected)
+    # A dimension, given those before it, has the mean and variance of its regression.
+    j = 2
+    before, c = covariances[:, :j, :j], covariances[:, :j, j]
+    slopes = torch.linalg.solve(before, c)
+    torch.testing.assert_close(slopes, C[:, j, :j])
+    residual = covariances[:, j, j] - (slopes * c).sum(1)
+    torch.testing.assert_close(residual, s2[:, j])
+
+
 def test_sequential_regressions_are_those_of_least_squares(normal):
     """Of the points whose moments they are given."""
     points = normal(50, 4) @ normal(4, 4)

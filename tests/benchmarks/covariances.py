@@ -7,15 +7,19 @@ the CSV already holds are skipped, so an interrupted study resumes. Labels judge
 result and select nothing.
 """
 
+import argparse
+from pathlib import Path
+
 import numpy as np
-from accuracy import RESULTS, append, finished, fitted, limit_threads, make_parser
-from labeled import load
+from accuracy import append, finished, fitted, limit_threads
+from labeled import DATASETS, load
 from sklearn.metrics import normalized_mutual_info_score
 from sklearn.model_selection import train_test_split
 
 from skvade import VaDEClusterer, __version__
 from skvade.metrics import clustering_accuracy
 
+RESULTS = Path(__file__).parents[2] / "docs" / "benchmarks" / "covariances.csv"
 TYPES = ("diag", "full", "tied", "spherical")
 COLUMNS = [
     *("dataset", "n", "covariance_type", "seed", "threads", "accuracy", "nmi"),
@@ -51,19 +55,22 @@ def run(dataset, X, y, covariance_type, seed, options):
 
 
 def main():
-    results = RESULTS.with_name("covariances.csv")
-    options = make_parser(__doc__.partition("\n")[0], results).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("datasets", nargs="+", choices=list(DATASETS))
+    parser.add_argument("--data", help="folder of the .npz files")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
     limit_threads(options.threads)
     for dataset in options.datasets:
         X, y = load(dataset, options.data)
         for seed in options.seeds:
             for covariance_type in TYPES:
                 key = (dataset, covariance_type, str(seed))
-                is_finished = key in finished(options.results, *KEY)
-                if is_finished and not options.replace:
+                if key in finished(RESULTS, *KEY):
                     continue
                 row = run(dataset, X, y, covariance_type, seed, options)
-                append(options.results, COLUMNS, row)
+                append(RESULTS, COLUMNS, row)
                 print(row, flush=True)
 
 
