@@ -33,6 +33,9 @@ MAX_EMBEDDING_ERROR = 0.1
 RIDGELINE_GRID = np.linspace(-30, 30, 241)
 COARSE_STRIDE = 20
 
+# Least variance in a direction, in the largest: below it, rounding counts for more.
+MIN_RATIO = 1e-14
+
 # Any data have a few outliers: a warning needs more than this fraction, and number.
 OUTLIER_FRACTION, MIN_OUTLIERS = 1e-3, 10
 
@@ -72,7 +75,7 @@ def warn_fit_quality(
     resumed : bool
         Whether the fit went on from an earlier one.
     """
-    prior, history, group = state.module.prior, state.history, state.group
+    history, group = state.history, state.group
     counts = np.bincount(summary.labels, minlength=estimator.n_clusters_)
     counts = group.sum(counts)
     n_outliers = group.sum(int(np.count_nonzero(summary.is_outlier)))
@@ -87,9 +90,9 @@ def warn_fit_quality(
     if summary.normalized_entropy > MAX_NORMALIZED_ENTROPY:
         _warn_uniform_responsibilities(estimator, summary.normalized_entropy)
     else:
+        prior = state.module.prior_float64()
         components, mixture = _Mixture.non_empty(estimator, prior, counts)
-        if prior.is_diagonal:
-            _warn_split_clusters(estimator.n_clusters_, components, mixture)
+        _warn_split_clusters(estimator.n_clusters_, components, mixture)
         _warn_wide_clusters(estimator.n_clusters_, components, mixture)
         _warn_outliers(estimator, n_outliers, n_samples)
     if not resumed:
@@ -111,6 +114,7 @@ class _Mixture(NamedTuple):
     weights: NDArray  # (K,)
     means: NDArray  # (K, L)
     variances: NDArray  # along each latent dimension, (K, L)
+    covariances: NDArray | None = None  # (K, L, L); None if diagonal
 
     @classmethod
     def non_empty(
@@ -118,12 +122,33 @@ class _Mixture(NamedTuple):
     ) -> tuple[NDArray, Self]:
         """Give the components that hold samples: their indices and parameters."""
         components = np.flatnonzero((counts > 0) & (estimator.weights_ > 0))
-        variances = prior.variances.double().numpy(force=True)
-        full = cls(estimator.weights_, estimator.means_, variances)
-        return components, full.take(components)
+        weights, means = estimator.weights_, estimator.means_
+        variances, covariances = prior.variances.numpy(force=True), None
+        if not prior.is_diagonal:
+            matrices = prior.covariances.numpy(force=True)
+            covariances = np.broadcast_to(matrices, (*means.shape, means.shape[1]))
+        mixture = cls(weights, means, variances, covariances)
+        return components, mixture.take(components)
 
     def take(self, components: NDArray) -> Self:
-        return type(self)(*(values[components] for values in self))
+        return type(self)(*(v if v is None else v[components] for v in self))
+
+    def aligned(self) -> Self:
+        """Make each pair of the first component and another diagonal, by its own map.
+
+        The first becomes standard normal, and the axes are those of the other. A linear
+        map changes no number of modes.
+        """
+        if self.covariances is None:
+            return self
+        variances, axes = np.linalg.eigh(self.covariances[0])
+        whitening = axes / np.sqrt(variances.clip(MIN_RATIO * variances[-1]))
+        whitened = whitening.T @ self.covariances @ whitening
+        variances, axes = np.linalg.eigh(whitened)
+        deviations = (self.means - self.means[0]) @ whitening
+        means = (deviations[:, None] @ axes)[:, 0]
+        variances = variances.clip(MIN_RATIO * variances[:, -1:])
+        return type(self)(self.weights, means, variances)
 
 
 def is_bimodal(mixture: _Mixture, grid: NDArray) -> NDArray:
@@ -152,12 +177,12 @@ def is_bimodal(mixture: _Mixture, grid: NDArray) -> NDArray:
 
 
 def unimodal_pairs(mixture: _Mixture) -> list[tuple[int, int]]:
-    """List the pairs of diagonal components whose density has a single mode."""
+    """List the pairs of components whose density has a single mode."""
     pairs = []
     for first in range(len(mixture.weights) - 1):
         candidates = np.arange(first, len(mixture.weights))
         for grid in (RIDGELINE_GRID[::COARSE_STRIDE], RIDGELINE_GRID):
-            bimodal = is_bimodal(mixture.take(candidates), grid)
+            bimodal = is_bimodal(mixture.take(candidates).aligned(), grid)
             candidates = np.r_[first, candidates[1:][~bimodal]]
         pairs += [(first, int(other)) for other in candidates[1:]]
     return pairs

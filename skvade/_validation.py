@@ -34,6 +34,7 @@ from skvade._data.scaling import (
 )
 from skvade._model.likelihoods import LIKELIHOODS
 from skvade._model.networks import ACTIVATIONS
+from skvade._model.prior import PRIORS
 from skvade._training.initialization import INITIALIZERS, check_labels
 from skvade._training.pretraining import PRETRAINING
 from skvade._training.stages import has_pretraining
@@ -130,6 +131,7 @@ PARAMETER_CONSTRAINTS: dict[str, list] = {
     "n_iter_no_change": [_POSITIVE_INT],
     "early_stopping": ["boolean"],
     "validation_fraction": [_Interval(Real, 0, 1, closed="neither")],
+    "covariance_type": [StrOptions(PRIORS.keys())],
     "reg_covar": [_NON_NEGATIVE],
     "warm_start": ["boolean"],
     "distributed": ["boolean"],
@@ -156,6 +158,7 @@ _MODULE_PARAMS = (
     "encoder",
     "decoder",
     "likelihood",
+    "covariance_type",
     "reg_covar",
 )
 

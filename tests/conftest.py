@@ -15,7 +15,7 @@ from skvade import VaDEClusterer
 from skvade._data import device
 from skvade._model.elbo import Posterior
 from skvade._model.module import VaDE
-from skvade._model.prior import DiagonalMixturePrior
+from skvade._model.prior import PRIORS
 
 # The processes of pytest-xdist share the cores: threads of theirs would be in the way.
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -164,10 +164,10 @@ def normal(generator):
 
 @pytest.fixture
 def make_prior(normal):
-    """Mixtures of unequal weights, means and variances."""
+    """Mixtures of unequal weights, means and covariances."""
 
-    def make(n_components=4, latent_dim=3, reg_covar=1e-3):
-        prior = DiagonalMixturePrior(n_components, latent_dim, reg_covar).double()
+    def make(n_components=4, latent_dim=3, reg_covar=1e-3, covariance_type="diag"):
+        prior = PRIORS[covariance_type](n_components, latent_dim, reg_covar).double()
         with torch.no_grad():
             for parameter in prior.parameters():
                 parameter.copy_(normal(*parameter.shape))

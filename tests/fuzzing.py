@@ -76,6 +76,7 @@ PARAMETERS = {
     "batch_size": st.sampled_from(["auto", 1, 7]),
     "learning_rate": st.sampled_from(["cosine", "constant"]),
     "early_stopping": st.sampled_from([False, False, False, True]),
+    "covariance_type": st.sampled_from(["diag", "full", "tied", "spherical"]),
     "reg_covar": st.sampled_from([0.0, 1e-6, 1.0]),
     "precision": st.sampled_from(["float32", "float32", "float64", "bfloat16"]),
     "random_state": st.integers(0, 3),

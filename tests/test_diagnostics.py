@@ -66,7 +66,7 @@ def diagnose(
         is_outlier=np.array(is_outlier, dtype=bool),
         deviations=np.ones(n_clusters),
     )
-    module = SimpleNamespace(prior=prior)
+    module = SimpleNamespace(prior_float64=lambda: prior)
     dataset = SimpleNamespace(X=np.eye(n_clusters))
     state = SimpleNamespace(
         module=module,
@@ -230,13 +230,13 @@ def test_equal_components_are_bimodal_beyond_two_standard_deviations(latent_dim,
         assert is_unimodal(np.full(2, 0.5), means, variances) == expected
 
 
-def count_modes(weights, means, variances):
+def count_modes(weights, means, covariances):
     """Count the maxima of a density in the plane on a grid."""
-    margin = 3 * np.sqrt(variances.max(0))
+    margin = 3 * np.sqrt(covariances.max((0, 1)))
     limits = zip(means.min(0) - margin, means.max(0) + margin, strict=True)
     axes = [np.linspace(low, high, 601) for low, high in limits]
     points = np.stack(np.meshgrid(*axes), axis=-1)
-    components = zip(weights, means, variances, strict=True)
+    components = zip(weights, means, covariances, strict=True)
     density = sum(w * multivariate_normal(m, v).pdf(points) for w, m, v in components)
     return np.count_nonzero(density == maximum_filter(density, 3))
 
@@ -248,8 +248,32 @@ def test_unimodal_pairs_agree_with_a_search_on_a_grid():
         weights, variances = rng.dirichlet([1, 1]), rng.uniform(0.2, 3, (2, 2))
         means = rng.normal(scale=1.6, size=(2, 2))
         unimodal.append(is_unimodal(weights, means, variances))
-        assert unimodal[-1] == (count_modes(weights, means, variances) == 1)
+        matrices = variances[:, :, None] * np.eye(2)
+        assert unimodal[-1] == (count_modes(weights, means, matrices) == 1)
     assert 20 <= sum(unimodal) <= 40
+
+
+def test_unimodal_pairs_with_correlations_agree_with_a_search_on_a_grid():
+    rng = np.random.default_rng(0)
+    unimodal = []
+    for _ in range(30):
+        weights, means = rng.dirichlet([1, 1]), rng.normal(scale=1.8, size=(2, 2))
+        factors = rng.normal(size=(2, 2, 2)) + 0.3 * np.eye(2)
+        covariances = factors @ factors.transpose(0, 2, 1) + 0.1 * np.eye(2)
+        variances = covariances.diagonal(axis1=1, axis2=2)
+        unimodal.append(is_unimodal(weights, means, variances, covariances))
+        assert unimodal[-1] == (count_modes(weights, means, covariances) == 1)
+    assert 8 <= sum(unimodal) <= 22
+
+
+def test_modes_of_diagonal_matrices_are_those_of_their_variances():
+    rng = np.random.default_rng(0)
+    weights, means = rng.dirichlet(np.ones(10)), rng.normal(scale=3, size=(10, 2))
+    variances = rng.uniform(0.2, 3, (10, 2))
+    matrices = variances[:, :, None] * np.eye(2)
+    expected = unimodal_pairs(_Mixture(weights, means, variances))
+    assert unimodal_pairs(_Mixture(weights, means, variances, matrices)) == expected
+    assert expected
 
 
 def test_unimodal_pairs_of_components_of_very_different_width():

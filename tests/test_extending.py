@@ -313,7 +313,7 @@ def test_an_unregistered_likelihood_is_an_invalid_parameter(make_estimator, X):
 # --- A prior ------------------------------------------------------------------------
 
 
-class TiedMixturePrior(MixturePrior):
+class SharedMixturePrior(MixturePrior):
     """K Gaussians that share one full covariance, factor factor^T + reg_covar I.
 
     The free parameter is a lower triangular matrix with the logarithms of the factor's
@@ -343,8 +343,7 @@ class TiedMixturePrior(MixturePrior):
 
     @torch.no_grad()
     def set_covariances(self, covariances):
-        covariances = covariances.to(self.raw_factor)
-        factor = torch.linalg.cholesky(covariances - self._ridge())
+        factor = torch.linalg.cholesky(covariances - self._ridge().double().cpu())
         logarithms = torch.diag(factor.diagonal().log())
         self.raw_factor.copy_(factor.tril(-1) + logarithms)
 
@@ -377,16 +376,16 @@ class TiedMixturePrior(MixturePrior):
 
 
 @pytest.fixture
-def tied(monkeypatch):
-    monkeypatch.setitem(PRIORS, "diag", TiedMixturePrior)
+def shared(monkeypatch):
+    monkeypatch.setitem(PRIORS, "shared", SharedMixturePrior)
 
 
 @pytest.fixture
-def make_tied_prior(normal):
+def make_shared_prior(normal):
     """Mixtures of unequal weights and means, the covariance far from diagonal."""
 
     def make(dtype=torch.float64, reg_covar=1e-3):
-        prior = TiedMixturePrior(4, 3, reg_covar).double()
+        prior = SharedMixturePrior(4, 3, reg_covar).double()
         with torch.no_grad():
             for parameter in prior.parameters():
                 parameter.copy_(normal(*parameter.shape))
@@ -405,10 +404,10 @@ def X_correlated():
     return np.hstack([along + across, along - across, along]), labels
 
 
-def test_tied_expected_log_joint_is_log_weight_minus_cross_entropy(
-    make_tied_prior, make_posterior
+def test_shared_expected_log_joint_is_log_weight_minus_cross_entropy(
+    make_shared_prior, make_posterior
 ):
-    prior, (mean, log_variance) = make_tied_prior(), make_posterior()
+    prior, (mean, log_variance) = make_shared_prior(), make_posterior()
     variance = log_variance.exp()
     posterior = MultivariateNormal(mean[:, None], torch.diag_embed(variance)[:, None])
     components = MultivariateNormal(prior.means, prior.covariances)
@@ -418,44 +417,46 @@ def test_tied_expected_log_joint_is_log_weight_minus_cross_entropy(
 
 
 @pytest.mark.parametrize("shape", [(3,), (5, 3), (2, 5, 3)])
-def test_tied_log_joint_is_log_weight_plus_log_density(make_tied_prior, normal, shape):
-    prior, z = make_tied_prior(), 2 * normal(*shape)
+def test_shared_log_joint_is_log_weight_plus_log_density(
+    make_shared_prior, normal, shape
+):
+    prior, z = make_shared_prior(), 2 * normal(*shape)
     components = MultivariateNormal(prior.means, prior.covariances)
     expected = prior.log_weights + components.log_prob(z[..., None, :])
     torch.testing.assert_close(prior.log_joint(z), expected)
 
 
-def test_tied_gradient(make_tied_prior, make_posterior):
-    prior, (mean, log_variance) = make_tied_prior(), make_posterior(n_samples=2)
+def test_shared_gradient(make_shared_prior, make_posterior):
+    prior, (mean, log_variance) = make_shared_prior(), make_posterior(n_samples=2)
     inputs = mean.requires_grad_(), log_variance.exp().requires_grad_()
     assert gradcheck(
         lambda m, v, *_: prior.expected_log_joint(m, v), (*inputs, *prior.parameters())
     )
 
 
-def test_tied_moments_of_draws(make_tied_prior, generator, assert_is_mean):
-    prior = make_tied_prior()
+def test_shared_moments_of_draws(make_shared_prior, generator, assert_is_mean):
+    prior = make_shared_prior()
     z = prior.sample(torch.full((40_000,), 2), generator).detach()
     assert_is_mean(prior.means[2], z)
     deviation = z - prior.means[2].detach()
     assert_is_mean(prior.covariances, deviation[:, :, None] * deviation[:, None])
 
 
-def test_tied_squared_distance_is_that_of_mahalanobis(make_tied_prior, normal):
-    prior, z, component = make_tied_prior(), 2 * normal(20, 3), torch.arange(20) % 4
+def test_shared_squared_distance_is_that_of_mahalanobis(make_shared_prior, normal):
+    prior, z, component = make_shared_prior(), 2 * normal(20, 3), torch.arange(20) % 4
     deviation = z - prior.means[component]
     precision = torch.linalg.inv(prior.covariances)
     expected = torch.einsum("bi,ij,bj->b", deviation, precision, deviation)
     torch.testing.assert_close(prior.squared_distance(z, component), expected)
 
 
-def test_tied_covariance_of_a_partition_is_that_within_the_groups():
+def test_shared_covariance_of_a_partition_is_that_within_the_groups():
     rng = np.random.default_rng(0)
     labels = np.repeat([0, 1, 2], [50, 30, 20])
     mixing = rng.normal(size=(4, 4))
     Z = 5 * labels[:, None] + rng.normal(size=(100, 4)) @ mixing
     weight = rng.uniform(0.5, 1.5, 100)
-    prior = TiedMixturePrior(3, 4, 0.0).double()
+    prior = SharedMixturePrior(3, 4, 0.0).double()
     prior.initialize_from_partition(Z, labels, weight, np.random.RandomState(0))
     attributes = prior.fitted_attributes()
     means = [np.average(Z[labels == c], 0, weight[labels == c]) for c in range(3)]
@@ -467,19 +468,21 @@ def test_tied_covariance_of_a_partition_is_that_within_the_groups():
 @pytest.mark.parametrize(
     "dtype, rtol", [(torch.float32, 1e-4), (torch.float64, 1e-12)], ids=str
 )
-def test_tied_fitted_attributes_round_trip(make_tied_prior, dtype, rtol):
-    attributes = make_tied_prior(dtype).fitted_attributes()
+def test_shared_fitted_attributes_round_trip(make_shared_prior, dtype, rtol):
+    attributes = make_shared_prior(dtype).fitted_attributes()
     assert attributes["covariances_"].shape == (3, 3)
-    loaded = make_tied_prior(dtype)
+    loaded = make_shared_prior(dtype)
     loaded.load_fitted_attributes(attributes)
     for name, values in loaded.fitted_attributes().items():
         assert_allclose(values, attributes[name], rtol=rtol, err_msg=name)
 
 
 @pytest.mark.parametrize("responsibilities", ["expected", "sampled"])
-def test_a_tied_prior_is_fitted(tied, make_estimator, blobs, responsibilities):
+def test_a_shared_prior_is_fitted(shared, make_estimator, blobs, responsibilities):
     X, y = blobs
-    model = make_estimator(responsibilities=responsibilities, max_iter=10).fit(X)
+    model = make_estimator(
+        covariance_type="shared", responsibilities=responsibilities, max_iter=10
+    ).fit(X)
     assert model.covariances_.shape == (2, 2)
     assert model.covariances_[0, 1] == pytest.approx(model.covariances_[1, 0])
     assert model.covariances_[0, 1] != 0
@@ -489,7 +492,7 @@ def test_a_tied_prior_is_fitted(tied, make_estimator, blobs, responsibilities):
     assert_continues(model, X)
 
 
-def test_the_modes_of_tied_clusters_are_not_judged(
+def test_the_modes_of_shared_clusters_are_those_of_the_matrix(
     make_estimator, X_correlated, monkeypatch
 ):
     """By their marginal variances alone these clusters share a mode, falsely."""
@@ -498,31 +501,49 @@ def test_the_modes_of_tied_clusters_are_not_judged(
     message = "Clusters share a mode"
     with pytest.warns(ConvergenceWarning, match=message):
         make_estimator(**settings).fit(X)
-    monkeypatch.setitem(PRIORS, "diag", TiedMixturePrior)
+    monkeypatch.setitem(PRIORS, "shared", SharedMixturePrior)
+    settings["covariance_type"] = "shared"
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message)
         make_estimator(**settings).fit(X)
 
 
-def test_plots_do_not_draw_tied_components(tied, make_estimator, X):
-    model = make_estimator().fit(X)
-    message = r"latent_dim\)=\(3, 2\)\. Got shape \(2, 2\) instead"
+def test_plots_do_not_draw_shared_components(shared, make_estimator, X):
+    model = make_estimator(covariance_type="shared").fit(X)
+    message = r"Got covariance_type='shared' and shape \(2, 2\) instead"
     with pytest.raises(ValueError, match=message):
         ClusterSamplesDisplay.from_estimator(model)
     with pytest.raises(ValueError, match=message):
         LatentSpaceDisplay.from_estimator(model, X)
 
 
-def test_tied_snapshots_predict(tied, make_estimator, X):
-    assert_snapshots_predict(make_estimator(), X)
+def test_shared_snapshots_predict(shared, make_estimator, X):
+    assert_snapshots_predict(make_estimator(covariance_type="shared"), X)
 
 
-# The warning takes covariances as diagonal.
-@pytest.mark.filterwarnings("ignore:Clusters share a mode")
-def test_a_tied_prior_follows_correlated_groups(tied, make_estimator, X_correlated):
+def test_an_unregistered_prior_is_an_invalid_parameter(make_estimator, X):
+    with pytest.raises(ValueError, match=r"'covariance_type' .* Got 'shared'"):
+        make_estimator(covariance_type="shared").fit(X)
+
+
+def test_the_shared_prior_is_the_tied_one_of_another_parametrization(
+    make_shared_prior, make_posterior
+):
+    prior, (mean, log_variance) = make_shared_prior(), make_posterior()
+    tied = PRIORS["tied"](4, 3, prior.reg_covar).double()
+    tied.load_fitted_attributes(prior.fitted_attributes())
+    torch.testing.assert_close(
+        tied.expected_log_joint(mean, log_variance.exp()),
+        prior.expected_log_joint(mean, log_variance.exp()),
+    )
+
+
+def test_a_shared_prior_follows_correlated_groups(shared, make_estimator, X_correlated):
     """The components lie along the groups, which no diagonal covariance does."""
     X, y = X_correlated
-    model = make_estimator(init=y, max_iter=10, pretrain_max_iter=30).fit(X)
+    model = make_estimator(
+        covariance_type="shared", init=y, max_iter=10, pretrain_max_iter=30
+    ).fit(X)
     Z = model.transform(X)
     within = np.cov((Z - model.means_[model.labels_]).T, bias=True)
     correlation = within[0, 1] / np.sqrt(np.prod(np.diag(within)))
@@ -532,8 +553,8 @@ def test_a_tied_prior_follows_correlated_groups(tied, make_estimator, X_correlat
     assert fitted_correlation == pytest.approx(correlation, abs=0.2)
 
 
-def test_samples_are_drawn_from_the_tied_prior(tied, make_estimator, X):
-    model = make_estimator().fit(X)
+def test_samples_are_drawn_from_the_shared_prior(shared, make_estimator, X):
+    model = make_estimator(covariance_type="shared").fit(X)
     with recorded_inputs(Decoder) as inputs:
         _, c = model.sample(20_000, random_state=0)
     covariance = np.cov((inputs[0].numpy() - model.means_[c]).T)

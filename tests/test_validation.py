@@ -90,6 +90,7 @@ INVALID_VALUES = {
     "n_iter_no_change": (POSITIVE_INT, [0, np.inf]),
     "early_stopping": (BOOLEAN, ["yes", None, 1]),
     "validation_fraction": (r"a float in the range \(0(\.0)?, 1(\.0)?\)", [0, 1, True]),
+    "covariance_type": ("a str among {.*'tied'", ["banded", None]),
     "reg_covar": (NON_NEGATIVE, [-1e-6, "auto"]),
     "warm_start": (BOOLEAN, ["no", None]),
     "device": ("", ["tpu", "cuda:x", None, torch.device("cpu"), 0]),

@@ -52,6 +52,7 @@ def test_warm_start_ignores_init(make_estimator, blobs, X_new):
         {"hidden_layer_sizes": (16, 8)},
         {"activation": "tanh"},
         {"likelihood": "bernoulli"},
+        {"covariance_type": "full"},
         {"reg_covar": 1e-3},
     ],
 )

@@ -68,7 +68,7 @@ class VaDE(nn.Module):
     likelihood : str
         A key of `LIKELIHOODS`.
     reg_covar : float
-        Least variance of a component.
+        Least variance of a component, see `MixturePrior`.
     encoder, decoder : callable or None, default=None
         Builds a custom network in the place of the default one.
     covariance_type : str, default="diag"

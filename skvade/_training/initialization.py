@@ -12,12 +12,13 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import pairwise_distances_argmin
 from sklearn.mixture import GaussianMixture
 from sklearn.utils.validation import has_fit_parameter
+from torch import Tensor
 
 from skvade._data.dataset import Dataset
 from skvade._data.neighbors import NeighborGraph, find_neighbors
 from skvade._inference import mixture_labels, pretrained_embedding
 from skvade._model.module import VaDE
-from skvade._model.prior import draw_samples
+from skvade._model.prior import MixturePrior, draw_samples
 from skvade._training.communities import community_labels, estimate_n_clusters
 from skvade._training.neighbor_embedding import neighbor_graph
 from skvade._training.state import TrainingState, has_trained_decoder, seeded_clone
@@ -33,7 +34,8 @@ MAX_INIT_SAMPLES = 200_000  # that the initial mixture is fitted on
 N_EMBEDDING_NEIGHBORS = 15  # in the embedding, where those of X come from a transformer
 INIT_POSTERIOR_VARIANCE = 0.05  # as a fraction of the average component's variance
 INIT_COMPONENT_STD = 0.5  # after contrastive pretraining
-MAX_INIT_POSTERIOR_VARIANCE = 0.5  # and of the components' in any one dimension
+MIN_VARIANCE_RATIO = 1e-2  # of directions that are widened to it, in the average one
+MAX_INIT_POSTERIOR_VARIANCE = 0.5  # and of the components' along any one dimension
 
 
 def initialize_mixture(state: TrainingState) -> None:
@@ -62,13 +64,13 @@ def initialize_mixture(state: TrainingState) -> None:
         )
     )
     group.broadcast_(module.prior.parameters())
-    variances = module.prior.variances.double().cpu()
-    # A wider posterior than a component would decide about the responsibilities.
-    limit = MAX_INIT_POSTERIOR_VARIANCE * variances.mean(0)
-    width = torch.minimum(INIT_POSTERIOR_VARIANCE * variances.mean(), limit)
-    module.encoder.reset_variance(width)
     if not has_decoder:
-        _rescale_latent_space(module)
+        _map_latent_space(module)
+    prior = module.prior_float64()
+    # A wider posterior than a component would decide about the responsibilities.
+    limit = MAX_INIT_POSTERIOR_VARIANCE * prior.conditional_variances.mean(0)
+    width = torch.minimum(INIT_POSTERIOR_VARIANCE * prior.variances.mean(), limit)
+    module.encoder.reset_variance(width)
     # Samples outside of the partition go to the likeliest component.
     full = state.dataset.full()
     init_labels = mixture_labels(module, full, has_decoder)
@@ -80,18 +82,40 @@ def initialize_mixture(state: TrainingState) -> None:
 
 
 @torch.no_grad()
-def _rescale_latent_space(module: VaDE) -> None:
-    """Give the average component a standard deviation of `INIT_COMPONENT_STD`.
+def _map_latent_space(module: VaDE) -> None:
+    """Map the latent space linearly, so that components are `INIT_COMPONENT_STD` wide.
 
     Learning rates are in this unit. The decoder must be untrained.
     """
-    prior, encoder = module.prior, module.encoder
-    factor = INIT_COMPONENT_STD / prior.variances.mean().sqrt()
-    encoder.mean.weight.mul_(factor)
-    encoder.mean.bias.mul_(factor)
-    encoder.log_variance.bias.add_(2 * factor.log())
-    covariances = prior.covariances * factor.square()
-    prior.set_parameters(prior.log_weights.exp(), prior.means * factor, covariances)
+    prior, layer = module.prior_float64(), module.encoder.mean
+    matrix = _latent_map(prior)
+    layer.weight.copy_(matrix @ layer.weight.double().cpu())
+    layer.bias.copy_(matrix @ layer.bias.double().cpu())
+    if prior.is_diagonal:
+        covariances = prior.covariances * matrix[0, 0] ** 2
+    else:
+        covariances = matrix @ prior.covariances @ matrix.T
+    weights = prior.log_weights.exp()
+    module.prior.set_parameters(weights, prior.means @ matrix.T, covariances)
+
+
+def _latent_map(prior: MixturePrior) -> Tensor:
+    """Choose the matrix that the latent space is multiplied by, (L, L).
+
+    It is a factor where components are diagonal. Others can follow any map, and get the
+    one that makes the average covariance a multiple of the identity: the diagonal
+    posterior has no room in a component that is narrow in an oblique direction.
+    Directions of nearly no variance stay narrow.
+    """
+    latent_dim = prior.means.shape[1]
+    if prior.is_diagonal:
+        factor = INIT_COMPONENT_STD / prior.variances.mean().sqrt()
+        return factor * torch.eye(latent_dim, dtype=torch.float64)
+    covariances = prior.covariances.expand(len(prior.means), -1, -1)
+    average = torch.tensordot(prior.log_weights.exp(), covariances, 1)
+    variances, axes = torch.linalg.eigh(average)
+    floor = MIN_VARIANCE_RATIO * variances.mean()
+    return (INIT_COMPONENT_STD * axes / variances.clamp_min(floor).sqrt()).T
 
 
 class EmbeddedSamples(NamedTuple):
@@ -224,7 +248,7 @@ def _kmeans_labels(state: TrainingState, samples: EmbeddedSamples) -> NDArray:
 def _gmm_labels(state: TrainingState, samples: EmbeddedSamples) -> NDArray:
     mixture = GaussianMixture(
         state.config.n_clusters,
-        covariance_type="diag",
+        covariance_type=state.config.covariance_type,
         n_init=state.config.n_init,
         random_state=state.random.numpy,
     )

@@ -20,10 +20,10 @@ from skvade.plotting._axes import (
 )
 from skvade.plotting._indexing import safe_indexing, to_dense
 from skvade.plotting._validation import (
-    check_diagonal_covariances,
     check_fitted_attributes,
     check_image_shape,
     check_n_samples,
+    covariance_matrices,
 )
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ _REQUIRED_ATTRIBUTES = [
     "cluster_centers_",
     "means_",
     "covariances_",
+    "covariance_type",
     "labels_",
     "inverse_transform",
 ]
@@ -44,13 +45,12 @@ _MAX_FIGURE_HEIGHT = 30
 
 
 def _generate_samples(
-    estimator: BaseEstimator, n_samples: int, rng: RandomState
+    estimator: BaseEstimator, covariances: NDArray, n_samples: int, rng: RandomState
 ) -> list[NDArray]:
     """Sample from each component and decode: (n_samples, n_features) per cluster."""
-    standard_deviations = np.sqrt(estimator.covariances_)
     generated = []
-    for mean, std in zip(estimator.means_, standard_deviations, strict=True):
-        Z = rng.normal(mean, std, size=(n_samples, len(mean)))
+    for mean, covariance in zip(estimator.means_, covariances, strict=True):
+        Z = rng.multivariate_normal(mean, covariance, n_samples, check_valid="ignore")
         generated.append(np.asarray(estimator.inverse_transform(Z)))
     return generated
 
@@ -182,16 +182,15 @@ class ClusterSamplesDisplay:
         ValueError
             If ``n_samples`` is not an int of at least 1, or if ``image_shape`` does not
             match the number of features, or if samples are to be generated and
-            ``covariances_`` are not variances of shape (n_clusters, latent_dim).
+            ``covariances_`` do not have the shape of ``covariance_type``.
         """
         check_fitted_attributes(estimator, _REQUIRED_ATTRIBUTES, cls.__name__)
-        if X is None:
-            check_diagonal_covariances(estimator, cls.__name__)
         check_n_samples(n_samples)
         check_image_shape(image_shape, estimator.n_features_in_)
         rng = check_random_state(random_state)
         if X is None:
-            samples = _generate_samples(estimator, n_samples, rng)
+            covariances = covariance_matrices(estimator, cls.__name__)
+            samples = _generate_samples(estimator, covariances, n_samples, rng)
             samples_name = "generated"
         else:
             samples = _sample_members(estimator, X, n_samples, rng)

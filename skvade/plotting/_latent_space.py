@@ -13,10 +13,7 @@ from sklearn.utils import check_array, check_consistent_length, column_or_1d
 from sklearn.utils.multiclass import type_of_target
 
 from skvade.plotting._axes import get_color_and_marker, make_axes
-from skvade.plotting._validation import (
-    check_diagonal_covariances,
-    check_fitted_attributes,
-)
+from skvade.plotting._validation import check_fitted_attributes, covariance_matrices
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LatentSpaceDisplay"]
 
-_REQUIRED_ATTRIBUTES = ["transform", "means_", "covariances_"]
+_REQUIRED_ATTRIBUTES = ["transform", "means_", "covariances_", "covariance_type"]
 
 # Rows of the legend; more groups need more columns.
 _MAX_LEGEND_ROWS = 18
@@ -219,11 +216,11 @@ class LatentSpaceDisplay:
             If the estimator lacks a required attribute, such as ``means_``.
         ValueError
             If ``y`` does not have one value per sample, or if ``projection`` does not
-            give two coordinates per sample, or if ``covariances_`` are not variances of
-            shape (n_clusters, latent_dim).
+            give two coordinates per sample, or if ``covariances_`` do not have the
+            shape of ``covariance_type``.
         """
         check_fitted_attributes(estimator, _REQUIRED_ATTRIBUTES, cls.__name__)
-        check_diagonal_covariances(estimator, cls.__name__)
+        matrices = covariance_matrices(estimator, cls.__name__)
         Z = np.asarray(estimator.transform(X), dtype=float)
         if y is None:
             groups = estimator.predict(X)
@@ -239,9 +236,7 @@ class LatentSpaceDisplay:
         else:
             linear, offset = affine_map[:-1], affine_map[-1]  # (latent_dim, 2), (2,)
             means = estimator.means_ @ linear + offset
-            # The covariances are diagonal: (n_clusters, 2, latent_dim)
-            scaled = estimator.covariances_[:, None, :] * linear.T
-            covariances = scaled @ linear
+            covariances = linear.T @ matrices @ linear
         display = cls(
             points=projected.points,
             groups=groups,

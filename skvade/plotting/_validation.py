@@ -6,14 +6,15 @@ from numbers import Integral
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 __all__ = [
-    "check_diagonal_covariances",
     "check_fitted_attributes",
     "check_image_shape",
     "check_n_samples",
+    "covariance_matrices",
 ]
 
 
@@ -49,28 +50,47 @@ def check_fitted_attributes(
         )
 
 
-def check_diagonal_covariances(estimator: BaseEstimator, display_name: str) -> None:
-    """Check that the covariances of an estimator are variances of each component.
+def covariance_matrices(estimator: BaseEstimator, display_name: str) -> NDArray:
+    """Give the covariance matrix of each component of an estimator.
 
     Parameters
     ----------
     estimator : BaseEstimator
-        Fitted estimator to check.
+        Fitted estimator.
     display_name : str
         Name of the Display class, for the error message.
+
+    Returns
+    -------
+    covariances : ndarray of shape (n_clusters, latent_dim, latent_dim)
+        From `covariances_` in the shape of the estimator's `covariance_type`.
 
     Raises
     ------
     ValueError
-        If `covariances_` has another shape than `means_`.
+        If the type is none of scikit-learn's, or the shape is not that of the type.
     """
-    shape, expected = np.shape(estimator.covariances_), np.shape(estimator.means_)
-    if shape != expected:
+    n_clusters, latent_dim = estimator.means_.shape
+    covariances = np.asarray(estimator.covariances_)
+    covariance_type = estimator.covariance_type
+    shapes = {
+        "full": (n_clusters, latent_dim, latent_dim),
+        "tied": (latent_dim, latent_dim),
+        "diag": (n_clusters, latent_dim),
+        "spherical": (n_clusters,),
+    }
+    if covariances.shape != shapes.get(covariance_type):
         raise ValueError(
-            f"{display_name} draws components with diagonal covariances, given in "
-            f"covariances_ of shape (n_clusters, latent_dim)={expected}. Got shape "
-            f"{shape} instead. Plot samples of the estimator's own `sample`."
+            f"{display_name} draws components with covariances_ in the shapes of "
+            f"scikit-learn, {shapes}. Got covariance_type={covariance_type!r} and "
+            f"shape {covariances.shape} instead. Fit again if the parameter has "
+            "changed; else plot samples of the estimator's own `sample`."
         )
+    if covariance_type == "spherical":
+        return covariances[:, None, None] * np.eye(latent_dim)
+    if covariance_type == "diag":
+        return covariances[:, :, None] * np.eye(latent_dim)
+    return np.broadcast_to(covariances, shapes["full"])
 
 
 def check_n_samples(n_samples: Any) -> None:

@@ -77,6 +77,7 @@ def make_state(
     batch_size=256,
     latent_dim=10,
     group=SINGLE_PROCESS,
+    covariance_type="diag",
 ):
     """Start a training run of which the mixture is initialized."""
     model = VaDEClusterer(
@@ -84,6 +85,7 @@ def make_state(
         latent_dim=latent_dim,
         hidden_layer_sizes=hidden_layer_sizes,
         likelihood="bernoulli",
+        covariance_type=covariance_type,
         init="random",
         batch_size=batch_size,
         device="cpu",
@@ -209,6 +211,20 @@ def measure_mixture(options):
         ours, step = least_times(mixture, our_epoch(state))
         setting = f"784-500-500-2000-10, batch 256, K = {n_clusters}"
         yield "mixture / step", setting, ours / N_STEPS, step / N_STEPS, "s"
+
+
+def measure_covariances(options):
+    """Measure a step with each kind of covariances against one with variances."""
+    types = ("diag", "full", "tied", "spherical")
+    for n_features, layers in ((64, (128, 64)), (784, PAPER)):
+        shape = (N_STEPS * 256, n_features)
+        X = np.random.default_rng(0).random(shape, np.float32)
+        states = (make_state(X, 100, layers, covariance_type=name) for name in types)
+        diag, *others = least_times(*map(our_epoch, states))
+        sizes = "-".join(map(str, (n_features, *layers, 10)))
+        for name, seconds in zip(types[1:], others, strict=True):
+            setting = f"{name}, {sizes}, batch 256, K = 100"
+            yield "step / step of diag", setting, seconds / N_STEPS, diag / N_STEPS, "s"
 
 
 # --- Whole fits, beside ClustPy -----------------------------------------------------
@@ -426,6 +442,7 @@ MEASURES = {
     "step": measure_step,
     "bfloat16": measure_bfloat16,
     "mixture": measure_mixture,
+    "covariances": measure_covariances,
     "digits": measure_digits,
     "mnist": measure_mnist,
     "imports": measure_imports,

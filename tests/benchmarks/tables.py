@@ -40,6 +40,8 @@ UNBALANCED = [
     "F1 of the rarest",
 ]
 UNBALANCED += ["In use", "Warned"]
+COVARIANCES = ["Data (samples)", "covariance_type", "Seeds", "Accuracy", "Start"]
+COVARIANCES += ["ELBO", "Held-out ELBO"]
 NETWORKS = ["Networks", "Epochs", "Seeds", "Accuracy", "Start", "NMI", "ELBO", "Time"]
 SPEED = ["Measure", "Setting", "Ours", "Reference", "Ratio", "Threads"]
 
@@ -321,6 +323,25 @@ def unbalanced_table():
     return table([UNBALANCED, *lines])
 
 
+def covariances_table():
+    """Compare the kinds of covariances, small data first."""
+    groups = grouped(FILES / "covariances.csv", "dataset", "n", "covariance_type")
+    by_size = sorted(groups.items(), key=lambda group: int(group[0][1]))
+    lines = [
+        [
+            data_title(dataset, n),
+            covariance_type,
+            str(len(runs)),
+            spread(column(runs, "accuracy")),
+            f"{column(runs, 'init_accuracy').mean():.3f}",
+            f"{column(runs, 'lower_bound').mean():.1f}",
+            f"{column(runs, 'held_out_bound').mean():.1f}",
+        ]
+        for (dataset, n, covariance_type), runs in by_size
+    ]
+    return table([COVARIANCES, *lines])
+
+
 def networks_table():
     """Compare custom networks with the default ones."""
     groups = grouped(
@@ -415,6 +436,7 @@ def main():
             "missing": missing_table,
             "choosing": choosing_table,
             "criteria": criteria_table,
+            "covariances": covariances_table,
             "networks": networks_table,
         },
         "reproducing.rst": {"faults": faults_table},
