@@ -206,7 +206,7 @@ def measure_mixture(options):
             mean = torch.randn(256, 10, requires_grad=True)
             log_variance = torch.zeros(256, 10, requires_grad=True)
             for _ in range(N_STEPS):
-                mixture_term(prior, Posterior(mean, log_variance)).mean().backward()
+                mixture_term(prior, Posterior(mean, log_variance))[0].mean().backward()
 
         ours, step = least_times(mixture, our_epoch(state))
         setting = f"784-500-500-2000-10, batch 256, K = {n_clusters}"
