@@ -33,13 +33,14 @@ from skvade._data.scaling import (
 )
 from skvade._model.arrays import load_state_dict
 from skvade._model.custom_networks import float32_by_default
-from skvade._model.likelihoods import LIKELIHOODS, Likelihood
+from skvade._model.likelihoods import Likelihood, make_likelihood
 from skvade._model.module import VaDE
 from skvade._onnx import METHODS, export_onnx
 from skvade._validation import (
     check_magnitude,
     check_sample_weight,
     check_scale,
+    check_values,
     mark_missing,
     supported_dtypes,
     validate_X,
@@ -439,8 +440,8 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
     def _likelihood_float64(self) -> Likelihood:
         """Build the fitted likelihood on the CPU, in float64, without the networks."""
         params = self._module_params
-        likelihood = LIKELIHOODS[params["likelihood"]](params["n_features"]).double()
-        likelihood.set_scaling(Scaling(**self._scaling))
+        likelihood = make_likelihood(params["likelihood"], params["n_features"], params)
+        likelihood.double().set_scaling(Scaling(**self._scaling))
         likelihood.load_fitted_attributes(vars(self))
         return likelihood
 
@@ -452,6 +453,7 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         samples = validate_X(self, X, reset=False)
         device_config, scaling = self._device_config(), Scaling(**self._scaling)
         summary = DataSummary.from_array(samples)
+        check_values(self._module_params["likelihood"], samples)
         check_scale(scaling, device_config.dtype, samples.dtype)
         check_magnitude(summary, scaling)
         if warn_outside_support:

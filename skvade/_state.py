@@ -33,7 +33,7 @@ from skvade._inference import (
     summarize_assignments,
 )
 from skvade._model.arrays import state_dict_to_numpy
-from skvade._model.likelihoods import LIKELIHOODS
+from skvade._model.likelihoods import make_likelihood
 from skvade._model.module import VaDE
 from skvade._model.networks import reset_parameters
 from skvade._prediction import PredictionMixin
@@ -49,6 +49,7 @@ from skvade._training.state import (
 from skvade._validation import (
     check_data,
     check_same_module_params,
+    check_values,
     labels_from_init,
     module_params,
     n_validation_samples,
@@ -120,14 +121,16 @@ def init_training(
     random = RandomStreams.from_random_state(random_state, device_config.device)
     statistics = WeightStatistics().update(sample_weight)
     sample_weight = normalize_weights(sample_weight, statistics.mean)
+    params = module_params(estimator, X.shape[1])
     summary = DataSummary.from_array(X, sample_weight)
-    scaling = summary.scaling(LIKELIHOODS[estimator.likelihood].centered)
+    check_values(estimator.likelihood, X)
+    likelihood = make_likelihood(params["likelihood"], params["n_features"], params)
+    scaling = likelihood.make_scaling(X, sample_weight, summary)
     check_data(estimator.likelihood, summary, scaling, device_config.dtype, X.dtype)
     dataset = Dataset.from_array(
         X, scaling, device_config, sample_weight, summary.has_missing
     )
     dataset = dataset.cache_on_device().drop_zero_weight()
-    params = module_params(estimator, X.shape[1])
     module = VaDE(**params, bfloat16=device_config.bfloat16, generator=random.shuffle)
     reset_parameters(module, random.shuffle)
     module.to(device_config.device, device_config.dtype)
@@ -172,6 +175,7 @@ def _resume(
     statistics = statistics.update(sample_weight)
     sample_weight = normalize_weights(sample_weight, statistics.mean)
     summary, scaling = DataSummary.from_array(X), Scaling(**estimator._scaling)
+    check_values(estimator.likelihood, X)
     check_data(estimator.likelihood, summary, scaling, device_config.dtype, X.dtype)
     dataset = Dataset.from_array(
         X, scaling, device_config, sample_weight, summary.has_missing

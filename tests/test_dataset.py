@@ -102,7 +102,7 @@ def test_tensors_have_the_dtype_of_the_precision(precision, dtype):
     dataset = make_dataset(X, device_config=resolve_device("cpu", precision))
     expected = torch.float64 if precision == "float64" else torch.float32
     for one in (dataset, dataset.cache_on_device()):
-        x, sample_weight, _, mask, _ = one.get_batch(np.arange(3))
+        x, sample_weight, _, mask, *_ = one.get_batch(np.arange(3))
         assert x.dtype == sample_weight.dtype == mask.dtype == expected
 
 

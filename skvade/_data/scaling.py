@@ -1,7 +1,7 @@
 """Statistics of X, from one pass over its samples, and the scaling they lead to."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -19,6 +19,7 @@ __all__ = [
     "dense_samples",
     "drop_negligible_weights",
     "enumerate_first",
+    "iter_chunks",
     "normalize_weights",
     "take_weights",
     "uniform_weights",
@@ -125,7 +126,7 @@ def dense_samples(
     return samples.toarray()
 
 
-def _iter_chunks(X: NDArray | csr_array) -> Iterator[tuple[slice, NDArray]]:
+def iter_chunks(X: NDArray | csr_array) -> Iterator[tuple[slice, NDArray]]:
     """Iterate over consecutive samples as dense arrays of about `CHUNK_SIZE` values."""
     n_samples, n_features = X.shape
     chunk_length = max(1, CHUNK_SIZE // n_features)
@@ -145,20 +146,34 @@ def _weights_of(sample_weight: NDArray | None, rows: slice) -> NDArray | None:
 class Scaling(NamedTuple):
     """Offset of each feature and one scale for all, so relative scales remain.
 
+    They apply to what `network_input` makes of X: X itself, or log1p of counts.
+
     Attributes
     ----------
     location : ndarray of shape (n_features,)
-        Subtracted from X; zero where the likelihood does not center.
+        Subtracted; zero where the likelihood does not center.
     scale : float
-        X - location is divided by it; the average feature then has a standard deviation
-        of `TARGET_STD`.
+        The difference is divided by it; the average feature then has a standard
+        deviation of `TARGET_STD`.
     feature_mean : ndarray of shape (n_features,)
         Mean of each feature, the first guess at a missing entry.
+    mean_count : ndarray of shape (n_features,) or None
+        Mean count of each feature, where X is of counts; None otherwise.
+    size_factor : {"total", None}
+        Whether counts are divided by the total of their sample, relative to that of an
+        average one.
     """
 
     location: NDArray[np.float64]
     scale: float
     feature_mean: NDArray[np.float64]
+    mean_count: NDArray[np.float64] | None = None
+    size_factor: str | None = None
+
+    @property
+    def standardized_mean(self) -> NDArray[np.float64]:
+        """Mean of each feature after scaling, (n_features,)."""
+        return (self.feature_mean - self.location) / self.scale
 
 
 class DataSummary(NamedTuple):
@@ -186,7 +201,10 @@ class DataSummary(NamedTuple):
 
     @classmethod
     def from_array(
-        cls, X: NDArray | csr_array, sample_weight: NDArray | None = None
+        cls,
+        X: NDArray | csr_array,
+        sample_weight: NDArray | None = None,
+        transform: Callable[[NDArray], NDArray] | None = None,
     ) -> Self:
         """Summarize X in one pass over its samples, in chunks.
 
@@ -196,6 +214,9 @@ class DataSummary(NamedTuple):
             It may be a memory map, and is never copied as a whole.
         sample_weight : ndarray of shape (n_samples,), default=None
             If given, moments are estimated with these weights, one in the mean.
+        transform : callable, default=None
+            The moments are those of what it makes of some samples, (n, n_features);
+            None leaves them as they are.
 
         Raises
         ------
@@ -206,7 +227,7 @@ class DataSummary(NamedTuple):
         low, high, has_missing = np.inf, -np.inf, False
         empty: list[NDArray] = []
         moments = None if sample_weight is None else _Moments(X.shape[1])
-        for rows, chunk in _iter_chunks(X):
+        for rows, chunk in iter_chunks(X):
             with np.errstate(invalid="ignore"):  # a sum of infinite values
                 assert_all_finite(chunk, allow_nan=True, input_name="X")
             low = min(low, np.fmin.reduce(chunk, axis=None))
@@ -216,6 +237,8 @@ class DataSummary(NamedTuple):
                 has_missing = True
                 empty.append(rows.start + np.flatnonzero(missing.all(1)))
             if moments is not None:
+                if transform is not None:
+                    chunk = transform(chunk)
                 moments.update(chunk, _weights_of(sample_weight, rows))
         if empty:
             _check_no_empty_samples(np.concatenate(empty))
