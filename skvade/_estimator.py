@@ -145,8 +145,8 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
           approximate;
         - a transformer with the interface of
           :class:`~sklearn.neighbors.KNeighborsTransformer`, such as
-          ``KNeighborsTransformer(metric="cosine")``: a clone of it is fitted to X,
-          missing values replaced by the mean of the feature;
+          ``KNeighborsTransformer(metric="cosine")``: a clone of it is fitted to X, or
+          to log1p of counts, missing values replaced by the mean of the feature;
         - sparse matrix of shape (n_samples, n_samples): the stored entries of a row,
           zeros included, are the neighbors of a sample. Their values have no effect.
 
@@ -172,7 +172,8 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
           ``learning_rate`` is "cosine".
 
     embedding : transformer or None, default=None
-        Embedding whose coordinates the encoder learns before the mixture starts. Any
+        Embedding whose coordinates the encoder learns before the mixture starts. It is
+        fitted to X, or to log1p of counts. Any
         transformer works whose ``fit_transform`` gives at most ``latent_dim`` columns;
         the other dimensions start at zero. Examples are ``TSNE()`` with
         ``latent_dim=2`` and ``umap.UMAP(n_components=10, min_dist=0.0, n_jobs=1)``
@@ -528,9 +529,10 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         ------
         ValueError
             If X has infinite or extreme values, or a sample or a feature without any
-            value. If there are fewer samples than clusters, or values outside [0, 1]
-            with the Bernoulli likelihood. If ``init``, ``sample_weight`` or a fitted
-            state does not match. If the loss is not finite.
+            value. If there are fewer samples than clusters, values outside [0, 1] with
+            the Bernoulli likelihood, or negative or fractional values with one of
+            counts. If ``init``, ``sample_weight`` or a fitted state does not match. If
+            the loss is not finite.
         """
         resumes = self.warm_start and hasattr(self, "_network_state")
         # Outside of the block: callbacks also get the end of a fit that fails.

@@ -16,6 +16,7 @@ from skvade._data.counts import (
     count_scaling,
     log1p_normalized,
     network_input,
+    size_factors,
 )
 from skvade._data.dataset import Dataset
 from skvade._data.device import resolve_device
@@ -110,6 +111,13 @@ def test_the_total_is_over_the_features_that_are_observed(missing):
         assert np.isnan(row[~seen]).all()
 
 
+def test_a_sample_without_counts_has_the_total_of_a_single_one():
+    x = torch.tensor([[0.0, 0.0], [2.0, 1.0]])
+    reference = torch.tensor([4.0, 2.0])
+    assert_allclose(size_factors(x, reference), [[1 / 6], [0.5]], rtol=1e-6)
+    assert log1p_normalized(x, reference)[0].tolist() == [0, 0]
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("size_factor", ["total", None])
 def test_sparse_counts_stay_sparse_with_the_values_of_dense_ones(
@@ -118,7 +126,8 @@ def test_sparse_counts_stay_sparse_with_the_values_of_dense_ones(
     X = counts.astype(dtype)
     X[3] = 0
     zeros, mean_count = np.zeros(12), counts.mean(0)
-    scaling = Scaling(zeros, 1.0, zeros, mean_count, size_factor)
+    reference_count = 0.3 * mean_count if size_factor else None
+    scaling = Scaling(zeros, 1.0, zeros, mean_count, reference_count)
     dense, sparse = network_input(X, scaling), network_input(csr_array(X), scaling)
     assert issparse(sparse)
     assert dense.dtype == sparse.dtype == dtype
@@ -138,14 +147,18 @@ def test_the_scaling_is_that_of_log1p(counts, size_factor):
     scaling = count_scaling(counts, weight, mean_count, size_factor)
     x = np.log1p(counts)
     if size_factor:
-        x = np.log1p(mean_count.sum() * normalize(counts, "l1"))
+        reference = np.quantile(
+            counts.sum(1), 0.1, method="inverted_cdf", weights=weight
+        )
+        x = np.log1p(reference * normalize(counts, "l1"))
+        assert_allclose(scaling.reference_count.sum(), reference)
     location = np.average(x, axis=0, weights=weight)
     assert_allclose(scaling.location, location)
     assert_allclose(scaling.feature_mean, location)
     variance = np.average((x - location) ** 2, axis=0, weights=weight).mean()
     assert scaling.scale == pytest.approx(4 * np.sqrt(variance))
     assert_allclose(scaling.mean_count, mean_count)
-    assert scaling.size_factor == size_factor
+    assert (scaling.reference_count is None) == (size_factor is None)
 
 
 def test_a_feature_without_counts_has_a_finite_log_mean(counts):
@@ -204,8 +217,13 @@ def test_a_model_of_counts_has_all_methods(model, counts):
     assert_array_equal(samples, samples.round())
     check_counts(samples, "")
     assert hasattr(model, "dispersion_") == (model.likelihood == "negative_binomial")
-    ClusterSamplesDisplay.from_estimator(model, counts)
-    ReconstructionDisplay.from_estimator(model, counts)
+
+
+def test_counts_are_plotted(make_estimator, counts):
+    pytest.importorskip("matplotlib").use("agg")
+    model = make_estimator(likelihood="multinomial", max_iter=1).fit(counts)
+    for display in (ClusterSamplesDisplay, ReconstructionDisplay):
+        assert display.from_estimator(model, counts).figure_ is not None
 
 
 @pytest.mark.parametrize("likelihood", OF_COUNTS)
@@ -299,7 +317,7 @@ def test_weights_count_as_repetitions_in_the_scaling(make_estimator, counts):
     weight = np.random.default_rng(0).integers(1, 4, len(counts))
     weighted = make_estimator(likelihood="poisson").fit(counts, sample_weight=weight)
     repeated = make_estimator(likelihood="poisson").fit(np.repeat(counts, weight, 0))
-    for name in ("location", "scale", "mean_count"):
+    for name in ("location", "scale", "mean_count", "reference_count"):
         assert_allclose(weighted._scaling[name], repeated._scaling[name])
 
 

@@ -13,10 +13,16 @@ __all__ = [
     "count_scaling",
     "log1p_normalized",
     "network_input",
+    "size_factors",
 ]
 
 # Of a feature, in counts per sample: its logarithm must be finite.
 MIN_MEAN_COUNT = 1e-6
+
+# Of the totals of the samples: the networks get counts as of a sample of this total.
+# With a larger one the counts of many samples would be magnified, and their noise would
+# decide about neighbors.
+REFERENCE_QUANTILE = 0.1
 
 
 def check_counts(X: NDArray | csr_array, likelihood: str) -> None:
@@ -41,17 +47,21 @@ def check_counts(X: NDArray | csr_array, likelihood: str) -> None:
             )
 
 
-def log1p_normalized(x: Tensor, mean_count: Tensor) -> Tensor:
-    """Compute log(1 + x / size factor), (..., D); NaN stays.
+def size_factors(x: Tensor, reference_count: Tensor) -> Tensor:
+    """Compute the total of each sample relative to that of a reference, (..., 1).
 
-    The size factor of a sample is its total relative to that of an average sample. Both
-    totals are over the features that are observed in it. A sample without any count is
-    divided as if it had a single one.
+    Both totals are over the features that are observed. A sample without any count has
+    the total of a single one.
     """
     observed = ~x.isnan()
     total = torch.where(observed, x, 0.0).sum(-1, keepdim=True)
-    expected = torch.where(observed, mean_count, 0.0).sum(-1, keepdim=True)
-    return torch.log1p(x * (expected / total.clamp_min(1)))
+    expected = torch.where(observed, reference_count, 0.0).sum(-1, keepdim=True)
+    return total.clamp_min(1) / expected
+
+
+def log1p_normalized(x: Tensor, reference_count: Tensor) -> Tensor:
+    """Compute log(1 + x / size factor), (..., D); NaN stays."""
+    return torch.log1p(x / size_factors(x, reference_count))
 
 
 def network_input(X: NDArray | csr_array, scaling: Scaling) -> NDArray | csr_array:
@@ -61,17 +71,29 @@ def network_input(X: NDArray | csr_array, scaling: Scaling) -> NDArray | csr_arr
     """
     if scaling.mean_count is None:
         return X
-    mean_count = scaling.mean_count.astype(X.dtype)
+    if scaling.reference_count is None:
+        return X.log1p() if issparse(X) else np.log1p(X)
+    reference_count = scaling.reference_count.astype(X.dtype)
     if issparse(X):
         sparse: csr_array = X
-        if scaling.size_factor is not None:
-            totals = np.maximum(sparse.sum(1), 1)
-            factors = (mean_count.sum() / totals).astype(X.dtype)
-            sparse = sparse.multiply(factors[:, None]).tocsr()
-        return sparse.log1p()
-    if scaling.size_factor is None:
-        return np.log1p(X)
-    return log1p_normalized(torch.tensor(X), torch.tensor(mean_count)).numpy()
+        factors = np.maximum(sparse.sum(1), 1) / reference_count.sum()
+        inverse = np.reciprocal(factors).astype(X.dtype)
+        return sparse.multiply(inverse[:, None]).tocsr().log1p()
+    return log1p_normalized(torch.tensor(X), torch.tensor(reference_count)).numpy()
+
+
+def _reference_count(
+    X: NDArray | csr_array, sample_weight: NDArray, mean_count: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Give the mean counts of a sample whose total is a low quantile of the totals."""
+    factors = np.empty(X.shape[0])
+    mean = torch.tensor(mean_count)
+    for rows, chunk in iter_chunks(X):
+        factors[rows] = size_factors(torch.tensor(chunk), mean)[:, 0].numpy()
+    order = np.argsort(factors)
+    cumulative = np.cumsum(sample_weight[order])
+    limit = REFERENCE_QUANTILE * cumulative[-1]
+    return factors[order[np.searchsorted(cumulative, limit)]] * mean_count
 
 
 def count_scaling(
@@ -80,7 +102,7 @@ def count_scaling(
     feature_mean: NDArray[np.float64],
     size_factor: str | None,
 ) -> Scaling:
-    """Derive the scaling of counts, in one more pass over the samples.
+    """Derive the scaling of counts, in one or two more passes over the samples.
 
     Parameters
     ----------
@@ -91,13 +113,15 @@ def count_scaling(
     feature_mean : ndarray of shape (n_features,)
         Mean count of each feature.
     size_factor : {"total", None}
-        What the counts of a sample are divided by.
+        Whether the networks get the counts divided by the total of the sample.
     """
     mean_count = np.maximum(feature_mean, MIN_MEAN_COUNT)
-    zeros = np.zeros_like(mean_count)
-    unscaled = Scaling(zeros, 1.0, zeros, mean_count, size_factor)
+    zeros, reference_count = np.zeros_like(mean_count), None
+    if size_factor is not None:
+        reference_count = _reference_count(X, sample_weight, mean_count)
+    unscaled = Scaling(zeros, 1.0, zeros, mean_count, reference_count)
     summary = DataSummary.from_array(
         X, sample_weight, lambda chunk: network_input(chunk, unscaled)
     )
     scaling = summary.scaling(center=True)
-    return scaling._replace(mean_count=mean_count, size_factor=size_factor)
+    return scaling._replace(mean_count=mean_count, reference_count=reference_count)

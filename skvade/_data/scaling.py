@@ -159,16 +159,16 @@ class Scaling(NamedTuple):
         Mean of each feature, the first guess at a missing entry.
     mean_count : ndarray of shape (n_features,) or None
         Mean count of each feature, where X is of counts; None otherwise.
-    size_factor : {"total", None}
-        Whether counts are divided by the total of their sample, relative to that of an
-        average one.
+    reference_count : ndarray of shape (n_features,) or None
+        Mean count of each feature in a sample of the total that the counts of all
+        samples are scaled to, for the networks. None where they are not scaled.
     """
 
     location: NDArray[np.float64]
     scale: float
     feature_mean: NDArray[np.float64]
     mean_count: NDArray[np.float64] | None = None
-    size_factor: str | None = None
+    reference_count: NDArray[np.float64] | None = None
 
     @property
     def standardized_mean(self) -> NDArray[np.float64]:

@@ -413,18 +413,23 @@ class CountLikelihood(Likelihood):
     ----------
     mean_count : Tensor of shape (D,)
         Mean count of each feature.
+    reference_count : Tensor of shape (D,)
+        That in a sample of the total that the counts are scaled to, for the networks.
     """
 
     of_counts = True
-    options = ("size_factor",)
+    options: ClassVar[tuple[str, ...]] = ("size_factor",)
     support = (0.0, math.inf)
 
     mean_count: Tensor
+    reference_count: Tensor
 
     def __init__(self, n_features: int, size_factor: str | None = "total") -> None:
         super().__init__(n_features)
         self.size_factor = size_factor
-        self.register_buffer("mean_count", torch.ones(n_features, dtype=torch.float32))
+        ones = torch.ones(n_features, dtype=torch.float32)
+        self.register_buffer("mean_count", ones)
+        self.register_buffer("reference_count", ones.clone())
 
     @abstractmethod
     def sample_counts(self, rate: Tensor, generator: Generator) -> Tensor:
@@ -457,7 +462,7 @@ class CountLikelihood(Likelihood):
     def transform(self, x: Tensor) -> Tensor:
         if self.size_factor is None:
             return torch.log1p(x)
-        return log1p_normalized(x, self.mean_count)
+        return log1p_normalized(x, self.reference_count)
 
     def make_scaling(
         self, X: NDArray | csr_array, sample_weight: NDArray, summary: DataSummary
@@ -469,6 +474,8 @@ class CountLikelihood(Likelihood):
         super().set_scaling(scaling)
         assert scaling.mean_count is not None
         self.mean_count.copy_(torch.tensor(scaling.mean_count))
+        if scaling.reference_count is not None:
+            self.reference_count.copy_(torch.tensor(scaling.reference_count))
 
     @torch.no_grad()
     def initialize_output(
@@ -560,7 +567,7 @@ class Multinomial(CountLikelihood):
         device = generator.device
         seed = torch.randint(2**31 - 1, (), generator=generator, device=device)
         n_draws = np.maximum(totals[..., 0].round(), 1).astype(np.int64)
-        counts = np.random.default_rng(seed.item()).multinomial(n_draws, rates / totals)
+        counts = np.random.default_rng(int(seed)).multinomial(n_draws, rates / totals)
         return torch.tensor(counts).to(rate)
 
 
