@@ -25,9 +25,10 @@ from skvade import VaDEClusterer, __version__
 RESULTS = Path(__file__).parents[2] / "docs" / "benchmarks" / "counts.csv"
 COLUMNS = ["dataset", "n", "method", "parameters", "seed", "ari", "start_ari"]
 COLUMNS += ["rate_error", "held_out", "seconds", "version"]
-N_SAMPLES = 600
+N_SAMPLES = 300
 N_DRAWS = 32  # of the bound on held-out samples
-SHORT = {"pretrain_max_iter": 10, "max_iter": 60}  # half of the automatic budgets
+# A quarter of the automatic budgets.
+SHORT = {"pretrain_max_iter": 5, "max_iter": 30}
 
 
 # --- The data -----------------------------------------------------------------------
