@@ -58,8 +58,9 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
 
     With the Gaussian likelihood, ``fit`` centers each feature of X and divides X by one
     common scale. The features keep their relative scales, so scale them yourself where
-    their units differ. With the Bernoulli likelihood, X is only divided. All results,
-    scores included, are in the units of X.
+    their units differ. With the Bernoulli likelihood, X is only divided. Of counts, it
+    is log1p that is centered and divided. All results, scores included, are in the
+    units of X.
 
     The parameters come in five groups: the model, pretraining, the initial mixture, the
     joint training, and execution.
@@ -96,10 +97,28 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         shape (B, latent_dim) to samples of shape (B, n_features_in). None builds the
         default network. See :ref:`custom-networks`.
 
-    likelihood : {"gaussian", "bernoulli"}, default="gaussian"
+    likelihood : {"gaussian", "bernoulli", "poisson", "negative_binomial", \
+            "multinomial"}, default="gaussian"
         Distribution of a sample given its latent point. "gaussian" takes any real
-        values and learns one noise variance for all features. "bernoulli" needs X in
-        [0, 1], such as zeros and ones.
+        values and learns their noise variance. "bernoulli" needs X in [0, 1], such as
+        zeros and ones. The others need counts, integers from 0; the networks and the
+        search for neighbors get log1p of them:
+
+        - "poisson": independent counts, whose variance is their mean;
+        - "negative_binomial": the variance is mean + dispersion * mean^2, with a
+          learned dispersion of each feature. For counts of genes and of events;
+        - "multinomial": the shares of the features in the total of a sample. For words
+          of documents and for compositions.
+
+    noise : {"scalar", "feature"}, default="scalar"
+        Whether the Gaussian likelihood has one noise variance for all features or one
+        for each. The scaling of X is the same.
+
+    size_factor : {"total", None}, default="total"
+        What the rates of "poisson" and "negative_binomial" are in proportion to.
+        "total" is the total of the sample: its depth, length or exposure then tells
+        nothing about its cluster. With None it does, and the counts are absolute.
+        "multinomial" always keeps the total.
 
     responsibilities : {"expected", "sampled"}, default="expected"
         How q(c|x) is computed. "expected" is the exact maximizer of the ELBO. "sampled"
@@ -150,8 +169,8 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
           approximate;
         - a transformer with the interface of
           :class:`~sklearn.neighbors.KNeighborsTransformer`, such as
-          ``KNeighborsTransformer(metric="cosine")``: a clone of it is fitted to X,
-          missing values replaced by the mean of the feature;
+          ``KNeighborsTransformer(metric="cosine")``: a clone of it is fitted to X, or
+          to log1p of counts, missing values replaced by the mean of the feature;
         - sparse matrix of shape (n_samples, n_samples): the stored entries of a row,
           zeros included, are the neighbors of a sample. Their values have no effect.
 
@@ -177,7 +196,8 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
           ``learning_rate`` is "cosine".
 
     embedding : transformer or None, default=None
-        Embedding whose coordinates the encoder learns before the mixture starts. Any
+        Embedding whose coordinates the encoder learns before the mixture starts. It is
+        fitted to X, or to log1p of counts. Any
         transformer works whose ``fit_transform`` gives at most ``latent_dim`` columns;
         the other dimensions start at zero. Examples are ``TSNE()`` with
         ``latent_dim=2`` and ``umap.UMAP(n_components=10, min_dist=0.0, n_jobs=1)``
@@ -333,10 +353,15 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         - (n_clusters_,) if "spherical".
 
     cluster_centers_ : ndarray of shape (n_clusters_, n_features_in_)
-        The decoded means, in the units of X.
+        The decoded means, in the units of X. Counts are those of a sample of the
+        average total, see ``inverse_transform``.
 
-    noise_variance_ : float
-        Noise variance of the Gaussian likelihood, in the squared unit of X.
+    noise_variance_ : float or ndarray of shape (n_features_in_,)
+        Noise variance of the Gaussian likelihood, in the squared unit of X. One for
+        each feature with ``noise="feature"``.
+
+    dispersion_ : ndarray of shape (n_features_in_,)
+        Dispersion of each feature under likelihood="negative_binomial".
 
     lower_bound_ : float
         Mean ELBO of the training samples under the fitted model, the same as ``score``.
@@ -397,7 +422,8 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
     Notes
     -----
     Predictions are deterministic and do not depend on the other samples, to the last
-    bit. They read ``weights_``, ``means_``, ``covariances_`` and ``noise_variance_``.
+    bit. They read ``weights_``, ``means_``, ``covariances_``, ``noise_variance_`` and
+    ``dispersion_``.
 
     References
     ----------
@@ -431,6 +457,8 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         encoder: ModuleFactory | None = None,
         decoder: ModuleFactory | None = None,
         likelihood: str = "gaussian",
+        noise: str = "scalar",
+        size_factor: str | None = "total",
         responsibilities: str = "expected",
         covariance_type: str = "diag",
         reg_covar: float = 1e-6,
@@ -475,6 +503,8 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         self.encoder = encoder
         self.decoder = decoder
         self.likelihood = likelihood
+        self.noise = noise
+        self.size_factor = size_factor
         self.responsibilities = responsibilities
         self.covariance_type = covariance_type
         self.reg_covar = reg_covar
@@ -544,9 +574,10 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         ------
         ValueError
             If X has infinite or extreme values, or a sample or a feature without any
-            value. If there are fewer samples than clusters, or values outside [0, 1]
-            with the Bernoulli likelihood. If ``init``, ``sample_weight`` or a fitted
-            state does not match. If the loss is not finite.
+            value. If there are fewer samples than clusters, values outside [0, 1] with
+            the Bernoulli likelihood, or negative or fractional values with one of
+            counts. If ``init``, ``sample_weight`` or a fitted state does not match. If
+            the loss is not finite.
         """
         resumes = self.warm_start and hasattr(self, "_network_state")
         first = "train" if resumes else None

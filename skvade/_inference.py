@@ -244,14 +244,17 @@ def decode(module: VaDE, dataset: Dataset, likelihood: Likelihood) -> NDArray:
 def reconstruct(module: VaDE, dataset: Dataset, likelihood: Likelihood) -> NDArray:
     """Compute E[x|z] at the posterior mean of each sample, (n, D).
 
-    `likelihood` is as for `decode`.
+    `likelihood` is as for `decode`. Counts are those of the sample's own total.
     """
 
-    def function(x: Tensor) -> Tensor:
-        z = module.encoder.encode_mean(module.likelihood.encoder_input(x))
-        return likelihood.mean(_to_float64(module.decoder(z)))
+    def function(batch: Batch) -> Tensor:
+        batch = module.impute_batch(batch)
+        z = module.encoder.encode_mean(module.likelihood.encoder_input(batch.x))
+        output, target = _to_float64(module.decoder(z)), _to_float64(batch.target)
+        mask = None if batch.mask is None else _to_float64(batch.mask)
+        return likelihood.reconstruct(output, target, mask)
 
-    return _map_inputs(module, dataset, function)
+    return map_batches(module, dataset, function)
 
 
 # --- Clusters -----------------------------------------------------------------------
@@ -388,11 +391,11 @@ def make_elbo_terms(module: VaDE, responsibilities: str) -> Callable[[Batch], Te
 
     def function(batch: Batch) -> Tensor:
         batch = module.impute_batch(batch)
-        x, mask = batch.x, batch.mask
+        x, target, mask = batch.x, batch.target, batch.mask
         posterior = _encode(module, x)
         draws = reparameterize(posterior, nodes)
         outputs = (module.decoder(z) for z in draws.to(x.device, x.dtype))
-        log_likelihood = torch.stack([log_prob(x, output, mask) for output in outputs])
+        log_likelihood = torch.stack([log_prob(target, out, mask) for out in outputs])
         sampled = draws if responsibilities == "sampled" else None
         bound = elbo(_to_float64(log_likelihood), posterior, prior, sampled)
         return torch.stack([bound.reconstruction, bound.mixture, bound.entropy], dim=1)
@@ -431,13 +434,13 @@ def importance_weighted_samples(
 
     def function(batch: Batch) -> Tensor:
         batch = module.impute_batch(batch)
-        x, mask = batch.x, batch.mask
+        x, target, mask = batch.x, batch.target, batch.mask
         posterior = _encode(module, x)
         total = torch.tensor(-math.inf, dtype=torch.float64)
         for draw in noise:
             z = reparameterize(posterior, draw)
             output = module.decoder(z.to(x.device, x.dtype))
-            log_likelihood = _to_float64(log_prob(x, output, mask))
+            log_likelihood = _to_float64(log_prob(target, output, mask))
             log_weight = log_importance_weights(log_likelihood, draw, posterior, prior)
             total = torch.logaddexp(total, log_weight)
         return total - math.log(n_draws)

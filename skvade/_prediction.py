@@ -33,13 +33,14 @@ from skvade._data.scaling import (
 )
 from skvade._model.arrays import load_state_dict
 from skvade._model.custom_networks import float32_by_default
-from skvade._model.likelihoods import LIKELIHOODS, Likelihood
+from skvade._model.likelihoods import Likelihood, make_likelihood
 from skvade._model.module import VaDE
 from skvade._onnx import METHODS, export_onnx
 from skvade._validation import (
     check_magnitude,
     check_sample_weight,
     check_scale,
+    check_values,
     mark_missing,
     supported_dtypes,
     validate_X,
@@ -148,7 +149,9 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         -------
         X : ndarray of shape (n_samples, n_features)
             Expected samples E[x|z], in the units of the training data and without the
-            noise of the likelihood.
+            noise of the likelihood. With a likelihood of counts they are the expected
+            counts of a sample of the average total. With ``size_factor=None`` they are
+            the expected counts themselves.
 
         Raises
         ------
@@ -190,7 +193,9 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         Returns
         -------
         X_reconstructed : ndarray of shape (n_samples, n_features)
-            The same as ``inverse_transform(transform(X))``.
+            The same as ``inverse_transform(transform(X))``, but that expected counts
+            have the total of the sample itself. Where counts are missing, the observed
+            ones keep their total.
         """
         return self._reconstruct(*self._module_and_dataset(X))
 
@@ -207,7 +212,7 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         -------
         X_imputed : ndarray or sparse matrix of shape (n_samples, n_features)
             A copy of X in which the values of ``reconstruct`` replace NaN. Sparse X has
-            no NaN.
+            no NaN. Imputed counts are expected ones, and so fractional.
         """
         module, dataset = self._module_and_dataset(X)
         if not dataset.has_missing:
@@ -248,7 +253,8 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         -------
         bounds : ndarray of shape (n_samples,)
             In nats; higher is better. The draws come from one fixed table, so the
-            result is deterministic.
+            result is deterministic. Where counts are in proportion to the total of
+            their sample, it is the log-probability of the counts given the total.
 
         Raises
         ------
@@ -311,7 +317,8 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
 
         Draw a cluster by its weight, then a point z from its Gaussian, then a sample
         from p(x|z). For expected samples, without the noise of the likelihood, pass
-        points of your own to ``inverse_transform``.
+        points of your own to ``inverse_transform``. Counts are drawn as those of
+        samples of the average total.
 
         Parameters
         ----------
@@ -372,7 +379,8 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
             responsibilities="expected". The tensor is of float32, or of float64 if that
             is the ``precision``. Its methods ``encode`` and ``decode`` give q(z|x) and
             E[x|z]. Its submodules are ``encoder``, ``decoder``, ``prior`` and
-            ``likelihood``. Changing it does not change the estimator.
+            ``likelihood``. Changing it does not change the estimator. A module of
+            counts takes the counts themselves, which it does not check.
         """
         check_is_fitted(self)
         if device is None:
@@ -394,7 +402,7 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         method : {"predict_proba", "transform"}, default="predict_proba"
             What the file computes, and the name of its output. Its input is X, with any
             number of samples. Input and output are of float64 if that is the
-            ``precision``, and of float32 otherwise.
+            ``precision``, and of float32 otherwise. The file does not check counts.
 
         Raises
         ------
@@ -439,8 +447,8 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
     def _likelihood_float64(self) -> Likelihood:
         """Build the fitted likelihood on the CPU, in float64, without the networks."""
         params = self._module_params
-        likelihood = LIKELIHOODS[params["likelihood"]](params["n_features"]).double()
-        likelihood.set_scaling(Scaling(**self._scaling))
+        likelihood = make_likelihood(params["likelihood"], params["n_features"], params)
+        likelihood.double().set_scaling(Scaling(**self._scaling))
         likelihood.load_fitted_attributes(vars(self))
         return likelihood
 
@@ -452,6 +460,7 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         samples = validate_X(self, X, reset=False)
         device_config, scaling = self._device_config(), Scaling(**self._scaling)
         summary = DataSummary.from_array(samples)
+        check_values(self._module_params["likelihood"], samples)
         check_scale(scaling, device_config.dtype, samples.dtype)
         check_magnitude(summary, scaling)
         if warn_outside_support:

@@ -34,7 +34,7 @@ from skvade._inference import (
     summarize_assignments,
 )
 from skvade._model.arrays import state_dict_to_numpy
-from skvade._model.likelihoods import LIKELIHOODS
+from skvade._model.likelihoods import make_likelihood
 from skvade._model.module import VaDE
 from skvade._model.networks import reset_parameters
 from skvade._prediction import PredictionMixin
@@ -52,6 +52,7 @@ from skvade._validation import (
     check_data,
     check_same_module_params,
     check_shares,
+    check_values,
     labels_from_init,
     module_params,
     n_validation_samples,
@@ -128,7 +129,10 @@ def init_training(
     statistics = WeightStatistics().update(sample_weight, group)
     sample_weight = normalize_weights(sample_weight, statistics.mean)
     summary = DataSummary.from_array(X, sample_weight, group)
-    scaling = summary.scaling(LIKELIHOODS[estimator.likelihood].centered)
+    check_values(estimator.likelihood, X)
+    params = module_params(estimator, X.shape[1])
+    likelihood = make_likelihood(params["likelihood"], params["n_features"], params)
+    scaling = likelihood.make_scaling(X, sample_weight, summary, group)
     check_data(estimator.likelihood, summary, scaling, device_config.dtype, X.dtype)
     dataset = Dataset.from_array(
         X, scaling, device_config, sample_weight, summary.has_missing
@@ -283,6 +287,7 @@ def _scaled_dataset(
 ) -> Dataset:
     """Make a dataset of all samples of X, standardized as earlier ones."""
     summary = DataSummary.from_array(X, group=group)
+    check_values(estimator.likelihood, X)
     check_data(estimator.likelihood, summary, scaling, device_config.dtype, X.dtype)
     dataset = Dataset.from_array(
         X, scaling, device_config, sample_weight, summary.has_missing

@@ -20,6 +20,7 @@ from sklearn.utils.validation import _check_sample_weight, validate_data
 from torch import nn
 
 from skvade._archive import Description
+from skvade._data.counts import check_counts
 from skvade._data.neighbors import check_graph
 from skvade._data.process_group import SINGLE_PROCESS, ProcessGroup
 from skvade._data.scaling import (
@@ -51,6 +52,7 @@ __all__ = [
     "check_sample_weight",
     "check_scale",
     "check_shares",
+    "check_values",
     "labels_from_init",
     "mark_missing",
     "module_params",
@@ -103,6 +105,8 @@ PARAMETER_CONSTRAINTS: dict[str, list] = {
     "encoder": [callable, None],
     "decoder": [callable, None],
     "likelihood": [StrOptions(LIKELIHOODS.keys())],
+    "noise": [StrOptions({"scalar", "feature"})],
+    "size_factor": [StrOptions({"total"}), None],
     "pretraining": [StrOptions(PRETRAINING.keys())],
     "neighbors": [_POSITIVE_INT, "sparse matrix", _Instance("fit_transform")],
     "pretrain_max_iter": [StrOptions({"auto"}), _NON_NEGATIVE_INT],
@@ -144,6 +148,7 @@ PARAMETER_CONSTRAINTS: dict[str, list] = {
 # Parameters of a part that may be absent.
 _DEFAULT_NETWORK_PARAMS = ("hidden_layer_sizes", "activation")
 _EMBEDDING_PARAMS = ("embedding_input", "embedding_max_samples", "embedding_max_iter")
+_LIKELIHOOD_PARAMS = ("noise", "size_factor")
 _PRETRAINING_PARAMS = (
     "pretraining",
     "pretrain_max_iter",
@@ -158,6 +163,8 @@ _MODULE_PARAMS = (
     "encoder",
     "decoder",
     "likelihood",
+    "noise",
+    "size_factor",
     "covariance_type",
     "reg_covar",
 )
@@ -359,6 +366,7 @@ def check_fit_params(
     if resumes:
         return
     _check_networks(estimator)
+    _check_likelihood(estimator)
     _check_neighbors(estimator, len(sample_weight))
     _check_init(estimator, sample_weight, group)
     _check_embedding(estimator)
@@ -455,6 +463,16 @@ def _check_networks(estimator: BaseEstimator) -> None:
             "both encoder and decoder are custom. Leave out what has no effect, or "
             "give it to your own functions with functools.partial.",
         )
+
+
+def _check_likelihood(estimator: BaseEstimator) -> None:
+    has = LIKELIHOODS[estimator.likelihood].options
+    _warn_ignored_params(
+        estimator,
+        [name for name in _LIKELIHOOD_PARAMS if name not in has],
+        f"it is no parameter of likelihood={estimator.likelihood!r}. Leave out what "
+        "has no effect, or choose another likelihood.",
+    )
 
 
 def _check_neighbors(estimator: BaseEstimator, n_samples: int) -> None:
@@ -684,6 +702,18 @@ def check_sample_weight(
         mark_missing(sample_weight), X, dtype=np.float64, ensure_non_negative=True
     )
     return drop_negligible_weights(weights, WeightStatistics().update(weights).mean)
+
+
+def check_values(likelihood: str, X: NDArray | csr_array) -> None:
+    """Reject values that a likelihood of counts cannot take, in fits and predictions.
+
+    Raises
+    ------
+    ValueError
+        Names the first value that is no count.
+    """
+    if LIKELIHOODS[likelihood].of_counts:
+        check_counts(X, likelihood)
 
 
 def check_data(

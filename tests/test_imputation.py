@@ -18,7 +18,7 @@ def impute(X):
     dataset = make_training_state(X).dataset
     imputer = NeighborImputer(dataset, RandomState(0))
     imputed, variance = imputer.impute(dataset.get_batch(np.arange(len(X))))
-    location, scale, _ = dataset.scaling
+    location, scale, *_ = dataset.scaling
     return imputed.numpy() * scale + location, variance.double().numpy() * scale**2
 
 

@@ -119,7 +119,7 @@ def test_incomplete_constant_data_have_scale_one():
 @pytest.mark.parametrize("center", [True, False])
 def test_batches_hold_the_feature_mean_at_missing_entries(X_missing, center):
     dataset = make_dataset(X_missing, center)
-    location, scale, _ = dataset.scaling
+    location, scale, *_ = dataset.scaling
     imputed = mean_imputed(X_missing)
     for batch in dataset.iter_batches(40, make_generator(0)):
         expected = (imputed[batch.indices] - location) / scale

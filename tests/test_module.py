@@ -15,12 +15,12 @@ from torch.distributions import Categorical, Independent, Normal, kl_divergence
 from skvade._data.dataset import Batch
 from skvade._data.scaling import Scaling
 from skvade._model.elbo import log_responsibilities, reparameterize
-from skvade._model.likelihoods import LIKELIHOODS
 
 LOCATION, SCALE = 5.0, 2.5
 
 
-@pytest.fixture(params=LIKELIHOODS)
+# What the modules get of counts is tested in test_likelihoods and test_counts.
+@pytest.fixture(params=["bernoulli", "gaussian"])
 def likelihood(request):
     return request.param
 
@@ -226,7 +226,7 @@ def test_impute_puts_the_reconstruction_in_the_place_of_missing_entries(
     make_scaled_module, make_batch, likelihood, pretraining
 ):
     module = make_scaled_module(likelihood)
-    x, _, _, mask, _ = make_batch(module, missing=True)
+    x, _, _, mask, *_ = make_batch(module, missing=True)
     imputed = module.impute(x, mask, pretraining)
     expected = module.decoder(module.encoder(x).mean)
     if not pretraining:
@@ -279,7 +279,7 @@ def test_preprocess_standardizes_and_imputes(
     make_scaled_module, make_batch, likelihood
 ):
     module = make_scaled_module(likelihood)
-    standardized, _, _, mask, _ = make_batch(module, missing=True)
+    standardized, _, _, mask, *_ = make_batch(module, missing=True)
     x = as_data(module, standardized)
     torch.testing.assert_close(module.preprocess(x), standardized)
 
@@ -336,8 +336,8 @@ def test_state_dict_holds_all_parts(make_scaled_module, likelihood):
 
 
 def test_unknown_keys_are_rejected(make_module):
-    with pytest.raises(KeyError, match="poisson"):
-        make_module(likelihood="poisson")
+    with pytest.raises(KeyError, match="student"):
+        make_module(likelihood="student")
     with pytest.raises(KeyError, match="sine"):
         make_module(activation="sine")
     with pytest.raises(KeyError, match="banded"):

@@ -50,7 +50,7 @@ def test_moments_are_those_of_numpy(n_samples, offset, scale):
     assert_allclose(summary.feature_mean, X.mean(0), rtol=1e-12, atol=1e-12 * scale)
     assert_allclose(summary.std, np.sqrt(X.var(0).mean()), rtol=1e-9)
     assert (summary.min, summary.max) == (X.min(), X.max())
-    location, one_scale, feature_mean = summary.scaling(center=True)
+    location, one_scale, feature_mean, *_ = summary.scaling(center=True)
     assert_array_equal(location, summary.feature_mean)
     assert_array_equal(feature_mean, summary.feature_mean)
     expected = np.sqrt(X.var(0).mean()) / TARGET_STD if n_samples > 1 else 1
@@ -76,7 +76,7 @@ def test_scaling_without_centering_keeps_the_scale():
 
 def test_moments_of_float32_are_computed_in_float64():
     X = (1e4 + np.random.default_rng(0).normal(size=(50_000, 3))).astype(np.float32)
-    location, scale, _ = scaling_of(X)
+    location, scale, *_ = scaling_of(X)
     assert location.dtype == np.float64
     exact = X.astype(np.float64)
     assert_allclose(location, exact.mean(0), rtol=1e-12)
@@ -88,7 +88,7 @@ def test_moments_of_float32_are_computed_in_float64():
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_constant_data_have_scale_one(value, dtype):
     X = np.full((50_000, 3), value, dtype)
-    location, scale, _ = scaling_of(X)
+    location, scale, *_ = scaling_of(X)
     assert_array_equal(location, X[0])
     assert scale == 1.0
 
@@ -136,7 +136,7 @@ def test_moments_of_weighted_samples_are_those_of_repeated_ones(n_samples):
     rng = np.random.default_rng(0)
     X = 1e4 + rng.normal(size=(n_samples, 3)) * [1, 5, 9]
     weight = rng.integers(4, size=n_samples) + 9 * (np.abs(X[:, 2] - 1e4) > 9)
-    location, scale, _ = scaling_of(X, weight / weight.mean())
+    location, scale, *_ = scaling_of(X, weight / weight.mean())
     repeated = scaling_of(np.repeat(X, weight, axis=0))
     assert_allclose(location, repeated.location, rtol=1e-12)
     assert_allclose(scale, repeated.scale, rtol=1e-9)

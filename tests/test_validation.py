@@ -48,6 +48,8 @@ INVALID_VALUES = {
     "encoder": ("a callable", ["conv", 64, nn.Linear(5, 16)]),
     "decoder": ("a callable", [(16, 8), nn.Linear(2, 5)]),
     "likelihood": ("a str among {.*'bernoulli'", ["normal", None]),
+    "noise": ("a str among {.*'feature'", ["full", None, 1.0]),
+    "size_factor": ("a str among {'total'} or None", ["median", 1.0, True]),
     "pretraining": ("a str among {.*'stacked'", ["greedy", None]),
     "neighbors": (
         f"{POSITIVE_INT}, a sparse array or matrix or an object implementing",

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from torch import Generator, Tensor
 
+from skvade._data.counts import network_input
 from skvade._data.device import DeviceConfig
 from skvade._data.scaling import Scaling, dense_samples, fingerprint, take_weights
 
@@ -39,6 +40,9 @@ class Batch(NamedTuple):
     labels : Tensor of shape (B,) or None
         Clusters of the samples in the initial partition, where they take part in the
         loss.
+    counts : Tensor of shape (B, D) or None
+        The samples themselves, zero where an entry is missing, where they are counts;
+        None otherwise.
     total_size : int or None
         Number of samples of the step in all processes; None if that is B.
     """
@@ -48,7 +52,13 @@ class Batch(NamedTuple):
     indices: Tensor
     mask: Tensor | None
     labels: Tensor | None = None
+    counts: Tensor | None = None
     total_size: int | None = None
+
+    @property
+    def target(self) -> Tensor:
+        """What the likelihood gives a density of: counts, or standardized samples."""
+        return self.x if self.counts is None else self.counts
 
     @property
     def size(self) -> int:
@@ -164,13 +174,15 @@ class Dataset:
         return replace(self, indices=training), replace(self, indices=indices)
 
     def mean_imputed(self) -> NDArray | csr_array:
-        """Give the samples of X, missing entries replaced by the mean of the feature.
+        """Give what transformers get: the samples, or log1p of them if they are counts.
 
-        Not a copy of X if the dataset has all samples and no entry is missing.
+        The mean of the feature replaces missing entries. The result is not a copy of X
+        if the dataset has all samples, no entry is missing and X is not of counts.
         """
         X: Any = self.X
         if len(self) < X.shape[0]:
             X = X[self.indices]
+        X = network_input(X, self.scaling)
         if not self.has_missing:
             return X
         return np.where(np.isnan(X), self.scaling.feature_mean.astype(X.dtype), X)
@@ -183,13 +195,15 @@ class Dataset:
         A step then gathers tensors. Samples that are visited once need no cache.
         """
         n_samples, n_features = self.X.shape
-        n_values = n_samples * n_features * (2 if self.has_missing else 1)
+        of_counts = self.scaling.mean_count is not None
+        n_values = n_samples * n_features * (1 + self.has_missing + of_counts)
         if not self.device_config.fits_on_device(n_values):
             return self
         device, dtype = self.device_config.device, self.device_config.dtype
         x = torch.empty(n_samples, n_features, dtype=dtype, device=device)
         sample_weight = torch.empty(n_samples, dtype=dtype, device=device)
         mask = torch.empty_like(x) if self.has_missing else None
+        counts = torch.empty_like(x) if of_counts else None
         full = self.full()
         chunk_length = max(1, TRANSFER_CHUNK_SIZE // n_features)
         for start in range(0, n_samples, chunk_length):
@@ -198,7 +212,10 @@ class Dataset:
             x[start:stop], sample_weight[start:stop] = batch.x, batch.sample_weight
             if mask is not None and batch.mask is not None:
                 mask[start:stop] = batch.mask
-        cache = Batch(x, sample_weight, torch.arange(n_samples), mask)
+            if counts is not None:
+                counts[start:stop] = batch.target
+        indices = torch.arange(n_samples)
+        cache = Batch(x, sample_weight, indices, mask, counts=counts)
         return replace(self, device_cache=cache)
 
     def get_batch(self, positions: NDArray) -> Batch:
@@ -215,20 +232,24 @@ class Dataset:
 
     def _read_batch(self, indices: NDArray, positions: NDArray) -> Batch:
         """Read some samples of X."""
+        scaling, to_tensor = self.scaling, self.device_config.to_tensor
         samples = dense_samples(self.X, indices)
-        location, scale, feature_mean = self.scaling
-        mask = None
+        mask, counts = None, None
+        if scaling.mean_count is not None:
+            counts = to_tensor(np.nan_to_num(samples))
+            samples = network_input(samples, scaling)
         if self.has_missing:
             missing = np.isnan(samples)
-            np.copyto(samples, feature_mean, "same_kind", where=missing)
-            mask = self.device_config.to_tensor(~missing)
-        samples -= location.astype(samples.dtype)
-        samples /= samples.dtype.type(scale)
+            np.copyto(samples, scaling.feature_mean, "same_kind", where=missing)
+            mask = to_tensor(~missing)
+        samples -= scaling.location.astype(samples.dtype)
+        samples /= samples.dtype.type(scaling.scale)
         return Batch(
-            self.device_config.to_tensor(samples),
-            self.device_config.to_tensor(self.sample_weight[indices]),
+            to_tensor(samples),
+            to_tensor(self.sample_weight[indices]),
             torch.from_numpy(positions),
             mask,
+            counts=counts,
         )
 
     def iter_batches(
@@ -269,12 +290,15 @@ class Dataset:
 def _gather_on_device(cache: Batch, indices: NDArray, positions: NDArray) -> Batch:
     """Select samples from those that a device holds."""
     on_device = torch.from_numpy(indices).to(cache.x.device)
-    mask = cache.mask
+    mask, counts = cache.mask, cache.counts
     if mask is not None:
         mask = mask.index_select(0, on_device)
+    if counts is not None:
+        counts = counts.index_select(0, on_device)
     return Batch(
         cache.x.index_select(0, on_device),
         cache.sample_weight.index_select(0, on_device),
         torch.from_numpy(positions),
         mask,
+        counts=counts,
     )

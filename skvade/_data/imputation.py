@@ -71,8 +71,7 @@ class NeighborImputer:
     """
 
     def __init__(self, dataset: Dataset, random_state: RandomState) -> None:
-        location, scale, feature_mean = dataset.scaling
-        mean = torch.tensor((feature_mean - location) / scale, dtype=torch.float32)
+        mean = torch.tensor(dataset.scaling.standardized_mean, dtype=torch.float32)
         self.mean = mean.to(dataset.device_config.device)
         n_donors = max(1, min(MAX_DONORS, MAX_DONOR_VALUES // dataset.n_features))
         donors = dataset.subsample(n_donors, random_state)

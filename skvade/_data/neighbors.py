@@ -183,9 +183,8 @@ def _principal_axes(dataset: Dataset, random_state: RandomState) -> Tensor:
     4.4), block by block: no copy of the samples is made.
     """
     subset = dataset.subsample(MAX_PCA_SAMPLES, random_state)
-    location, scale, feature_mean = subset.scaling
     device = subset.device_config.device
-    mean = torch.tensor((feature_mean - location) / scale, dtype=torch.float32)
+    mean = torch.tensor(subset.scaling.standardized_mean, dtype=torch.float32)
     mean = mean.to(device)
     blocks = (batch.x.float() for _, batch in _iter_blocks(subset))
     largest = max(float((x - mean).abs().max()) for x in blocks)

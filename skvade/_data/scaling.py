@@ -1,7 +1,7 @@
 """Statistics of X, from one pass over its samples, and the scaling they lead to."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Self
 from zlib import crc32
 
@@ -23,6 +23,7 @@ __all__ = [
     "drop_negligible_weights",
     "enumerate_first",
     "fingerprint",
+    "iter_chunks",
     "normalize_weights",
     "take_weights",
     "uniform_weights",
@@ -137,7 +138,7 @@ def dense_samples(
     return samples.toarray()
 
 
-def _iter_chunks(X: NDArray | csr_array) -> Iterator[tuple[slice, NDArray]]:
+def iter_chunks(X: NDArray | csr_array) -> Iterator[tuple[slice, NDArray]]:
     """Iterate over consecutive samples as dense arrays of about `CHUNK_SIZE` values."""
     n_samples, n_features = X.shape
     chunk_length = max(1, CHUNK_SIZE // n_features)
@@ -150,7 +151,7 @@ def _iter_chunks(X: NDArray | csr_array) -> Iterator[tuple[slice, NDArray]]:
 def fingerprint(X: NDArray | csr_array, sample_weight: NDArray) -> dict[str, Any]:
     """Compute what tells X and its weights from others, in one pass over X."""
     matrix: Any = X
-    blocks: Iterable[Any] = (chunk for _, chunk in _iter_chunks(X))
+    blocks: Iterable[Any] = (chunk for _, chunk in iter_chunks(X))
     if issparse(X):
         blocks = matrix.data, matrix.indices, matrix.indptr
     checksum = 0
@@ -175,20 +176,34 @@ def _weights_of(sample_weight: NDArray | None, rows: slice) -> NDArray | None:
 class Scaling(NamedTuple):
     """Offset of each feature and one scale for all, so relative scales remain.
 
+    They apply to what `network_input` makes of X: X itself, or log1p of counts.
+
     Attributes
     ----------
     location : ndarray of shape (n_features,)
-        Subtracted from X; zero where the likelihood does not center.
+        Subtracted; zero where the likelihood does not center.
     scale : float
-        X - location is divided by it; the average feature then has a standard deviation
-        of `TARGET_STD`.
+        The difference is divided by it; the average feature then has a standard
+        deviation of `TARGET_STD`.
     feature_mean : ndarray of shape (n_features,)
         Mean of each feature, the first guess at a missing entry.
+    mean_count : ndarray of shape (n_features,) or None
+        Mean count of each feature, where X is of counts; None otherwise.
+    reference_count : ndarray of shape (n_features,) or None
+        Mean count of each feature in a sample of the total that the counts of all
+        samples are scaled to, for the networks. None where they are not scaled.
     """
 
     location: NDArray[np.float64]
     scale: float
     feature_mean: NDArray[np.float64]
+    mean_count: NDArray[np.float64] | None = None
+    reference_count: NDArray[np.float64] | None = None
+
+    @property
+    def standardized_mean(self) -> NDArray[np.float64]:
+        """Mean of each feature after scaling, (n_features,)."""
+        return (self.feature_mean - self.location) / self.scale
 
 
 class DataSummary(NamedTuple):
@@ -220,6 +235,7 @@ class DataSummary(NamedTuple):
         X: NDArray | csr_array,
         sample_weight: NDArray | None = None,
         group: ProcessGroup = SINGLE_PROCESS,
+        transform: Callable[[NDArray], NDArray] | None = None,
     ) -> Self:
         """Summarize X in one pass over its samples, in chunks.
 
@@ -231,6 +247,9 @@ class DataSummary(NamedTuple):
             If given, moments are estimated with these weights, one in the mean.
         group : ProcessGroup, default=SINGLE_PROCESS
             The summary is that of the samples of all its processes.
+        transform : callable, default=None
+            The moments are those of what it makes of some samples, (n, n_features);
+            None leaves them as they are.
 
         Raises
         ------
@@ -241,7 +260,7 @@ class DataSummary(NamedTuple):
         low, high, has_missing = np.inf, -np.inf, False
         empty: list[NDArray] = []
         moments = None if sample_weight is None else _Moments(X.shape[1])
-        for rows, chunk in _iter_chunks(X):
+        for rows, chunk in iter_chunks(X):
             with np.errstate(invalid="ignore"):  # a sum of infinite values
                 assert_all_finite(chunk, allow_nan=True, input_name="X")
             low = min(low, np.fmin.reduce(chunk, axis=None))
@@ -251,6 +270,8 @@ class DataSummary(NamedTuple):
                 has_missing = True
                 empty.append(rows.start + np.flatnonzero(missing.all(1)))
             if moments is not None:
+                if transform is not None:
+                    chunk = transform(chunk)
                 moments.update(chunk, _weights_of(sample_weight, rows))
         if empty:
             _check_no_empty_samples(np.concatenate(empty))

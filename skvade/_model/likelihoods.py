@@ -2,8 +2,8 @@
 
 A likelihood is one subclass of `Likelihood`, registered in `LIKELIHOODS`. It says all
 about itself: its log-density, mean and samples for a decoder output, the values of X
-that it accepts, whether X is centered, what the encoder gets of a sample, and its
-fitted attributes.
+that it accepts, how X is scaled, what the encoder gets of a sample, and its fitted
+attributes.
 """
 
 import math
@@ -11,28 +11,48 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from skvade._data.scaling import Scaling
+from skvade._data.counts import count_scaling, log1p_normalized
+from skvade._data.process_group import SINGLE_PROCESS, ProcessGroup
+from skvade._data.scaling import DataSummary, Scaling
 from skvade._model.prior import LOG_2PI, logaddexp_floor
 
 __all__ = [
     "LIKELIHOODS",
     "AffineOutput",
     "Bernoulli",
+    "CountLikelihood",
     "Gaussian",
     "Likelihood",
+    "Multinomial",
+    "NegativeBinomial",
+    "Poisson",
     "bernoulli_log_prob",
     "gaussian_log_prob",
+    "make_likelihood",
     "masked_sum",
+    "multinomial_log_prob",
     "n_observed",
+    "negative_binomial_log_prob",
+    "poisson_log_prob",
 ]
 
 # Least noise variance of standardized samples. Without one, data that can be
 # reconstructed exactly would have an infinite likelihood.
 LOG_MIN_NOISE_VARIANCE = math.log(1e-6)
+
+# Least dispersion of counts: below it they are those of a Poisson distribution, and
+# the logarithms of the gamma function differ by less than float32 can express.
+LOG_MIN_DISPERSION = math.log(1e-4)
+
+# Of counts, missing ones included: the exponential of it must stay finite.
+MAX_LOG_RATE = 30.0
 
 
 def masked_sum(values: Tensor, mask: Tensor | None) -> Tensor:
@@ -63,12 +83,64 @@ def gaussian_log_prob(
 ) -> Tensor:
     """Sum log N(x | mean, exp(log_variance)) over features: (..., D) to (...,).
 
-    `log_variance` is a single number, (). With `log_scale`, the density is that of x
-    times exp(log_scale).
+    `log_variance` is a single number, (), or one for each feature, (D,). With
+    `log_scale`, the density is that of x times exp(log_scale).
     """
+    if log_variance.ndim:
+        constants = log_variance + (LOG_2PI + 2 * log_scale)
+        squares = (x - mean).square() * torch.exp(-log_variance)
+        return -0.5 * masked_sum(constants + squares, mask)
     squared_error = masked_sum((x - mean).square(), mask)
     constant = n_observed(x, mask) * (log_variance + (LOG_2PI + 2 * log_scale))
     return -0.5 * (constant + squared_error * torch.exp(-log_variance))
+
+
+def poisson_log_prob(x: Tensor, log_rate: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Sum log Poisson(x | exp(log_rate)) over features: (..., D) to (...,)."""
+    log_prob = x * log_rate - log_rate.exp() - torch.lgamma(x + 1)
+    return masked_sum(log_prob, mask)
+
+
+def negative_binomial_log_prob(
+    x: Tensor, log_mean: Tensor, log_dispersion: Tensor, mask: Tensor | None = None
+) -> Tensor:
+    """Sum the log-probability of negative binomial counts: (..., D) to (...,).
+
+    With the dispersion a = exp(log_dispersion), (D,), the variance is mean + a mean^2.
+    """
+    log_concentration = -log_dispersion
+    concentration = log_concentration.exp()
+    coefficient = (
+        torch.lgamma(x + concentration)
+        - torch.lgamma(concentration)
+        - torch.lgamma(x + 1)
+    )
+    log_ratio = log_mean - log_concentration
+    log_prob = (
+        coefficient - concentration * F.softplus(log_ratio) - x * F.softplus(-log_ratio)
+    )
+    return masked_sum(log_prob, mask)
+
+
+def multinomial_log_prob(
+    x: Tensor, log_share: Tensor, mask: Tensor | None = None
+) -> Tensor:
+    """Compute log Multinomial(x | total of x, exp(log_share)): (..., D) to (...,).
+
+    With a `mask` the total and the shares are those of the observed features.
+    """
+    total = masked_sum(x, mask)
+    log_prob = masked_sum(x * log_share - torch.lgamma(x + 1), mask)
+    return torch.lgamma(total + 1) + log_prob
+
+
+def log_normalize(output: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Make logarithms of shares that sum to one over the observed features.
+
+    A feature that is missing gets its share relative to these.
+    """
+    observed = output if mask is None else output.masked_fill(mask == 0, -math.inf)
+    return output - observed.logsumexp(-1, keepdim=True)
 
 
 class AffineOutput(nn.Module):
@@ -93,7 +165,9 @@ class AffineOutput(nn.Module):
 class Likelihood(nn.Module, ABC):
     """A distribution of samples given the decoder's output.
 
-    The networks work on standardized samples, (x - location) / scale. A missing entry
+    The networks work on standardized samples, (transform(x) - location) / scale. The
+    density is of these, but of the samples themselves where they are counts: `target`
+    stands for either, see :class:`~skvade._data.dataset.Batch`. A missing entry
     counts for nothing: `mask`, of the shape of the samples, is one where an entry is
     observed and zero where it is missing, or None where all are observed. The decoder
     gives D numbers per sample. In pretraining they are a standardized reconstruction;
@@ -108,6 +182,10 @@ class Likelihood(nn.Module, ABC):
     ----------
     centered : bool
         Whether the mean of each feature is subtracted from X.
+    of_counts : bool
+        Whether X must be of counts. They are then the `target`.
+    options : tuple of str
+        Parameters of the estimator that the constructor takes.
     support : tuple of float
         Least and largest value that X may have.
     location, feature_mean : Tensor of shape (D,)
@@ -117,6 +195,8 @@ class Likelihood(nn.Module, ABC):
     """
 
     centered: ClassVar[bool] = True
+    of_counts: ClassVar[bool] = False
+    options: ClassVar[tuple[str, ...]] = ()
     support: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
 
     location: Tensor
@@ -134,13 +214,16 @@ class Likelihood(nn.Module, ABC):
 
     @abstractmethod
     def log_prob(
-        self, standardized: Tensor, output: Tensor, mask: Tensor | None = None
+        self, target: Tensor, output: Tensor, mask: Tensor | None = None
     ) -> Tensor:
         """Compute log p(x|z), in the units of the data: (..., D) to (...,)."""
 
     @abstractmethod
     def mean(self, output: Tensor) -> Tensor:
-        """Compute E[x|z], in the units of the data."""
+        """Compute E[x|z], in the units of the data.
+
+        Counts are those of a sample of the average total.
+        """
 
     @abstractmethod
     def sample(self, output: Tensor, generator: Generator) -> Tensor:
@@ -154,6 +237,26 @@ class Likelihood(nn.Module, ABC):
 
         Pretraining left `residual_variance` of the standardized samples unexplained.
         """
+
+    def make_scaling(
+        self,
+        X: NDArray | csr_array,
+        sample_weight: NDArray,
+        summary: DataSummary,
+        group: ProcessGroup = SINGLE_PROCESS,
+    ) -> Scaling:
+        """Derive how X is standardized; `summary` is that of X, in all processes."""
+        return summary.scaling(self.centered)
+
+    def transform(self, x: Tensor) -> Tensor:
+        """Compute what is standardized for the networks, (B, D); NaN stays."""
+        return x
+
+    def reconstruct(
+        self, output: Tensor, target: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
+        """Compute E[x|z] of the samples `target`: counts are of their own totals."""
+        return self.mean(output)
 
     def encoder_input(self, standardized: Tensor) -> Tensor:
         """Compute what the encoder gets of standardized samples, (B, D)."""
@@ -176,30 +279,42 @@ class Likelihood(nn.Module, ABC):
 
     def standardize(self, x: Tensor) -> Tensor:
         """Standardize samples, the mean of the feature in the place of NaN."""
+        x = self.transform(x)
         x = torch.where(x.isnan(), self.feature_mean, x)
         return (x - self.location) / self.scale
 
     def unstandardize(self, standardized: Tensor) -> Tensor:
-        """Invert `standardize`."""
+        """Invert the scaling: give what `transform` gave."""
         return self.location + self.scale * standardized
 
     def standardized_mean(self, output: Tensor) -> Tensor:
         """Compute E[x|z], standardized."""
-        return (self.mean(output) - self.location) / self.scale
+        return (self.transform(self.mean(output)) - self.location) / self.scale
 
 
 class Gaussian(Likelihood):
-    """N(x | unstandardize(output), noise variance), one variance for all features.
+    """N(x | unstandardize(output), noise variance).
+
+    Parameters
+    ----------
+    n_features : int
+        Number of features, D.
+    noise : {"scalar", "feature"}, default="scalar"
+        Whether there is one noise variance, or one for each feature.
 
     Attributes
     ----------
-    raw_log_noise_variance : Parameter of shape ()
+    raw_log_noise_variance : Parameter of shape () or (D,)
         Log of what the noise variance of standardized samples exceeds its floor by.
     """
 
-    def __init__(self, n_features: int) -> None:
+    options = ("noise",)
+
+    def __init__(self, n_features: int, noise: str = "scalar") -> None:
         super().__init__(n_features)
-        self.raw_log_noise_variance = nn.Parameter(torch.zeros((), dtype=torch.float32))
+        shape = () if noise == "scalar" else (n_features,)
+        zeros = torch.zeros(shape, dtype=torch.float32)
+        self.raw_log_noise_variance = nn.Parameter(zeros)
 
     @property
     def log_noise_variance(self) -> Tensor:
@@ -237,13 +352,19 @@ class Gaussian(Likelihood):
         self.raw_log_noise_variance.fill_(residual_variance).log_()
 
     def fitted_attributes(self) -> dict[str, Any]:
-        return {"noise_variance_": self.noise_variance.item()}
+        noise_variance: Any = self.noise_variance.numpy(force=True)
+        is_scalar = not noise_variance.ndim
+        return {
+            "noise_variance_": noise_variance.item() if is_scalar else noise_variance
+        }
 
     @torch.no_grad()
     def load_fitted_attributes(self, attributes: Mapping[str, Any]) -> None:
         scale = self.scale.double().cpu()
-        noise_variance = attributes["noise_variance_"] / scale.square()
-        excess = noise_variance - math.exp(LOG_MIN_NOISE_VARIANCE)
+        noise_variance = torch.tensor(
+            attributes["noise_variance_"], dtype=torch.float64
+        )
+        excess = noise_variance / scale.square() - math.exp(LOG_MIN_NOISE_VARIANCE)
         smallest = torch.finfo(self.raw_log_noise_variance.dtype).tiny
         self.raw_log_noise_variance.copy_(excess.clamp_min(smallest).log())
 
@@ -279,7 +400,198 @@ class Bernoulli(Likelihood):
         output_layer.bias.copy_(4 * (self.unstandardize(output_layer.bias) - 0.5))
 
 
+class CountLikelihood(Likelihood):
+    """Counts, whose rates are the exponential of the decoder's output.
+
+    The networks get log1p of the counts. With a size factor, the counts are divided by
+    it there, and the rates of a sample are shares of its own total: a softmax of the
+    output, over the observed features. Without one, the output is the log of the rates.
+
+    Parameters
+    ----------
+    n_features : int
+        Number of features, D.
+    size_factor : {"total", None}, default="total"
+        The total of a sample relative to that of an average one, or no size factor.
+
+    Attributes
+    ----------
+    mean_count : Tensor of shape (D,)
+        Mean count of each feature.
+    reference_count : Tensor of shape (D,)
+        That in a sample of the total that the counts are scaled to, for the networks.
+    """
+
+    of_counts = True
+    options: ClassVar[tuple[str, ...]] = ("size_factor",)
+    support = (0.0, math.inf)
+
+    mean_count: Tensor
+    reference_count: Tensor
+
+    def __init__(self, n_features: int, size_factor: str | None = "total") -> None:
+        super().__init__(n_features)
+        self.size_factor = size_factor
+        ones = torch.ones(n_features, dtype=torch.float32)
+        self.register_buffer("mean_count", ones)
+        self.register_buffer("reference_count", ones.clone())
+
+    @abstractmethod
+    def sample_counts(self, rate: Tensor, generator: Generator) -> Tensor:
+        """Draw counts of these means."""
+
+    def log_rate(
+        self, output: Tensor, counts: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
+        """Compute the log of the expected counts of some samples, (..., D).
+
+        A sample without any count has the rates of one with a single count.
+        """
+        log_rate = output
+        if self.size_factor is not None:
+            log_total = masked_sum(counts, mask).clamp_min(1).log()
+            log_rate = log_normalize(output, mask) + log_total[..., None]
+        return log_rate.clamp_max(MAX_LOG_RATE)
+
+    def mean(self, output: Tensor) -> Tensor:
+        return self.log_rate(output, self.mean_count).exp()
+
+    def reconstruct(
+        self, output: Tensor, target: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
+        return self.log_rate(output, target, mask).exp()
+
+    def sample(self, output: Tensor, generator: Generator) -> Tensor:
+        return self.sample_counts(self.mean(output), generator)
+
+    def transform(self, x: Tensor) -> Tensor:
+        if self.size_factor is None:
+            return torch.log1p(x)
+        return log1p_normalized(x, self.reference_count)
+
+    def make_scaling(
+        self,
+        X: NDArray | csr_array,
+        sample_weight: NDArray,
+        summary: DataSummary,
+        group: ProcessGroup = SINGLE_PROCESS,
+    ) -> Scaling:
+        feature_mean = summary.scaling(self.centered).feature_mean
+        return count_scaling(X, sample_weight, feature_mean, self.size_factor, group)
+
+    def set_scaling(self, scaling: Scaling) -> None:
+        super().set_scaling(scaling)
+        assert scaling.mean_count is not None
+        self.mean_count.copy_(torch.tensor(scaling.mean_count))
+        if scaling.reference_count is not None:
+            self.reference_count.copy_(torch.tensor(scaling.reference_count))
+
+    @torch.no_grad()
+    def initialize_output(
+        self, output_layer: nn.Linear | AffineOutput, residual_variance: float
+    ) -> None:
+        """Turn a reconstruction of log1p of counts into the log of rates.
+
+        A sample of average reconstruction gets the mean count of each feature. From
+        there the log of a large count rises as log1p of it does.
+        """
+        average = (self.feature_mean - self.location) / self.scale
+        output_layer.weight.mul_(self.scale)
+        output_layer.bias.copy_(
+            self.mean_count.log() + self.scale * (output_layer.bias - average)
+        )
+
+
+class Poisson(CountLikelihood):
+    """prod_d Poisson(x_d | rate_d)."""
+
+    def log_prob(
+        self, target: Tensor, output: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
+        return poisson_log_prob(target, self.log_rate(output, target, mask), mask)
+
+    def sample_counts(self, rate: Tensor, generator: Generator) -> Tensor:
+        return torch.poisson(rate, generator)
+
+
+class NegativeBinomial(CountLikelihood):
+    """Counts of mean rate_d and variance rate_d + dispersion_d rate_d^2.
+
+    Attributes
+    ----------
+    raw_log_dispersion : Parameter of shape (D,)
+        Log of what the dispersion of a feature exceeds its floor by.
+    """
+
+    def __init__(self, n_features: int, size_factor: str | None = "total") -> None:
+        super().__init__(n_features, size_factor)
+        zeros = torch.zeros(n_features, dtype=torch.float32)
+        self.raw_log_dispersion = nn.Parameter(zeros)
+
+    @property
+    def log_dispersion(self) -> Tensor:
+        return logaddexp_floor(self.raw_log_dispersion, LOG_MIN_DISPERSION)
+
+    def log_prob(
+        self, target: Tensor, output: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
+        log_rate = self.log_rate(output, target, mask)
+        return negative_binomial_log_prob(target, log_rate, self.log_dispersion, mask)
+
+    def sample_counts(self, rate: Tensor, generator: Generator) -> Tensor:
+        """Draw Poisson counts whose rates are gamma distributed."""
+        dispersion = self.log_dispersion.exp()
+        concentration = dispersion.reciprocal().expand_as(rate).contiguous()
+        gamma = torch._standard_gamma(concentration, generator)
+        return torch.poisson(gamma * dispersion * rate, generator)
+
+    def fitted_attributes(self) -> dict[str, Any]:
+        return {"dispersion_": self.log_dispersion.exp().numpy(force=True)}
+
+    @torch.no_grad()
+    def load_fitted_attributes(self, attributes: Mapping[str, Any]) -> None:
+        dispersion = torch.tensor(attributes["dispersion_"], dtype=torch.float64)
+        excess = dispersion - math.exp(LOG_MIN_DISPERSION)
+        smallest = torch.finfo(self.raw_log_dispersion.dtype).tiny
+        self.raw_log_dispersion.copy_(excess.clamp_min(smallest).log())
+
+
+class Multinomial(CountLikelihood):
+    """Multinomial(x | total of x, shares), which says nothing about the total."""
+
+    options = ()
+
+    def __init__(self, n_features: int) -> None:
+        super().__init__(n_features, size_factor="total")
+
+    def log_prob(
+        self, target: Tensor, output: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
+        return multinomial_log_prob(target, log_normalize(output, mask), mask)
+
+    def sample_counts(self, rate: Tensor, generator: Generator) -> Tensor:
+        """Draw by NumPy, from a seed of the generator: torch keeps no total."""
+        rates = rate.double().numpy(force=True)
+        totals = rates.sum(-1, keepdims=True)
+        device = generator.device
+        seed = torch.randint(2**31 - 1, (), generator=generator, device=device)
+        n_draws = np.maximum(totals[..., 0].round(), 1).astype(np.int64)
+        counts = np.random.default_rng(int(seed)).multinomial(n_draws, rates / totals)
+        return torch.tensor(counts).to(rate)
+
+
 LIKELIHOODS: dict[str, type[Likelihood]] = {
     "bernoulli": Bernoulli,
     "gaussian": Gaussian,
+    "multinomial": Multinomial,
+    "negative_binomial": NegativeBinomial,
+    "poisson": Poisson,
 }
+
+
+def make_likelihood(
+    name: str, n_features: int, parameters: Mapping[str, Any]
+) -> Likelihood:
+    """Build the likelihood of a name, with those of the parameters that it takes."""
+    kind = LIKELIHOODS[name]
+    return kind(n_features, **{name: parameters[name] for name in kind.options})

@@ -18,7 +18,7 @@ from skvade._model.custom_networks import (
     build_custom_encoder,
 )
 from skvade._model.elbo import Posterior, elbo, log_responsibilities, reparameterize
-from skvade._model.likelihoods import LIKELIHOODS, AffineOutput, Likelihood
+from skvade._model.likelihoods import AffineOutput, Likelihood, make_likelihood
 from skvade._model.networks import MLP, Decoder, Encoder, Linear
 from skvade._model.prior import PRIORS, MixturePrior
 
@@ -67,6 +67,8 @@ class VaDE(nn.Module):
         A key of `ACTIVATIONS`.
     likelihood : str
         A key of `LIKELIHOODS`.
+    noise, size_factor : str or None
+        Parameters of the likelihood, for those that have them.
     reg_covar : float
         Least variance of a component, see `MixturePrior`.
     encoder, decoder : callable or None, default=None
@@ -90,6 +92,8 @@ class VaDE(nn.Module):
         activation: str,
         likelihood: str,
         reg_covar: float,
+        noise: str = "scalar",
+        size_factor: str | None = "total",
         encoder: ModuleFactory | None = None,
         decoder: ModuleFactory | None = None,
         covariance_type: str = "diag",
@@ -120,7 +124,9 @@ class VaDE(nn.Module):
             output = AffineOutput(n_features)
         self.decoder = Decoder(backbone, output)
         self.prior = PRIORS[covariance_type](n_clusters, latent_dim, reg_covar)
-        self.likelihood = LIKELIHOODS[likelihood](n_features)
+        self.likelihood = make_likelihood(
+            likelihood, n_features, {"noise": noise, "size_factor": size_factor}
+        )
         if encoder is not None or decoder is not None:
             self.eval()  # custom networks have modes; only epochs of training train
 
@@ -152,7 +158,7 @@ class VaDE(nn.Module):
         draws = reparameterize(posterior, noise)
         # Layers are faster on a matrix, (S B, L), than on (S, B, L).
         outputs = self.decoder(draws.flatten(0, 1)).unflatten(0, noise.shape[:2])
-        log_likelihood = self.likelihood.log_prob(batch.x, outputs, batch.mask)
+        log_likelihood = self.likelihood.log_prob(batch.target, outputs, batch.mask)
         sampled = draws if config.responsibilities == "sampled" else None
         bound = elbo(log_likelihood, posterior, self.prior, sampled)
 

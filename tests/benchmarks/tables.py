@@ -30,6 +30,8 @@ MISSING = [
     "ARI",
     "Error of imputed entries",
 ]
+COUNTS = ["Data (samples)", "Method", "Seeds", "ARI", "Start"]
+COUNTS += ["Error of rates", "Held out"]
 MEMORY = ["Data (samples)", "X is", "Memory"]
 UNBALANCED = [
     "Data (samples)",
@@ -382,6 +384,24 @@ def missing_table():
     return table([MISSING, *sorted(lines)])
 
 
+def counts_table():
+    """Compare the likelihoods on generated counts."""
+    groups = grouped(FILES / "counts.csv", "dataset", "n", "method")
+    lines = [
+        [
+            data_title(dataset, n),
+            method,
+            str(len(runs)),
+            spread(column(runs, "ari")),
+            spread(column(runs, "start_ari")) if runs[0]["start_ari"] else "–",
+            spread(column(runs, "rate_error")),
+            f"{column(runs, 'held_out').mean():.1f}" if runs[0]["held_out"] else "–",
+        ]
+        for (dataset, n, method), runs in groups.items()
+    ]
+    return table([COUNTS, *sorted(lines, key=lambda line: line[0])])
+
+
 def memory_table():
     groups = grouped(FILES / "data_memory.csv", "dataset", "n", "method")
     lines = [
@@ -434,6 +454,7 @@ def main():
             "recipes": recipes_table,
             "unbalanced": unbalanced_table,
             "missing": missing_table,
+            "counts": counts_table,
             "choosing": choosing_table,
             "criteria": criteria_table,
             "covariances": covariances_table,
