@@ -58,11 +58,14 @@ WEIGHTS = {
     "masked": lambda rng, n: np.ma.masked_array(np.ones(n), rng.uniform(size=n) < 0.1),
 }
 
+LIKELIHOODS = ("bernoulli", "gaussian", "multinomial", "negative_binomial", "poisson")
 PARAMETERS = {
     "latent_dim": st.integers(1, 3),
     "hidden_layer_sizes": st.sampled_from([(4,), (5, 3)]),
     "activation": st.sampled_from(["relu", "tanh", "gelu"]),
-    "likelihood": st.sampled_from(["gaussian", "gaussian", "bernoulli"]),
+    "likelihood": st.sampled_from([*LIKELIHOODS, *["gaussian"] * 4]),
+    "noise": st.sampled_from(["scalar", "feature"]),
+    "size_factor": st.sampled_from(["total", None]),
     "pretraining": st.sampled_from(["neighbors", "autoencoder", "stacked", "vae"]),
     "neighbors": st.sampled_from([1, 3, 15]),
     "pretrain_max_iter": st.integers(0, 1),
@@ -90,6 +93,7 @@ CASES = st.fixed_dictionaries(
     {
         "seed": st.integers(0, 2**16),
         "n_clusters": st.integers(1, 4),
+        "estimate_n_clusters": st.sampled_from([False, False, False, True]),
         "n_more_samples": st.sampled_from([0, 1, 3, 10, 30, 60]),
         "n_features": st.sampled_from([1, 2, 5]),
         "values": st.sampled_from(
@@ -186,7 +190,8 @@ def run_case(case):
     state : {"fitted", "warned", "refused"}
     """
     X, dense = make_X(case)
-    parameters = dict(case["parameters"], n_clusters=case["n_clusters"])
+    n_clusters = "auto" if case["estimate_n_clusters"] else case["n_clusters"]
+    parameters = dict(case["parameters"], n_clusters=n_clusters)
     model = VaDEClusterer(**parameters)
     rng = np.random.default_rng(case["seed"] + 1)
     weights = WEIGHTS[case["weights"]](rng, len(dense))
