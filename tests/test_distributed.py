@@ -36,7 +36,7 @@ def run_processes(world_size, folder):
         "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")]),
     }
     done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=300
+        command, env=environment, capture_output=True, text=True, timeout=900
     )
     assert done.returncode == 0, done.stderr
     if world_size == 3:

@@ -95,6 +95,7 @@ INVALID_VALUES = {
     "covariance_type": ("a str among {.*'tied'", ["banded", None]),
     "reg_covar": (NON_NEGATIVE, [-1e-6, "auto"]),
     "warm_start": (BOOLEAN, ["no", None]),
+    "distributed": (BOOLEAN, ["no", None]),
     "device": ("", ["tpu", "cuda:x", None, torch.device("cpu"), 0]),
     "precision": ("a str among {.*'bfloat16'", ["float16", torch.float32, 32]),
     "random_state": ("", [-1, 0.5, "seed"]),
