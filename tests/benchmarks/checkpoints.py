@@ -69,6 +69,7 @@ def kill_writes(folder, tries, seed, size):
         tree = read_archive(path)
         is_one = (tree["x"] == tree["first"]).all() and tree["first"] == tree["last"]
         n_complete += bool(is_one)
+        print(f"{number + 1} kills: {n_complete} complete, {n_cut} cut", flush=True)
         for file in folder.iterdir():
             file.unlink()
     print(f"{n_cut} of {tries} kills cut a write short")
