@@ -78,9 +78,9 @@ def network_input(X: NDArray | csr_array, scaling: Scaling) -> NDArray | csr_arr
         return samples.log1p() if issparse(X) else np.log1p(X)
     reference_count = scaling.reference_count.astype(X.dtype)
     if issparse(X):
-        factors = np.maximum(samples.sum(1), 1) / reference_count.sum()
-        inverse = np.reciprocal(factors).astype(X.dtype)
-        return samples.multiply(inverse[:, None]).tocsr().log1p()
+        totals = np.maximum(np.asarray(samples.sum(1)).reshape(-1, 1), 1)
+        inverse = (reference_count.sum() / totals).astype(X.dtype)
+        return samples.multiply(inverse).tocsr().log1p()
     return log1p_normalized(torch.tensor(X), torch.tensor(reference_count)).numpy()
 
 
