@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
-from scipy.sparse import csr_array, issparse
+from scipy.sparse import csr_array, csr_matrix, issparse
 from sklearn.metrics import adjusted_rand_score
 from sklearn.preprocessing import normalize
 
@@ -118,17 +118,18 @@ def test_a_sample_without_counts_has_the_total_of_a_single_one():
     assert log1p_normalized(x, reference)[0].tolist() == [0, 0]
 
 
+@pytest.mark.parametrize("as_sparse", [csr_array, csr_matrix])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("size_factor", ["total", None])
 def test_sparse_counts_stay_sparse_with_the_values_of_dense_ones(
-    counts, size_factor, dtype
+    counts, size_factor, dtype, as_sparse
 ):
     X = counts.astype(dtype)
     X[3] = 0
     zeros, mean_count = np.zeros(12), counts.mean(0)
     reference_count = 0.3 * mean_count if size_factor else None
     scaling = Scaling(zeros, 1.0, zeros, mean_count, reference_count)
-    dense, sparse = network_input(X, scaling), network_input(csr_array(X), scaling)
+    dense, sparse = network_input(X, scaling), network_input(as_sparse(X), scaling)
     assert issparse(sparse)
     assert dense.dtype == sparse.dtype == dtype
     assert_allclose(sparse.toarray(), dense, rtol=1e-5 if dtype == np.float32 else 1e-7)

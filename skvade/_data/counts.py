@@ -1,5 +1,7 @@
 """Counts: which values they may have, and what the networks get of them."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -72,14 +74,14 @@ def network_input(X: NDArray | csr_array, scaling: Scaling) -> NDArray | csr_arr
     """
     if scaling.mean_count is None:
         return X
+    samples: Any = X  # its methods depend on whether it is sparse
     if scaling.reference_count is None:
-        return X.log1p() if issparse(X) else np.log1p(X)
+        return samples.log1p() if issparse(X) else np.log1p(X)
     reference_count = scaling.reference_count.astype(X.dtype)
     if issparse(X):
-        sparse: csr_array = X
-        factors = np.maximum(sparse.sum(1), 1) / reference_count.sum()
-        inverse = np.reciprocal(factors).astype(X.dtype)
-        return sparse.multiply(inverse[:, None]).tocsr().log1p()
+        totals = np.maximum(np.asarray(samples.sum(1)).reshape(-1, 1), 1)
+        inverse = (reference_count.sum() / totals).astype(X.dtype)
+        return samples.multiply(inverse).tocsr().log1p()
     return log1p_normalized(torch.tensor(X), torch.tensor(reference_count)).numpy()
 
 

@@ -67,10 +67,10 @@ class VaDE(nn.Module):
         A key of `ACTIVATIONS`.
     likelihood : str
         A key of `LIKELIHOODS`.
-    noise, size_factor : str or None
-        Parameters of the likelihood, for those that have them.
     reg_covar : float
         Least variance of a component, see `MixturePrior`.
+    noise, size_factor : str or None
+        Parameters of the likelihood, for those that have them.
     encoder, decoder : callable or None, default=None
         Builds a custom network in the place of the default one.
     covariance_type : str, default="diag"
