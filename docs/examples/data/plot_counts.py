@@ -47,8 +47,8 @@ print(f"totals from {counts.sum(axis=1).min()} to {counts.sum(axis=1).max()}")
 # %%
 # Clusters of profiles, not of sizes
 # ----------------------------------
-# With a Gaussian likelihood the clusters are of large and of small stations. One of
-# counts takes the total of a station as given, and clusters what remains.
+# To a Gaussian likelihood large and small stations are far apart, whatever their kind.
+# One of counts takes the total of a station as given, and clusters what remains.
 train, test, kind_train, _ = train_test_split(counts, kind, random_state=0)
 models = {
     name: VaDEClusterer(n_clusters=4, likelihood=name, random_state=0).fit(train)
