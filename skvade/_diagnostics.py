@@ -131,7 +131,15 @@ class _Mixture(NamedTuple):
         return components, mixture.take(components)
 
     def take(self, components: NDArray) -> Self:
-        return type(self)(*(v if v is None else v[components] for v in self))
+        covariances = self.covariances
+        if covariances is not None:
+            covariances = covariances[components]
+        return type(self)(
+            self.weights[components],
+            self.means[components],
+            self.variances[components],
+            covariances,
+        )
 
     def aligned(self) -> Self:
         """Make each pair of the first component and another diagonal, by its own map.

@@ -227,11 +227,13 @@ def written_epochs(make_estimator, X, path, monkeypatch):
 
     def fit(**settings):
         state_epochs = []
-        monkeypatch.setattr(
-            VaDEClusterer,
-            "_write_checkpoint",
-            lambda self, path: state_epochs.append(total_epochs(self._fit_state)),
-        )
+
+        def write(self, path, is_due):
+            if is_due:
+                state_epochs.append(total_epochs(self._fit_state))
+            return is_due
+
+        monkeypatch.setattr(VaDEClusterer, "_write_checkpoint", write)
         make_estimator().set_callbacks(Checkpoint(path, **settings)).fit(X)
         return state_epochs
 

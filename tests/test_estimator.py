@@ -119,14 +119,17 @@ def test_documented_defaults_are_the_defaults():
         )
 
 
-@pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
+@pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli", "negative_binomial"])
 def test_documented_attributes_are_the_attributes(make_estimator, X_unit, likelihood):
     names = [f"pixel{i}" for i in range(X_unit.shape[1])]
-    model = make_estimator(likelihood=likelihood).fit(X_unit)
+    X = (9 * X_unit).round() if likelihood == "negative_binomial" else X_unit
+    model = make_estimator(likelihood=likelihood).fit(X)
     model.feature_names_in_ = np.array(names, dtype=object)
     documented = {name for name, _, _ in ClassDoc(VaDEClusterer)["Attributes"]}
-    if likelihood == "bernoulli":
+    if likelihood != "gaussian":
         documented.remove("noise_variance_")
+    if likelihood != "negative_binomial":
+        documented.remove("dispersion_")
     # Some are properties of the class.
     public = {name for name in dir(model) if re.fullmatch("[a-z].*_", name)}
     assert public == documented

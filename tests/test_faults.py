@@ -213,7 +213,7 @@ def test_all_terms_are_averaged_over_the_batch(make_prior, make_posterior, norma
     doubled = Posterior(*(torch.cat([t, t]) for t in posterior))
     twice = elbo(log_likelihood.repeat(1, 2), doubled, prior)
     for term, term_of_twice in zip(once, twice, strict=True):
-        assert term.shape == (5,)
+        assert term.shape[0] == 5
         torch.testing.assert_close(term_of_twice, torch.cat([term, term]))
 
     def faulty(terms):

@@ -6,6 +6,7 @@ import random
 import warnings
 from contextlib import ExitStack, contextmanager
 from functools import cache
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from torch import nn
 
 from skvade import VaDEClusterer
 from skvade._training import joint
+from skvade.callbacks import Checkpoint
 
 NUMPY_RANDOM = check_random_state(None)  # the global generator
 
@@ -179,9 +181,18 @@ def weights_of(module):
 
 
 # What each method gives: of a new estimator, a fitted one, and samples.
+def resumed(new, X):
+    """Fit with checkpoints, and resume the fit from the last file."""
+    with TemporaryDirectory() as folder:
+        path = f"{folder}/fit.npz"
+        clone(new).set_callbacks(Checkpoint(path, every=3)).fit(X)
+        return clone(new).resume(path, X)
+
+
 METHODS = {
     "fit": lambda new, fitted, X: state_of(new.fit(X)),
     "partial_fit": lambda new, fitted, X: state_of(new.partial_fit(X).partial_fit(X)),
+    "resume": lambda new, fitted, X: state_of(resumed(new, X)),
     "fit_predict": lambda new, fitted, X: new.fit_predict(X),
     "fit_transform": lambda new, fitted, X: np.asarray(new.fit_transform(X)),
     "transform": lambda new, fitted, X: np.asarray(fitted.transform(X)),

@@ -89,7 +89,7 @@ def test_squared_error_counts_observed_entries_alike(normal):
 @pytest.mark.parametrize("n_samples", [40, 50_000])
 def test_scaling_is_estimated_from_the_observed_entries(n_samples):
     X = remove_entries(np.random.default_rng(1).normal(5, [1, 4, 9], (n_samples, 3)))
-    location, scale, feature_mean = fit_scaling(X, center=True)
+    location, scale, feature_mean, *_ = fit_scaling(X, center=True)
     assert_allclose(location, np.nanmean(X, axis=0), rtol=1e-12)
     deviations = (X - location)[~np.isnan(X)]
     std = np.sqrt(np.square(deviations).mean())
