@@ -67,6 +67,7 @@ sphinx_gallery_conf = {
             "plot_embeddings.py",
             "plot_text.py",
             "plot_cells.py",
+            "plot_counts.py",
             "plot_missing_values.py",
             "plot_streaming.py",
             # understand

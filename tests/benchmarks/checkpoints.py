@@ -51,7 +51,7 @@ def kill_fits(folder, tries, seed, max_iter):
             path.unlink()  # the fit had ended
             continue
         n_kills += 1
-        state = read_archive(path)["state"]
+        state = read_archive(path)["processes"][0]["state"]
         is_equal = joblib.hash(VaDEClusterer().resume(path, X)) == expected[case]
         n_equal += is_equal
         where = f"{state['stage']} epoch {state['epoch']}"
