@@ -310,7 +310,7 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         ``torch.distributed``. The caller opens the process group and draws the shares
         at random. All processes get the same model; ``labels_`` and ``init_labels_``
         are of their own samples, while curves and bounds are of all samples. False
-        never looks at a process group. See :doc:`distributed`.
+        never looks at a process group. See :doc:`/distributed`.
 
     device : str, default="auto"
         Device to compute on: "cpu", "cuda", "cuda:1", "mps", or "auto" for the first
