@@ -281,11 +281,12 @@ def _vary(X: NDArray | csr_array, indices: NDArray) -> bool:
 def _warn_empty_clusters(estimator: BaseEstimator, counts: NDArray) -> None:
     n_empty = np.count_nonzero(counts == 0)
     if n_empty:
+        weight = estimator.init_weight
+        value = "" if weight == "auto" else f"={weight!r}"
         _warn(
             f"{n_empty} of {estimator.n_clusters_} clusters hold no sample. If there "
             "are as many groups, try another random_state or init, or raise "
-            f"init_weight={estimator.init_weight!r}; if there may be fewer, lower "
-            "n_clusters."
+            f"init_weight{value}; if there may be fewer, lower n_clusters."
         )
 
 

@@ -606,6 +606,7 @@ def validate_X(estimator: BaseEstimator, X: Any, *, reset: bool) -> NDArray | cs
         `fit`, or is sparse and inconsistent.
     """
     X = mark_missing(X)
+    _check_columns(X)
     X = validate_data(
         estimator,
         X,
@@ -621,6 +622,34 @@ def validate_X(estimator: BaseEstimator, X: Any, *, reset: bool) -> NDArray | cs
         X = X.copy()  # the user's own stays as it is
         X.sum_duplicates()
     return X
+
+
+def _check_columns(X: Any) -> None:
+    """Reject the columns of a pandas frame that hold no numbers.
+
+    Raises
+    ------
+    ValueError
+        Names the columns.
+    """
+    pandas: Any = sys.modules.get("pandas")
+    if pandas is None or not isinstance(X, pandas.DataFrame):
+        return
+
+    def holds_numbers(column: Any) -> bool:
+        if pandas.api.types.is_numeric_dtype(column.dtype):
+            return True
+        numbers = pandas.to_numeric(column, errors="coerce")
+        is_date = column.dtype.kind in "mM"
+        return not is_date and not (numbers.isna() & column.notna()).any()
+
+    others = [str(name) for name, column in X.items() if not holds_numbers(column)]
+    if others:
+        raise ValueError(
+            f"X has columns that do not hold numbers: {', '.join(others)}. Encode "
+            "categories, for instance by OneHotEncoder in a ColumnTransformer, turn "
+            "dates into numbers, or leave the columns out."
+        )
 
 
 def mark_missing(X: Any) -> Any:

@@ -5,6 +5,7 @@ import re
 from functools import partial
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from missing_data import remove_entries
@@ -565,3 +566,19 @@ def test_no_warning_where_a_default_network_is_used(make_estimator, X):
         encoder=make_linear, hidden_layer_sizes=(8,), activation="tanh"
     )
     model.fit(X)
+
+
+def test_columns_without_numbers_are_named(make_estimator, X):
+    frame = pd.DataFrame(X).rename(columns=str)
+    frame["3"] = np.where(X[:, 0] > 0, "high", "low")
+    frame["4"] = pd.Timestamp("2020-01-01")
+    message = "X has columns that do not hold numbers: 3, 4. Encode categories"
+    assert_fit_raises(make_estimator(), frame, ValueError, message)
+
+
+def test_columns_of_numbers_in_other_dtypes_are_accepted(make_estimator, X):
+    frame = pd.DataFrame(X).rename(columns=str)
+    frame["0"] = frame["0"].astype(object).where(frame["0"] > 0, None)
+    frame["1"] = pd.Categorical(np.round(X[:, 1]))
+    frame["2"] = (X[:, 2] > 0).astype(object)
+    assert len(make_estimator().fit(frame).labels_) == len(X)
