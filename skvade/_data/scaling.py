@@ -261,8 +261,7 @@ class DataSummary(NamedTuple):
         empty: list[NDArray] = []
         moments = None if sample_weight is None else _Moments(X.shape[1])
         for rows, chunk in iter_chunks(X):
-            with np.errstate(invalid="ignore"):  # a sum of infinite values
-                assert_all_finite(chunk, allow_nan=True, input_name="X")
+            _check_no_infinity(chunk, rows)
             low = min(low, np.fmin.reduce(chunk, axis=None))
             high = max(high, np.fmax.reduce(chunk, axis=None))
             missing = np.isnan(chunk)
@@ -411,6 +410,18 @@ def _weighted_moments(
     deviation -= mean
     deviation[missing] = 0
     return weight, mean, sample_weight @ np.square(deviation)
+
+
+def _check_no_infinity(chunk: NDArray, rows: slice) -> None:
+    try:
+        with np.errstate(invalid="ignore"):  # a sum of infinite values
+            assert_all_finite(chunk, allow_nan=True, input_name="X")
+    except ValueError as error:
+        row, column = np.argwhere(np.isinf(chunk))[0]
+        raise ValueError(
+            f"{error} The first is in row {rows.start + row}, column {column}. Replace "
+            "it, with NaN where the value is missing."
+        ) from None
 
 
 def _check_no_empty_samples(indices: NDArray) -> None:
