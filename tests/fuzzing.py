@@ -204,7 +204,12 @@ def run_case(case):
         if case["repeat"]:
             again = fit(VaDEClusterer(**parameters), case["method"], X, weights)
             assert_same_results(again, model)
-    check_results(model, X, dense, weights)
+    try:
+        check_results(model, X, dense, weights)
+    except Refused as error:
+        # Of values that fit in float32 as they are, but not as expected samples.
+        assert "expected samples are no finite numbers" in str(error)
+        return "refused"
     return "warned" if caught else "fitted"
 
 
