@@ -34,7 +34,6 @@ from skvade._inference import (
     summarize_assignments,
 )
 from skvade._model.arrays import state_dict_to_numpy
-from skvade._model.likelihoods import make_likelihood
 from skvade._model.module import VaDE
 from skvade._model.networks import reset_parameters
 from skvade._prediction import PredictionMixin
@@ -130,15 +129,13 @@ def init_training(
     sample_weight = normalize_weights(sample_weight, statistics.mean)
     summary = DataSummary.from_array(X, sample_weight, group)
     check_values(estimator.likelihood, X)
-    params = module_params(estimator, X.shape[1])
-    likelihood = make_likelihood(params["likelihood"], params["n_features"], params)
-    scaling = likelihood.make_scaling(X, sample_weight, summary, group)
+    module = _build_module(estimator, X.shape[1], device_config, random)
+    scaling = module.likelihood.make_scaling(X, sample_weight, summary, group)
     check_data(estimator.likelihood, summary, scaling, device_config.dtype, X.dtype)
     dataset = Dataset.from_array(
         X, scaling, device_config, sample_weight, summary.has_missing
     )
     dataset = dataset.cache_on_device().drop_zero_weight()
-    module = _build_module(estimator, X.shape[1], device_config, random)
     reset_parameters(module, random.shared)
     module.to(device_config.device, device_config.dtype)
     module.likelihood.set_scaling(scaling)

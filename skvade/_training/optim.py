@@ -79,8 +79,7 @@ class Optimizer(ABC):
 
     def gradients(self) -> list[Tensor]:
         """List the gradients of the parameters that have one."""
-        parameters = [p for group in self.param_groups for p in group["params"]]
-        return [p.grad for p in parameters if p.grad is not None]
+        return [p.grad for p in self._parameters() if p.grad is not None]
 
     def step(self) -> None:
         """Take a step along the gradients; parameters without one stay as they are."""
