@@ -42,7 +42,7 @@ extensions = [
     "sphinxcontrib.bibtex",
     "sphinx-mathjax-offline",
 ]
-exclude_patterns = ["_build", "examples", "sg_execution_times.rst"]
+exclude_patterns = ["_build", "examples", "**sg_execution_times.rst"]
 templates_path = ["_templates"]
 
 bibtex_bibfiles = ["references.bib"]
