@@ -97,6 +97,8 @@ html_theme_options = {
     # The widest tables need the room.
     "secondary_sidebar_items": {"**": ["page-toc"], "benchmarks": []},
 }
+# A page without pages below it has nothing to list there.
+html_sidebars = {"installation": []}
 html_static_path = ["_static"]
 html_css_files = ["skvade.css"]
 html_show_sourcelink = False
