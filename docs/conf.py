@@ -42,7 +42,7 @@ extensions = [
     "sphinxcontrib.bibtex",
     "sphinx-mathjax-offline",
 ]
-exclude_patterns = ["_build", "examples", "sg_execution_times.rst"]
+exclude_patterns = ["_build", "examples", "**sg_execution_times.rst"]
 templates_path = ["_templates"]
 
 bibtex_bibfiles = ["references.bib"]
@@ -90,6 +90,9 @@ copybutton_selector = "div:not(.sphx-glr-script-out) > div.highlight > pre"
 copybutton_prompt_text = r">>> |\.\.\. "
 copybutton_prompt_is_regexp = True
 
+# The gallery writes these pages; the check looks for a file beside the source.
+linkcheck_ignore = [r"auto_examples/.*\.html"]
+
 html_theme = "pydata_sphinx_theme"
 html_title = "skvade"
 html_theme_options = {
@@ -97,6 +100,8 @@ html_theme_options = {
     # The widest tables need the room.
     "secondary_sidebar_items": {"**": ["page-toc"], "benchmarks": []},
 }
+# A page without pages below it has nothing to list there.
+html_sidebars = {"installation": []}
 html_static_path = ["_static"]
 html_css_files = ["skvade.css"]
 html_show_sourcelink = False

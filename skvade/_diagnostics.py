@@ -76,6 +76,7 @@ def warn_fit_quality(
         Whether the fit went on from an earlier one.
     """
     history, group = state.history, state.group
+    is_cut_short = _is_cut_short(estimator, history)
     counts = np.bincount(summary.labels, minlength=estimator.n_clusters_)
     counts = group.sum(counts)
     n_outliers = group.sum(int(np.count_nonzero(summary.is_outlier)))
@@ -93,11 +94,12 @@ def warn_fit_quality(
         prior = state.module.prior_float64()
         components, mixture = _Mixture.non_empty(estimator, prior, counts)
         _warn_split_clusters(estimator.n_clusters_, components, mixture)
-        _warn_wide_clusters(estimator.n_clusters_, components, mixture)
+        if not is_cut_short:  # widths have yet to become level, too
+            _warn_wide_clusters(estimator.n_clusters_, components, mixture)
         _warn_outliers(estimator, n_outliers, n_samples)
     if not resumed:
         _warn_no_improvement(estimator, history.validation_improved)
-    if not history.stopped:
+    if is_cut_short:
         _warn_not_converged(estimator)
 
 
@@ -315,15 +317,19 @@ def _warn_no_improvement(estimator: BaseEstimator, improved: bool) -> None:
         )
 
 
-def _warn_not_converged(estimator: BaseEstimator) -> None:
+def _is_cut_short(estimator: BaseEstimator, history: History) -> bool:
+    """Tell whether training used up max_iter before it was level within tol."""
     is_spent = estimator.n_iter_ == estimator.max_iter and estimator.tol > 0
-    if is_spent and not estimator.converged_:
-        score = "held-out ELBO" if estimator.early_stopping else "ELBO"
-        _warn(
-            f"Training ended after max_iter={estimator.max_iter} epochs, before the "
-            f"{score} was level for n_iter_no_change={estimator.n_iter_no_change} of "
-            "them. Raise max_iter or tol, or set tol=0 to train for just as long."
-        )
+    return is_spent and not estimator.converged_ and not history.stopped
+
+
+def _warn_not_converged(estimator: BaseEstimator) -> None:
+    score = "held-out ELBO" if estimator.early_stopping else "ELBO"
+    _warn(
+        f"Training ended after max_iter={estimator.max_iter} epochs, before the "
+        f"{score} was level for n_iter_no_change={estimator.n_iter_no_change} of "
+        "them. Raise max_iter or tol, or set tol=0 to train for just as long."
+    )
 
 
 def _warn_split_clusters(

@@ -45,9 +45,9 @@ class Checkpoint:
     Notes
     -----
     The file holds the networks and the mixture, the state of the optimizer, the random
-    streams, the curves, the indices of the validation samples and, until the mixture
-    starts, the neighbors. It does not hold X. It is a zip file of NumPy arrays and of
-    JSON, and loads without executing code.
+    streams, the curves and the indices of the validation samples. Until the mixture
+    starts, it also holds the neighbors. It does not hold X. It is a zip file of NumPy
+    arrays and of JSON, and loads without executing code.
 
     A process that is killed during a write may leave a file behind whose name ends in
     ".tmp". It has no use.

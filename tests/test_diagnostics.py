@@ -30,6 +30,7 @@ def diagnose(
     variances=None,
     normalized_entropy=0.0,
     is_outlier=(),
+    tol=0,
     **history,
 ):
     """Give the warnings about a mixture, by default of two equal components.
@@ -55,9 +56,11 @@ def diagnose(
         beta="auto",
         init_weight="auto",
         early_stopping=False,
-        n_iter_=1,
+        n_iter_=10,
         max_iter=10,
-        tol=0,
+        tol=tol,
+        n_iter_no_change=10,
+        converged_=False,
     )
     summary = AssignmentSummary(
         labels=estimator.labels_,
@@ -384,6 +387,21 @@ def test_ratio_above_which_a_wide_cluster_warns(ratio, n_clusters, warned):
     means = 100 * np.eye(3)[:n_clusters]
     messages = diagnose(np.full(n_clusters, 1 / n_clusters), means, variances)
     assert first_words(messages) == ["Cluster"] * warned
+
+
+@pytest.mark.parametrize(
+    ("tol", "stopped", "warning"),
+    [(0, False, "Cluster"), (1e-3, False, "Training"), (1e-3, True, "Cluster")],
+)
+def test_training_cut_short_warns_of_that_and_not_of_a_wide_cluster(
+    tol, stopped, warning
+):
+    """The widths of clusters that were still changing tell nothing about groups."""
+    variances = np.ones((3, 3))
+    variances[1] = 9
+    means = 100 * np.eye(3)
+    messages = diagnose(np.full(3, 1 / 3), means, variances, tol=tol, stopped=stopped)
+    assert first_words(messages) == [warning]
 
 
 @pytest.mark.parametrize(

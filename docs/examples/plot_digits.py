@@ -59,7 +59,8 @@ display = ClusterSamplesDisplay.from_estimator(model, image_shape=(8, 8))
 display.figure_.savefig("digits_generated.png", dpi=120)
 
 # %%
-# Most clusters hold one digit. Cluster 0 holds the eights and many of the ones. Its
-# size of 286 images is a hint: there are about 180 images of each digit.
+# Most clusters hold one digit. Their sizes, beside the rows, are a hint: there are
+# about 180 images of each digit. A much larger cluster holds two digits, and a much
+# smaller one a part of a digit.
 
 # sphinx_gallery_thumbnail_number = 2

@@ -181,7 +181,7 @@ class ClusterSamplesDisplay:
             If the estimator lacks a required attribute, such as ``cluster_centers_``.
         ValueError
             If ``n_samples`` is not an int of at least 1, or if ``image_shape`` does not
-            match the number of features, or if samples are to be generated and
+            match the number of features. Also if samples are to be generated and
             ``covariances_`` do not have the shape of ``covariance_type``.
         """
         check_fitted_attributes(estimator, _REQUIRED_ATTRIBUTES, cls.__name__)

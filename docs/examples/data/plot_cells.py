@@ -73,11 +73,10 @@ print("weights_", np.round(model.weights_, 3))
 print(f"n_effective_clusters_ {model.n_effective_clusters_:.1f}")
 
 # %%
-# The rare kind has a cluster of its own, but for one cell. That cell makes cluster 0
-# wide, as ``fit`` warns. The two clusters that are left over cut the largest kind, A,
-# into three pieces. k-means splits the two largest kinds, and puts the rare cells with
-# those of kind E. Neither the weights nor the number of effective clusters reveals the
-# splits: they count the clusters that the model uses.
+# The rare kind has a cluster of its own. The two clusters that are left over cut the
+# largest kind, A, into pieces. k-means splits the two largest kinds, and puts the rare
+# cells with those of kind E. Neither the weights nor the number of effective clusters
+# reveals the splits: they count the clusters that the model uses.
 
 # %%
 # Which genes mark a cluster?

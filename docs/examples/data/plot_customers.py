@@ -76,11 +76,12 @@ print(df.head().to_string())
 # hardly be neighbors otherwise.
 amounts = ["months", "orders", "spent", "income"]
 numbers = ["age", "discount"]
+log = FunctionTransformer(np.log1p, np.expm1, check_inverse=False)
 prepare = ColumnTransformer(
     [
         (
             "amounts",
-            make_pipeline(FunctionTransformer(np.log1p), StandardScaler()),
+            make_pipeline(log, StandardScaler()),
             amounts,
         ),
         ("numbers", StandardScaler(), numbers),
@@ -100,6 +101,22 @@ labels = pipeline.fit_predict(df)
 print(df.groupby(labels)[amounts + numbers].median().round(2).to_string())
 channels = pd.crosstab(labels, df["channel"], rownames=["cluster"], normalize="index")
 print(channels.round(2).to_string())
+
+# %%
+# Gaps, filled in the original units
+# ----------------------------------
+# ``impute`` fills the gaps of the scaled columns. Undo the transformer of each group of
+# columns.
+prepared = prepare.transform(df)
+filled = pipeline[-1].impute(prepared)
+imputed = df.copy()
+for name, columns in {"amounts": amounts, "numbers": numbers}.items():
+    transformer = prepare.named_transformers_[name]
+    values = filled[:, prepare.output_indices_[name]]
+    imputed[columns] = transformer.inverse_transform(values)
+has_gap = df["income"].isna()
+print(df[has_gap].head(3).to_string())
+print(imputed[has_gap].head(3).round(2).to_string())
 
 # %%
 # k-means beside it
