@@ -16,6 +16,7 @@ from skvade._training.state import Stateful, TrainingState
 __all__ = [
     "MIN_STEPS",
     "LossFunction",
+    "check_finite_loss",
     "iter_epochs",
     "log_epoch",
     "stage",
@@ -125,7 +126,7 @@ def train_epoch(
             output = loss_function(state, batch)
             if group.world_size > 1:
                 # Once gradients are added, the loss is finite in no process.
-                _check_finite({"loss": float(output.loss.detach())}, remedy)
+                check_finite_loss({"loss": float(output.loss.detach())}, remedy)
             output.loss.backward()
             group.sum_(optimizer.gradients())
             optimizer.step()
@@ -138,12 +139,18 @@ def train_epoch(
     sums = group.sum(totals.numpy(force=True))
     values = (sums / (n_visited * mean_weight)).tolist()
     means = dict(zip(names, values, strict=True))
-    _check_finite(means, remedy)
+    check_finite_loss(means, remedy)
     return means
 
 
-def _check_finite(terms: dict[str, float], remedy: str) -> None:
-    """Reject a loss that is not finite, or another term that is not."""
+def check_finite_loss(terms: dict[str, float], remedy: str) -> None:
+    """Reject a loss, or another term, that is not finite.
+
+    Raises
+    ------
+    ValueError
+        Names the remedy that the stage knows.
+    """
     if not all(map(math.isfinite, terms.values())):
         raise ValueError(
             f"Training met a loss of {terms['loss']}, which is not finite. {remedy}, "
