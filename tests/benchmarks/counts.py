@@ -274,11 +274,12 @@ METHODS_ON_REAL = {
 }
 
 
-def methods_of(dataset):
-    """List the methods that a data set is made for; scVI is one of them on demand."""
-    if dataset in GENERATED:
-        return METHODS_ON_GENERATED
-    names = [name for name in METHODS_ON_REAL if not name.startswith("scVI")]
+def methods_of(dataset, wanted):
+    """List the methods for a data set, of those wanted; None for all but scVI."""
+    methods = METHODS_ON_GENERATED if dataset in GENERATED else METHODS_ON_REAL
+    if wanted:
+        return [name for name in methods if name in wanted]
+    names = [name for name in methods if not name.startswith("scVI")]
     if dataset == "sc_pbmc4k":  # its file holds the most variable genes alone
         names.remove("all components + skvade")
     return names
@@ -325,7 +326,7 @@ def main():
     for dataset in options.datasets:
         data = REAL[dataset](options.data) if dataset in REAL else None
         for seed in options.seeds:
-            for name in options.methods or methods_of(dataset):
+            for name in methods_of(dataset, options.methods):
                 key = (dataset, name, str(seed))
                 if key in finished(options.results, "dataset", "method", "seed"):
                     continue
