@@ -1,7 +1,7 @@
 """
-==================
-Words as they are
-==================
+===============
+Counts of words
+===============
 
 Short and long messages in one table of word counts, and the words that each cluster
 uses more often than the others do.
