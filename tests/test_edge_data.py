@@ -24,7 +24,7 @@ EDGE_DATA = {
     "all samples equal": (np.tile(DISTINCT[0], (20, 1)), 3),
     "all zero": (np.zeros((20, 3)), 2),
     "all one": (np.ones((20, 3)), 2),
-    "all equal, with a sum that rounds": (np.full((5000, 3), 0.1), 2),
+    "all equal, with a sum that rounds": (np.full((1000, 3), 0.1), 2),
     "a constant feature": (np.c_[RNG.uniform(size=(40, 2)), np.full(40, 0.3)], 3),
     "one feature": (RNG.uniform(size=(40, 1)), 3),
     "one cluster": (RNG.uniform(size=(40, 3)), 1),

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 
 @pytest.mark.filterwarnings("ignore")
 @settings(
-    max_examples=300,
+    max_examples=150,
     deadline=None,
     derandomize=True,
     database=None,

@@ -1,9 +1,9 @@
 """Draw the figures of the README and of the benchmarks page into docs/_static.
 
-    python tests/benchmarks/figures.py digits accuracy
+    python tests/benchmarks/figures.py digits accuracy large-fits
 
 *digits* is a default fit of scikit-learn's digits; *accuracy* shows the rows of
-accuracy.csv.
+accuracy.csv, and *large-fits* those of large_fits_curve.csv.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from methods import METHODS
 from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-from tables import DOCS, FILES, column, data_title, sorted_groups
+from tables import DOCS, FILES, column, data_title, grouped, sorted_groups
 
 from skvade import VaDEClusterer
 
@@ -95,7 +95,34 @@ def draw_accuracy():
     save(fig, "accuracy.png")
 
 
-FIGURES = {"digits": draw_digits, "accuracy": draw_accuracy}
+def draw_large_fits():
+    """Draw the loss of the joint training of the fits in large_fits.csv."""
+    groups = grouped(
+        FILES / "large_fits_curve.csv", "dataset", "n", "processes", "seed"
+    )
+    datasets = list(dict.fromkeys((dataset, n) for dataset, n, *_ in groups))
+    fig, axes = plt.subplots(
+        1, len(datasets), figsize=(4.5 * len(datasets), 3), layout="constrained"
+    )
+    for ax, title in zip(np.atleast_1d(axes), datasets, strict=True):
+        for (*key, processes, _), points in groups.items():
+            if tuple(key) == title:
+                color = COLORS[int(processes) - 1]
+                loss = column(points, "loss")
+                plural = "es" if int(processes) > 1 else ""
+                label = f"{processes} process{plural}"
+                ax.plot(column(points, "epoch"), loss, color=color, label=label)
+        ax.set(title=data_title(*title), xlabel="epoch", ylabel="loss [nats]")
+        handles = dict(zip(*ax.get_legend_handles_labels()[::-1], strict=True))
+        ax.legend(handles.values(), handles.keys())
+    save(fig, "large_fits.png")
+
+
+FIGURES = {
+    "digits": draw_digits,
+    "accuracy": draw_accuracy,
+    "large-fits": draw_large_fits,
+}
 
 
 def main():

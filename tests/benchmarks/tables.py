@@ -47,6 +47,7 @@ UNBALANCED += ["In use", "Warned"]
 COVARIANCES = ["Data (samples)", "covariance_type", "Seeds", "Accuracy", "Start"]
 COVARIANCES += ["ELBO", "Held-out ELBO"]
 NETWORKS = ["Networks", "Epochs", "Seeds", "Accuracy", "Start", "NMI", "ELBO", "Time"]
+LARGE_FITS = ["Data (samples)", "Processes", "Seeds", "Accuracy", "ELBO", "Memory"]
 SPEED = ["Measure", "Setting", "Ours", "Reference", "Ratio", "Threads"]
 
 
@@ -443,6 +444,23 @@ def memory_table():
     return table([MEMORY, *lines])
 
 
+def large_fits_table():
+    """List fits of many samples; accuracy and bound are means over the seeds."""
+    groups = grouped(FILES / "large_fits.csv", "dataset", "n", "processes")
+    lines = [
+        [
+            data_title(dataset, n),
+            processes,
+            str(len(runs)),
+            spread(column(runs, "accuracy")),
+            f"{column(runs, 'lower_bound').mean():.2f}",
+            f"{column(runs, 'peak_mb').max():.0f} MB",
+        ]
+        for (dataset, n, processes), runs in groups.items()
+    ]
+    return table([LARGE_FITS, *sorted(lines, key=lambda line: line[:2])])
+
+
 # --- Speed --------------------------------------------------------------------------
 
 
@@ -473,6 +491,7 @@ def main():
         "performance.rst": {
             "fit-time": fit_time_table,
             "timing": timing_table,
+            "large-fits": large_fits_table,
             "memory": memory_table,
             "speed": speed_table,
         },
