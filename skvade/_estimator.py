@@ -15,6 +15,7 @@ from skvade._callbacks import CallbackMixin, attach_callbacks
 from skvade._checkpoint import read_checkpoint, resume_training, write_checkpoint
 from skvade._data.device import default_settings
 from skvade._data.process_group import make_process_group
+from skvade._data.table import CATEGORICAL
 from skvade._diagnostics import warn_fit_quality
 from skvade._model.custom_networks import ModuleFactory
 from skvade._prediction import PredictionMixin
@@ -456,9 +457,9 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         activation: str = "relu",
         encoder: ModuleFactory | None = None,
         decoder: ModuleFactory | None = None,
-        likelihood: str = "gaussian",
+        likelihood: Any = "gaussian",
         noise: str = "scalar",
-        size_factor: str | None = "total",
+        size_factor: str | None = "auto",
         responsibilities: str = "expected",
         covariance_type: str = "diag",
         reg_covar: float = 1e-6,
@@ -755,7 +756,10 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
-        tags.input_tags.sparse = True
+        is_table = not isinstance(self.likelihood, str)
+        is_table = is_table or self.likelihood == CATEGORICAL
+        tags.input_tags.sparse = not is_table
+        tags.input_tags.string = tags.input_tags.categorical = is_table
         tags.input_tags.allow_nan = True
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
