@@ -304,7 +304,7 @@ class Likelihood(nn.Module, ABC):
         """Set how the data were standardized."""
         self.location.copy_(torch.tensor(scaling.location))
         self.feature_mean.copy_(torch.tensor(scaling.feature_mean))
-        self.scale.copy_(torch.tensor(scaling.scale))
+        self.scale.copy_(torch.tensor(np.asarray(scaling.scale)))
 
     def standardize(self, x: Tensor) -> Tensor:
         """Standardize samples, the mean of the feature in the place of NaN."""
@@ -624,8 +624,8 @@ class Categorical(Likelihood):
     ----------
     n_features : int
         Number of features, D: the sum of `n_categories`.
-    n_categories : sequence of int
-        Number of categories of each column.
+    n_categories : sequence of int or None, default=None
+        Number of categories of each column. None for a single column.
 
     Attributes
     ----------
@@ -641,9 +641,11 @@ class Categorical(Likelihood):
     block: Tensor
     position: Tensor
 
-    def __init__(self, n_features: int, n_categories: Sequence[int]) -> None:
+    def __init__(
+        self, n_features: int, n_categories: Sequence[int] | None = None
+    ) -> None:
         super().__init__(n_features)
-        sizes = torch.tensor(n_categories)
+        sizes = torch.tensor(n_categories or [n_features])
         starts = sizes.cumsum(0) - sizes
         within = torch.arange(int(sizes.max()))
         position = starts[:, None] + within
