@@ -213,6 +213,8 @@ def _resolve_columns(X: Any, likelihood: str, columns: Any) -> list[int]:
     """Give the positions of the columns of a likelihood."""
     if callable(columns):
         columns = columns(X)
+    if isinstance(columns, slice) and columns == slice(None):
+        return list(range(X.shape[1]))  # of no type to scikit-learn
     try:
         return [int(column) for column in _get_column_indices(X, columns)]
     except (ValueError, TypeError, NotImplementedError) as error:
