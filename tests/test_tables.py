@@ -25,6 +25,7 @@ from skvade._data.table import MAX_CATEGORIES, Part, TableEncoder
 from skvade._model.likelihoods import Categorical, Gaussian, Mixed
 from skvade._validation import validate_X
 from skvade.callbacks import Checkpoint
+from skvade.plotting import ClusterSamplesDisplay, ReconstructionDisplay
 
 PARTS = [
     ("gaussian", ["age", "income"]),
@@ -51,6 +52,7 @@ def make_table(n_samples=120, seed=0):
     table["city"] = table["city"].mask(urban == 1, "Aachen").astype("category")
     table.loc[[3, 50], "age"] = np.nan
     table.loc[[4, 50], "city"] = None
+    table.loc[50, "visits"] = np.nan
     return table, y
 
 
@@ -594,6 +596,12 @@ def test_a_transformer_gets_the_features_on_one_scale(make_estimator, table):
     ).fit(table)
     assert_allclose(seen[0].mean(0), 0, atol=0.1)
     assert seen[0].std(0).max() < 1
+
+
+@pytest.mark.parametrize("display", [ClusterSamplesDisplay, ReconstructionDisplay])
+def test_categories_are_not_drawn_as_numbers(model, table, display):
+    with pytest.raises(ValueError, match=f"{display.__name__} draws numbers"):
+        display.from_estimator(model, X=table)
 
 
 @pytest.mark.parametrize("method", ["to_torch", "to_onnx"])

@@ -156,7 +156,11 @@ def count_scaling(
         reference_count = _reference_count(X, sample_weight, mean_count, group)
     unscaled = Scaling(zeros, 1.0, zeros, mean_count, reference_count)
     summary = DataSummary.from_array(
-        X, sample_weight, group, lambda chunk: network_input(chunk, unscaled)
+        X,
+        sample_weight,
+        group,
+        lambda chunk: network_input(chunk, unscaled),
+        allow_empty=True,  # X as a whole was checked when its means were taken
     )
     scaling = summary.scaling(center=True)
     return scaling._replace(mean_count=mean_count, reference_count=reference_count)

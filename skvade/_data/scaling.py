@@ -305,6 +305,7 @@ class DataSummary(NamedTuple):
         sample_weight: NDArray | None = None,
         group: ProcessGroup = SINGLE_PROCESS,
         transform: Callable[[NDArray], NDArray] | None = None,
+        allow_empty: bool = False,
     ) -> Self:
         """Summarize X in one pass over its samples, in chunks.
 
@@ -319,6 +320,9 @@ class DataSummary(NamedTuple):
         transform : callable, default=None
             The moments are those of what it makes of some samples, (n, n_features);
             None leaves them as they are.
+        allow_empty : bool, default=False
+            Whether a sample may be without any observed entry, as one may be that has
+            entries in other columns of a table.
 
         Raises
         ------
@@ -342,7 +346,7 @@ class DataSummary(NamedTuple):
                 if transform is not None:
                     chunk = transform(chunk)
                 moments.update(chunk, _weights_of(sample_weight, rows))
-        if empty:
+        if empty and not allow_empty:
             _check_no_empty_samples(np.concatenate(empty))
         parts = group.gather((low, high, has_missing, moments))
         lows, highs, missing_flags, all_moments = zip(*parts, strict=True)
