@@ -119,8 +119,9 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         ``[("gaussian", ["age"]), ("categorical", ["city"])]``. Columns are chosen as in
         :class:`~sklearn.compose.ColumnTransformer`: names, positions, slice, mask, or a
         callable such as :class:`~sklearn.compose.make_column_selector`. Every column
-        needs exactly one likelihood. For the networks and the search for neighbors,
-        each column has the same total variance.
+        needs exactly one likelihood. For the networks and the search for neighbors, a
+        column of numbers has unit variance, and two samples of different category the
+        squared distance 2.
 
         In both cases X may be a frame of pandas or polars with columns of strings,
         booleans, integers or categories, or an array of objects or codes. None and NaN
@@ -135,9 +136,10 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
     size_factor : {"auto", "total", None}, default="auto"
         What the rates of "poisson" and "negative_binomial" are in proportion to.
         "total" is the total of the sample: its depth, length or exposure then tells
-        nothing about its cluster. With None it does, and the counts are absolute. "auto"
-        is "total" where all features are counts of one likelihood, and None in a table
-        with a list of likelihoods. There "total" is that of the columns of each part.
+        nothing about its cluster. With None it does, and the counts are absolute.
+        "auto" is "total" where all features are counts of one likelihood, and None in a
+        table with a list of likelihoods. There "total" is that of the columns of each
+        part.
         "multinomial" always keeps the total.
 
     responsibilities : {"expected", "sampled"}, default="expected"
@@ -603,8 +605,8 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
             value. If there are fewer samples than clusters, values outside [0, 1] with
             the Bernoulli likelihood, or negative or fractional values with one of
             counts. If the columns of a table do not have exactly one likelihood each,
-            or one that can not take them. If ``init``, ``sample_weight`` or a fitted state does not match. If
-            the loss is not finite.
+            or one that can not take them. If ``init``, ``sample_weight`` or a fitted
+            state does not match. If the loss is not finite.
         """
         resumes = self.warm_start and hasattr(self, "_network_state")
         first = "train" if resumes else None

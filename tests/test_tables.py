@@ -22,7 +22,12 @@ from torch.distributions import Normal, Poisson
 
 from skvade._data.scaling import TARGET_STD, DataSummary, Scaling, uniform_weights
 from skvade._data.table import MAX_CATEGORIES, Part, TableEncoder
-from skvade._model.likelihoods import Categorical, Gaussian, Mixed
+from skvade._model.likelihoods import (
+    CATEGORY_DISTANCE,
+    Categorical,
+    Gaussian,
+    Mixed,
+)
 from skvade._validation import validate_X
 from skvade.callbacks import Checkpoint
 from skvade.plotting import ClusterSamplesDisplay, ReconstructionDisplay
@@ -101,7 +106,9 @@ def test_slices_are_of_names_or_positions(table):
     by_name = fit_encoder(
         X, ("categorical", slice("city", "member")), ("gaussian", slice("age", None))
     )
-    by_position = fit_encoder(X, ("categorical", slice(2)), ("gaussian", slice(2, None)))
+    by_position = fit_encoder(
+        X, ("categorical", slice(2)), ("gaussian", slice(2, None))
+    )
     assert by_name.parts == by_position.parts
     assert by_name.parts[1].columns == (2, 3, 4)
 
@@ -115,8 +122,14 @@ def test_slices_are_of_names_or_positions(table):
             "more than one part for the columns 'visits' of X",
         ),
         ([("gaussian", ["height"])], r"columns \['height'\] for 'gaussian'"),
-        ([("gaussian", [7])], r"columns \[7\] for 'gaussian', which are not those of X"),
-        ([("gaussian", slice(None))], "'city' of X, of likelihood 'gaussian', does not"),
+        (
+            [("gaussian", [7])],
+            r"columns \[7\] for 'gaussian', which are not those of X",
+        ),
+        (
+            [("gaussian", slice(None))],
+            "'city' of X, of likelihood 'gaussian', does not",
+        ),
         ([("gamma", slice(None))], "must be a list of pairs .*Got .*'gamma'"),
         (["gaussian"], "must be a list of pairs"),
         ([("gaussian", [0], [1])], "must be a list of pairs"),
@@ -144,7 +157,11 @@ def test_parts_that_do_not_fit_the_table(make_estimator, table, pairs, message):
         ([0.5, 1.0, 2.0], "categorical", "'x' .* holds fractions such as 0.5"),
         (["a", 1, "b"], "categorical", "'x' of X can not be sorted"),
         ([None, np.nan, pd.NA], "categorical", "missing in column 'x'"),
-        ([1.0, np.inf, 2.0], "gaussian", "infinity in column 'x'. The first is in row 1"),
+        (
+            [1.0, np.inf, 2.0],
+            "gaussian",
+            "infinity in column 'x'. The first is in row 1",
+        ),
         ([1, -2, 3], "poisson", "a negative value, -2 in row 1, column 'x' of X"),
         (pd.date_range("2020", periods=3), "gaussian", "'x' .*: it holds dates"),
         ([0, 1, 2], "bernoulli", r"'bernoulli' needs X in \[0, 1\]. Got .* to 2"),
@@ -217,7 +234,9 @@ def test_integer_codes_come_back_as_numbers():
     assert decoded.dtype.kind == "i"
     # Where an entry is missing, NumPy has floats.
     with_gap = np.where(X == 20, np.nan, X)
-    assert_array_equal(np.isnan(encoder.encode(with_gap)[1]), [False, False, True, True])
+    assert_array_equal(
+        np.isnan(encoder.encode(with_gap)[1]), [False, False, True, True]
+    )
 
 
 @pytest.mark.parametrize("missing", [None, np.nan, pd.NA, "seen by nobody"])
@@ -238,7 +257,11 @@ def test_columns_of_pandas_and_their_extension_types():
         }
     )
     encoder = fit_encoder(X, ("gaussian", ["count"]), ("categorical", [1, 2]))
-    expected = [[1, 0, 1, 1, 0], [np.nan, 1, 0, *[np.nan] * 2], [3, *[np.nan] * 2, 0, 1]]
+    expected = [
+        [1, 0, 1, 1, 0],
+        [np.nan, 1, 0, *[np.nan] * 2],
+        [3, *[np.nan] * 2, 0, 1],
+    ]
     assert_array_equal(encoder.encode(X), expected)
 
 
@@ -342,17 +365,18 @@ def test_gradients(generator, normal, size_factor, missing):
     assert gradcheck(lambda output, *_: mixed.log_prob(target, output, mask), inputs)
 
 
-def test_every_column_has_the_same_total_variance(generator):
+def test_numbers_have_one_variance_and_categories_one_distance(generator):
     mixed, x, _, scaling = make_mixed(generator)
-    x = torch.cat([x[:, :7], x[:, 7:].log1p()], 1)
-    variance = ((x - x.mean(0)) / mixed.scale).var(0, correction=0)
-    by_column = np.bincount(mixed.feature_columns, variance)
-    assert_allclose(by_column, by_column[0])
+    transformed = torch.cat([x[:, :7], x[:, 7:].log1p()], 1)
+    standardized = mixed.standardize(x)
+    expected = (transformed - transformed.mean(0)) / mixed.scale
+    torch.testing.assert_close(standardized, expected)
+    variance = standardized.var(0, correction=0)
+    assert_allclose(variance[[0, 1, 7]], variance[0])
     assert_allclose(variance.mean(), TARGET_STD**2)
-    # Of an indicator the variance is p (1 - p): those of a column sum to 1 - sum p^2.
-    p = x[:, 2:5].mean(0)
-    of_numbers = x[:, 0].var(correction=0) / mixed.scale[0] ** 2
-    torch.testing.assert_close((1 - p.square().sum()) / mixed.scale[2] ** 2, of_numbers)
+    blocks = torch.eye(8, dtype=torch.float64)[[2, 3]] / mixed.scale
+    distance = (blocks[0] - blocks[1]).square().sum() / variance[0]
+    assert_allclose(distance, CATEGORY_DISTANCE)
     assert_array_equal(scaling.edges, [0, 2, 7, 8])
     assert mixed.location[7] == pytest.approx(x[:, 7].mean())
 

@@ -220,13 +220,14 @@ def _resolve_columns(X: Any, likelihood: str, columns: Any) -> list[int]:
     except (ValueError, TypeError, NotImplementedError) as error:
         raise ValueError(
             f"likelihood has the columns {columns!r} for {likelihood!r}, which are not "
-            f"those of X: {error} Give names, positions, a slice, a mask, or a callable "
-            "such as make_column_selector."
+            f"those of X: {error} Give names, positions, a slice, a mask, or a "
+            "callable such as make_column_selector."
         ) from error
 
 
 def _check_each_once(columns: list[list[int]], names: tuple) -> None:
-    counts = np.bincount(np.array(sum(columns, []), int), minlength=len(names))
+    chosen = np.array([column for part in columns for column in part], int)
+    counts = np.bincount(chosen, minlength=len(names))
     for wrong, what, remedy in [
         (counts > 1, "has more than one part for", "Leave them in one"),
         (counts == 0, "has no part for", "Add them to a part, or drop them from X"),

@@ -65,6 +65,10 @@ MAX_LOG_RATE = 30.0
 # The logarithm of the share of a category that only samples of weight zero have.
 MIN_SHARE = 1e-6
 
+# Squared distance of two samples of different category, in the unit in which that of two
+# random samples is 2 on average in a column of numbers.
+CATEGORY_DISTANCE = 2.0
+
 # Of the logarithm of a category's share by a reconstruction of its indicator: that of
 # one of two equally frequent categories, as in `Bernoulli`.
 SHARE_SLOPE = 2.0
@@ -700,10 +704,12 @@ class Categorical(Likelihood):
 class Mixed(Likelihood):
     """The likelihoods of the parts of a table, whose features lie side by side.
 
-    Every column of the table has the same total variance for the networks and the
-    search for neighbors: of a column of numbers it is its variance, of a categorical
-    one the sum of those of its indicators, 1 - sum_k p_k^2 (Light and Margolin, "An
-    analysis of variance for categorical data", JASA 66, 1971).
+    For the networks and the search for neighbors, columns of numbers have the same
+    variance, so two random samples differ in one by a squared distance of 2 on average,
+    in units of it. Two samples of different category have `CATEGORY_DISTANCE`. The
+    dissimilarity is that of k-prototypes (Huang, "Extensions to the k-means algorithm
+    for clustering large data sets with categorical values", Data Mining and Knowledge
+    Discovery 2, 1998).
 
     Fitted attributes have one number for each column of the table, NaN where its
     likelihood has no such parameter.
@@ -728,6 +734,8 @@ class Mixed(Likelihood):
         self.widths = [len(columns) for columns in feature_columns]
         self.feature_columns = np.concatenate(feature_columns)
         self.n_columns = sum(len(part.columns) for part in table)
+        is_indicator = [bool(part.n_categories) for part in table]
+        self.is_indicator = np.repeat(is_indicator, self.widths)
         self.scale = torch.ones_like(self.location)
         self.parts = nn.ModuleList()
         for part, width in zip(table, self.widths, strict=True):
@@ -739,7 +747,9 @@ class Mixed(Likelihood):
     def _by_part(self, method: str, *tensors: Tensor | None) -> list[Tensor]:
         """Call a method of each part with its features of some tensors, (..., D)."""
         pieces = [
-            [None] * len(self.parts) if tensor is None else tensor.split(self.widths, -1)
+            [None] * len(self.parts)
+            if tensor is None
+            else tensor.split(self.widths, -1)
             for tensor in tensors
         ]
         return [
@@ -781,12 +791,19 @@ class Mixed(Likelihood):
     def initialize_output(
         self, output_layer: OutputLayer, residual_variance: float
     ) -> None:
-        """Let each part do it: a column of numbers varies more than the average feature."""
-        of_column = residual_variance * len(self.feature_columns) / self.n_columns
+        """Let each part do it; numbers vary more than the average feature."""
+        feature_mean = self.feature_mean.double().numpy(force=True)
+        of_numbers = residual_variance / self._mean_variance(feature_mean)
         weights = output_layer.weight.split(self.widths)
         biases = output_layer.bias.split(self.widths)
         for part, *rows in zip(self.parts, weights, biases, strict=True):
-            part.initialize_output(OutputRows(*rows), of_column)
+            part.initialize_output(OutputRows(*rows), of_numbers)
+
+    def _mean_variance(self, feature_mean: NDArray) -> float:
+        """Average the variances of the features, relative to that of numbers."""
+        of_indicators = feature_mean * (1 - feature_mean) * CATEGORY_DISTANCE / 2
+        mean = np.where(self.is_indicator, of_indicators, 1.0).mean()
+        return float(mean) if mean > 0 else 1.0
 
     def make_scaling(
         self,
@@ -808,13 +825,11 @@ class Mixed(Likelihood):
             X, sample_weight, group, lambda chunk: network_input(chunk, scaling)
         )
         assert moments.feature_std is not None
-        with np.errstate(over="ignore"):  # the scale is checked
-            variances = np.square(moments.feature_std)
-            of_columns = np.bincount(self.feature_columns, variances)
-            # The average feature then has the standard deviation TARGET_STD.
-            shares = of_columns * self.n_columns / len(variances)
-        scales = np.where(shares > 0, np.sqrt(shares) / TARGET_STD, 1.0)
-        return scaling._replace(scale=scales[self.feature_columns])
+        of_indicators = math.sqrt(2 / CATEGORY_DISTANCE)
+        units = np.where(self.is_indicator, of_indicators, moments.feature_std)
+        # The average feature then has the standard deviation TARGET_STD.
+        target = TARGET_STD / math.sqrt(self._mean_variance(scaling.feature_mean))
+        return scaling._replace(scale=np.where(units > 0, units / target, 1.0))
 
     def _slices(self) -> list[slice]:
         ends = np.cumsum(self.widths).tolist()

@@ -76,9 +76,7 @@ def everything(y):
 DATASETS = {
     "numbers": lambda seed, folder: generated(everything, nothing, seed),
     "categories": lambda seed, folder: generated(nothing, everything, seed),
-    "both": lambda seed, folder: generated(
-        lambda y: y % 2, lambda y: y // 2, seed
-    ),
+    "both": lambda seed, folder: generated(lambda y: y % 2, lambda y: y // 2, seed),
 }
 
 

@@ -119,8 +119,8 @@ print(model.impute(incomplete).round(2))
 # %%
 # New people
 # ----------
-# ``predict`` takes people with gaps and with categories that the fit has not seen, which
-# are missing to it. ``sample`` draws people of a cluster.
+# ``predict`` takes people with gaps. A category that the fit has not seen is missing,
+# too. ``sample`` draws people of a cluster.
 new = table.head(2).astype({"work": object, "education": object})
 new.loc[0, "work"] = "space"
 print(model.predict_proba(new).round(3))
