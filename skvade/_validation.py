@@ -267,8 +267,8 @@ def resumed_params(estimator: BaseEstimator, saved: dict[str, Any]) -> dict[str,
             if is_object:
                 remedy = "Set it on the estimator: the file can not hold such an object"
             raise ValueError(
-                f"The file is of a fit with {name}={saved[name]!r}. Got {name}={value!r} "
-                f"instead. {remedy}."
+                f"The file is of a fit with {name}={saved[name]!r}. Got "
+                f"{name}={value!r} instead. {remedy}."
             )
     return params
 
@@ -497,9 +497,9 @@ def _check_size_factor(estimator: BaseEstimator) -> None:
         if is_share and len(part.columns) == 1:
             name = estimator._table.names[part.columns[0]]
             raise ValueError(
-                f"likelihood={part.likelihood!r} has {name!r} as its only column, whose "
-                "share in the total of its columns is always one. Use 'poisson' or "
-                "'negative_binomial' with size_factor=None."
+                f"likelihood={part.likelihood!r} has {name!r} as its only column, "
+                "whose share in the total of its columns is always one. Use 'poisson' "
+                "or 'negative_binomial' with size_factor=None."
             )
 
 
@@ -950,7 +950,7 @@ def check_scale(scaling: Scaling, *dtypes: Dtype) -> None:
         # As floats of Python: others would be compared in their own precision.
         low, high = float(limits.tiny), float(limits.max)
         is_expressible = low <= least and scale <= high and offset <= high
-        if not (is_expressible and MIN_SCALE <= least and scale <= MAX_SCALE):
+        if not (is_expressible and least >= MIN_SCALE and scale <= MAX_SCALE):
             raise ValueError(
                 f"X has averages up to {offset:.3g} and a standard deviation of "
                 f"{scale * TARGET_STD:.3g}, which is beyond what the arithmetic in "

@@ -65,8 +65,8 @@ MAX_LOG_RATE = 30.0
 # The logarithm of the share of a category that only samples of weight zero have.
 MIN_SHARE = 1e-6
 
-# Squared distance of two samples of different category, in the unit in which that of two
-# random samples is 2 on average in a column of numbers.
+# Squared distance of two samples of different category, in the unit in which that of
+# two random samples is 2 on average in a column of numbers.
 CATEGORY_DISTANCE = 2.0
 
 # Of the logarithm of a category's share by a reconstruction of its indicator: that of
