@@ -31,6 +31,9 @@ class Description(NamedTuple):
 
     text: str
 
+    def __repr__(self) -> str:
+        return self.text
+
 
 def write_archive(path: str | os.PathLike, tree: dict[str, Any]) -> None:
     """Write nested dicts, lists and tuples of arrays, tensors and plain values.

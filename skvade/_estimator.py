@@ -15,6 +15,7 @@ from skvade._callbacks import CallbackMixin, attach_callbacks
 from skvade._checkpoint import read_checkpoint, resume_training, write_checkpoint
 from skvade._data.device import default_settings
 from skvade._data.process_group import make_process_group
+from skvade._data.table import CATEGORICAL
 from skvade._diagnostics import warn_fit_quality
 from skvade._model.custom_networks import ModuleFactory
 from skvade._prediction import PredictionMixin
@@ -59,8 +60,9 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
     With the Gaussian likelihood, ``fit`` centers each feature of X and divides X by one
     common scale. The features keep their relative scales, so scale them yourself where
     their units differ. With the Bernoulli likelihood, X is only divided. Of counts, it
-    is log1p that is centered and divided. All results, scores included, are in the
-    units of X.
+    is log1p that is centered and divided. Only the columns of a table with several
+    likelihoods have scales of their own. All results, scores included, are in the units
+    of X.
 
     The parameters come in five groups: the model, pretraining, the initial mixture, the
     joint training, and execution.
@@ -95,29 +97,49 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         Function or class that builds a custom decoder. Called as
         ``decoder(latent_dim, n_features_in)``, it returns a module that maps points of
         shape (B, latent_dim) to samples of shape (B, n_features_in). None builds the
-        default network. See :ref:`custom-networks`.
+        default network. See :ref:`custom-networks`. With categories both get the number
+        of features of the encoded table, one for each category, as n_features_in.
 
     likelihood : {"gaussian", "bernoulli", "poisson", "negative_binomial", \
-            "multinomial"}, default="gaussian"
+            "multinomial", "categorical"} or list of (str, columns), default="gaussian"
         Distribution of a sample given its latent point. "gaussian" takes any real
         values and learns their noise variance. "bernoulli" needs X in [0, 1], such as
-        zeros and ones. The others need counts, integers from 0; the networks and the
-        search for neighbors get log1p of them:
+        zeros and ones. The next three need counts, integers from 0; the networks and
+        the search for neighbors get log1p of them:
 
         - "poisson": independent counts, whose variance is their mean;
         - "negative_binomial": the variance is mean + dispersion * mean^2, with a
           learned dispersion of each feature. For counts of genes and of events;
         - "multinomial": the shares of the features in the total of a sample. For words
-          of documents and for compositions.
+          of documents and for compositions;
+        - "categorical": columns of categories, which are independent given the latent
+          point.
+
+        A list of pairs gives each kind of column of a table its own likelihood:
+        ``[("gaussian", ["age"]), ("categorical", ["city"])]``. Columns are chosen as in
+        :class:`~sklearn.compose.ColumnTransformer`: names, positions, slice, mask, or a
+        callable such as :class:`~sklearn.compose.make_column_selector`. Every column
+        needs exactly one likelihood. For the networks and the search for neighbors, a
+        column of numbers has unit variance, and two samples of different category the
+        squared distance 2.
+
+        In both cases X may be a frame of pandas or polars with columns of strings,
+        booleans, integers or categories, or an array of objects or codes. None and NaN
+        are missing, and so are categories that were not in ``fit``. Methods that give
+        samples give categories back.
 
     noise : {"scalar", "feature"}, default="scalar"
         Whether the Gaussian likelihood has one noise variance for all features or one
-        for each. The scaling of X is the same.
+        for each. The scaling of X is the same. In a table, where each column has a
+        scale, "scalar" is the same share of the variance of each Gaussian column.
 
-    size_factor : {"total", None}, default="total"
+    size_factor : {"auto", "total", None}, default="auto"
         What the rates of "poisson" and "negative_binomial" are in proportion to.
         "total" is the total of the sample: its depth, length or exposure then tells
         nothing about its cluster. With None it does, and the counts are absolute.
+        "auto" is "total" where all features are counts of one likelihood, and None in a
+        table with a list of likelihoods. There "total" is that of the columns of each
+        part.
         "multinomial" always keeps the total.
 
     responsibilities : {"expected", "sampled"}, default="expected"
@@ -352,16 +374,22 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         - (latent_dim, latent_dim) if "tied";
         - (n_clusters_,) if "spherical".
 
-    cluster_centers_ : ndarray of shape (n_clusters_, n_features_in_)
+    cluster_centers_ : {ndarray, frame} of shape (n_clusters_, n_features_in_)
         The decoded means, in the units of X. Counts are those of a sample of the
-        average total, see ``inverse_transform``.
+        average total, and categories the most probable ones, see ``inverse_transform``.
 
     noise_variance_ : float or ndarray of shape (n_features_in_,)
         Noise variance of the Gaussian likelihood, in the squared unit of X. One for
-        each feature with ``noise="feature"``.
+        each feature with ``noise="feature"`` and in a table, there NaN for columns of
+        another likelihood.
 
     dispersion_ : ndarray of shape (n_features_in_,)
-        Dispersion of each feature under likelihood="negative_binomial".
+        Dispersion of each feature under likelihood="negative_binomial". In a table NaN
+        for columns of another likelihood.
+
+    categories_ : list of ndarray
+        Sorted categories of each categorical column, in the order of the columns. Only
+        after a fit to a table.
 
     lower_bound_ : float
         Mean ELBO of the training samples under the fitted model, the same as ``score``.
@@ -456,9 +484,9 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         activation: str = "relu",
         encoder: ModuleFactory | None = None,
         decoder: ModuleFactory | None = None,
-        likelihood: str = "gaussian",
+        likelihood: Any = "gaussian",
         noise: str = "scalar",
-        size_factor: str | None = "total",
+        size_factor: str | None = "auto",
         responsibilities: str = "expected",
         covariance_type: str = "diag",
         reg_covar: float = 1e-6,
@@ -553,7 +581,7 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        X : {array-like, sparse matrix, frame} of shape (n_samples, n_features)
             Training samples. In dense X, NaN is a missing value, as is a masked entry
             of a masked array or ``pandas.NA``. Sparse X is made dense batch by batch,
             or once on the device where that has room for all of it.
@@ -576,8 +604,9 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
             If X has infinite or extreme values, or a sample or a feature without any
             value. If there are fewer samples than clusters, values outside [0, 1] with
             the Bernoulli likelihood, or negative or fractional values with one of
-            counts. If ``init``, ``sample_weight`` or a fitted state does not match. If
-            the loss is not finite.
+            counts. If the columns of a table do not have exactly one likelihood each,
+            or one that can not take them. If ``init``, ``sample_weight`` or a fitted
+            state does not match. If the loss is not finite.
         """
         resumes = self.warm_start and hasattr(self, "_network_state")
         first = "train" if resumes else None
@@ -755,7 +784,10 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
-        tags.input_tags.sparse = True
+        is_table = not isinstance(self.likelihood, str)
+        is_table = is_table or self.likelihood == CATEGORICAL
+        tags.input_tags.sparse = not is_table
+        tags.input_tags.string = tags.input_tags.categorical = is_table
         tags.input_tags.allow_nan = True
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from numbers import Integral
 from os import PathLike
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ from skvade._data.scaling import (
     normalize_weights,
     uniform_weights,
 )
+from skvade._data.table import TableEncoder
 from skvade._model.arrays import load_state_dict
 from skvade._model.custom_networks import float32_by_default
 from skvade._model.likelihoods import Likelihood, make_likelihood
@@ -61,6 +63,8 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
 
     # What scikit-learn would take for metadata is the argument itself.
     __metadata_request__inverse_transform = {"Z": UNUSED}
+
+    _table: TableEncoder | None = None  # of a fit to a table
 
     # --- Clusters -------------------------------------------------------------------
 
@@ -137,7 +141,7 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         return Z.astype(dataset.X.dtype, copy=False)
 
     @default_settings()
-    def inverse_transform(self, Z: ArrayLike) -> NDArray:
+    def inverse_transform(self, Z: ArrayLike) -> Any:
         """Compute the expected sample at each point of the latent space.
 
         Parameters
@@ -147,11 +151,12 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
 
         Returns
         -------
-        X : ndarray of shape (n_samples, n_features)
+        X : {ndarray, frame} of shape (n_samples, n_features)
             Expected samples E[x|z], in the units of the training data and without the
             noise of the likelihood. With a likelihood of counts they are the expected
-            counts of a sample of the average total. With ``size_factor=None`` they are
-            the expected counts themselves.
+            counts of a sample of the average total. Without size factors they are the
+            expected counts themselves. Of categories it is the most probable one, and
+            a table is a frame if that is what ``fit`` got.
 
         Raises
         ------
@@ -179,10 +184,10 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         )
         module = self._make_module(device_config)
         decoded = _inference.decode(module, dataset, self._likelihood_float64())
-        return _cast_expected(decoded, points, "Z")
+        return self._decode_table(_cast_expected(decoded, points, "Z"))
 
     @default_settings()
-    def reconstruct(self, X: ArrayLike) -> NDArray:
+    def reconstruct(self, X: ArrayLike) -> Any:
         """Compute the expected sample at the latent coordinates of each sample.
 
         Parameters
@@ -192,15 +197,16 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
 
         Returns
         -------
-        X_reconstructed : ndarray of shape (n_samples, n_features)
+        X_reconstructed : {ndarray, frame} of shape (n_samples, n_features)
             The same as ``inverse_transform(transform(X))``, but that expected counts
             have the total of the sample itself. Where counts are missing, the observed
             ones keep their total.
         """
-        return self._reconstruct(*self._module_and_dataset(X))
+        reconstructed = self._reconstruct(*self._module_and_dataset(X))
+        return self._decode_table(reconstructed, X)
 
     @default_settings()
-    def impute(self, X: ArrayLike) -> NDArray | csr_array:
+    def impute(self, X: ArrayLike) -> Any:
         """Replace missing values by the values that the model expects.
 
         Parameters
@@ -210,25 +216,39 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
 
         Returns
         -------
-        X_imputed : ndarray or sparse matrix of shape (n_samples, n_features)
+        X_imputed : {ndarray, sparse matrix, frame} of shape (n_samples, n_features)
             A copy of X in which the values of ``reconstruct`` replace NaN. Sparse X has
-            no NaN. Imputed counts are expected ones, and so fractional.
+            no NaN. Imputed counts are expected ones, and so fractional. In a table,
+            categories that were not in ``fit`` are missing, too.
         """
         module, dataset = self._module_and_dataset(X)
-        if not dataset.has_missing:
-            return dataset.X.copy()
-        reconstructed = self._reconstruct(module, dataset)
-        return np.where(np.isnan(dataset.X), reconstructed, dataset.X)
+        samples: Any = dataset.X
+        if dataset.has_missing:
+            reconstructed = self._reconstruct(module, dataset)
+            samples = np.where(np.isnan(samples), reconstructed, samples)
+        else:
+            samples = samples.copy()
+        return self._decode_table(samples, X)
 
     @property
-    def cluster_centers_(self) -> NDArray[np.float64]:
-        """Decoded means of the clusters, in the units of X."""
+    def cluster_centers_(self) -> Any:
+        """Decoded means of the clusters, in the units of X, as by inverse_transform."""
         check_is_fitted(self)
         try:
             return self.inverse_transform(self.means_)
         except ValueError as error:
             # A property must look absent where it cannot be computed.
             raise AttributeError(str(error)) from error
+
+    @property
+    def categories_(self) -> list[NDArray]:
+        """Sorted categories of each categorical column, in the order of the columns."""
+        check_is_fitted(self)
+        if self._table is None:
+            raise AttributeError(
+                f"This {type(self).__name__} was fitted without categorical columns."
+            )
+        return [values for _, values in sorted(self._table.categories.items())]
 
     # --- Scores ---------------------------------------------------------------------
 
@@ -312,7 +332,7 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         *,
         label: int | None = None,
         random_state: int | RandomState | None = None,
-    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    ) -> tuple[Any, NDArray[np.int64]]:
         """Draw samples from the generative model.
 
         Draw a cluster by its weight, then a point z from its Gaussian, then a sample
@@ -331,8 +351,8 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
 
         Returns
         -------
-        X : ndarray of shape (n_samples, n_features)
-            The samples, ordered by cluster.
+        X : {ndarray, frame} of shape (n_samples, n_features)
+            The samples, ordered by cluster. A frame if ``fit`` got one as a table.
         c : ndarray of shape (n_samples,)
             The cluster of each.
 
@@ -359,7 +379,7 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         with torch.inference_mode():
             z = module.prior.sample(torch.from_numpy(c), generator)
             X = module.likelihood.sample(module.decoder(z), generator)
-        return X.numpy(), c
+        return self._decode_table(X.numpy()), c
 
     # --- Export ---------------------------------------------------------------------
 
@@ -381,8 +401,13 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
             E[x|z]. Its submodules are ``encoder``, ``decoder``, ``prior`` and
             ``likelihood``. Changing it does not change the estimator. A module of
             counts takes the counts themselves, which it does not check.
+
+        Raises
+        ------
+        ValueError
+            If the model is of a table.
         """
-        check_is_fitted(self)
+        self._check_no_table("to_torch")
         if device is None:
             device_config = self._device_config()
         else:
@@ -409,9 +434,9 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         ImportError
             If the packages of the extra are not installed.
         ValueError
-            If there is no such method.
+            If there is no such method, or the model is of a table.
         """
-        check_is_fitted(self)
+        self._check_no_table("to_onnx")
         if method not in METHODS:
             raise ValueError(
                 f"method must be one of {[*METHODS]}. Got {method!r} instead."
@@ -420,6 +445,15 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         module = self._make_module(replace(device_config, bfloat16=False))
         with float32_by_default(module):
             export_onnx(module, self.responsibilities, method, path)
+
+    def _check_no_table(self, method: str) -> None:
+        check_is_fitted(self)
+        if self._table is not None:
+            raise ValueError(
+                f"{method} can not export a model of a table with categories or "
+                "several likelihoods: a module of tensors can not encode the table. "
+                "Predict with the estimator, or pickle it."
+            )
 
     # --- From the fitted state ------------------------------------------------------
 
@@ -460,16 +494,23 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         samples = validate_X(self, X, reset=False)
         device_config, scaling = self._device_config(), Scaling(**self._scaling)
         summary = DataSummary.from_array(samples)
-        check_values(self._module_params["likelihood"], samples)
+        likelihood, table = self._module_params["likelihood"], self._table
+        check_values(likelihood, samples, table)
         check_scale(scaling, device_config.dtype, samples.dtype)
         check_magnitude(summary, scaling)
         if warn_outside_support:
-            warn_support(self._module_params["likelihood"], summary)
+            warn_support(likelihood, summary, table)
         weights = uniform_weights(samples.shape[0])
         dataset = Dataset.from_array(
             samples, scaling, device_config, weights, summary.has_missing
         )
         return self._make_module(device_config), dataset
+
+    def _decode_table(self, X: Any, given: Any = None) -> Any:
+        """Give the table of encoded samples, those of `given`; others as they are."""
+        if self._table is None:
+            return X
+        return self._table.decode(X, getattr(given, "index", None))
 
     def _reconstruct(self, module: VaDE, dataset: Dataset) -> NDArray:
         expected = _inference.reconstruct(module, dataset, self._likelihood_float64())

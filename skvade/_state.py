@@ -106,7 +106,8 @@ def make_config(
     if config.max_iter == "auto":
         config.max_iter = n_joint
     if config.beta == "auto":
-        config.beta = default_beta(n_features)
+        table = estimator._table
+        config.beta = default_beta(n_features if table is None else len(table.names))
     if config.init_weight == "auto":
         config.init_weight = float(config.pretraining == "neighbors")
     labels = labels_from_init(config.init)
@@ -128,10 +129,12 @@ def init_training(
     statistics = WeightStatistics().update(sample_weight, group)
     sample_weight = normalize_weights(sample_weight, statistics.mean)
     summary = DataSummary.from_array(X, sample_weight, group)
-    check_values(estimator.likelihood, X)
+    likelihood, table = estimator.likelihood, estimator._table
+    check_values(likelihood, X, table)
     module = _build_module(estimator, X.shape[1], device_config, random)
     scaling = module.likelihood.make_scaling(X, sample_weight, summary, group)
-    check_data(estimator.likelihood, summary, scaling, device_config.dtype, X.dtype)
+    dtypes = device_config.dtype, X.dtype
+    check_data(likelihood, summary, scaling, *dtypes, table=table)
     dataset = Dataset.from_array(
         X, scaling, device_config, sample_weight, summary.has_missing
     )
@@ -284,8 +287,10 @@ def _scaled_dataset(
 ) -> Dataset:
     """Make a dataset of all samples of X, standardized as earlier ones."""
     summary = DataSummary.from_array(X, group=group)
-    check_values(estimator.likelihood, X)
-    check_data(estimator.likelihood, summary, scaling, device_config.dtype, X.dtype)
+    likelihood, table = estimator.likelihood, estimator._table
+    check_values(likelihood, X, table)
+    dtypes = device_config.dtype, X.dtype
+    check_data(likelihood, summary, scaling, *dtypes, table=table)
     dataset = Dataset.from_array(
         X, scaling, device_config, sample_weight, summary.has_missing
     )

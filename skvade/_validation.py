@@ -33,6 +33,7 @@ from skvade._data.scaling import (
     drop_negligible_weights,
     uniform_weights,
 )
+from skvade._data.table import CATEGORICAL, TableEncoder
 from skvade._model.likelihoods import LIKELIHOODS
 from skvade._model.networks import ACTIVATIONS
 from skvade._model.prior import PRIORS
@@ -104,9 +105,9 @@ PARAMETER_CONSTRAINTS: dict[str, list] = {
     "activation": [StrOptions(ACTIVATIONS.keys())],
     "encoder": [callable, None],
     "decoder": [callable, None],
-    "likelihood": [StrOptions(LIKELIHOODS.keys())],
+    "likelihood": [StrOptions(LIKELIHOODS.keys()), list, tuple],
     "noise": [StrOptions({"scalar", "feature"})],
-    "size_factor": [StrOptions({"total"}), None],
+    "size_factor": [StrOptions({"auto", "total"}), None],
     "pretraining": [StrOptions(PRETRAINING.keys())],
     "neighbors": [_POSITIVE_INT, "sparse matrix", _Instance("fit_transform")],
     "pretrain_max_iter": [StrOptions({"auto"}), _NON_NEGATIVE_INT],
@@ -185,8 +186,10 @@ def module_params(estimator: BaseEstimator, n_features: int) -> dict[str, Any]:
             "a sequence of at least one int in the range [1, inf). "
             f"Got {estimator.hidden_layer_sizes!r} instead."
         )
+    table = estimator._table
     return {
         "n_features": n_features,
+        "table": None if table is None else table.parts,
         "hidden_layer_sizes": tuple(int(size) for size in sizes),
         **{name: getattr(estimator, name) for name in _MODULE_PARAMS},
     }
@@ -252,7 +255,7 @@ def resumed_params(estimator: BaseEstimator, saved: dict[str, Any]) -> dict[str,
     for name, value in given.items():
         is_default = _are_equal(value, _default(estimator, name))
         is_same = _are_equal(_savable(value), saved[name])
-        is_object = isinstance(saved[name], Description)
+        is_object = _has_description(saved[name])
         if is_object and (is_same or name == "random_state"):
             params[name] = value
         elif is_default and not is_object:
@@ -260,15 +263,21 @@ def resumed_params(estimator: BaseEstimator, saved: dict[str, Any]) -> dict[str,
         elif is_same or name in ("device", "verbose"):
             params[name] = value
         else:
-            was = saved[name].text if is_object else repr(saved[name])
             remedy = "Leave it out: resume takes it from the file"
             if is_object:
                 remedy = "Set it on the estimator: the file can not hold such an object"
             raise ValueError(
-                f"The file is of a fit with {name}={was}. Got {name}={value!r} "
-                f"instead. {remedy}."
+                f"The file is of a fit with {name}={saved[name]!r}. Got "
+                f"{name}={value!r} instead. {remedy}."
             )
     return params
+
+
+def _has_description(value: Any) -> bool:
+    """Tell whether a saved value is, or holds, the description of an object."""
+    if isinstance(value, Description):
+        return True
+    return isinstance(value, list | tuple) and any(map(_has_description, value))
 
 
 def _savable(value: Any) -> Any:
@@ -466,13 +475,32 @@ def _check_networks(estimator: BaseEstimator) -> None:
 
 
 def _check_likelihood(estimator: BaseEstimator) -> None:
-    has = LIKELIHOODS[estimator.likelihood].options
+    names = [estimator.likelihood]
+    if estimator._table is not None:
+        names = [part.likelihood for part in estimator._table.parts]
+        _check_size_factor(estimator)
+    has = {option for name in names for option in LIKELIHOODS[name].options}
     _warn_ignored_params(
         estimator,
         [name for name in _LIKELIHOOD_PARAMS if name not in has],
         f"it is no parameter of likelihood={estimator.likelihood!r}. Leave out what "
         "has no effect, or choose another likelihood.",
     )
+
+
+def _check_size_factor(estimator: BaseEstimator) -> None:
+    """Reject the share of a column in a total that is the column itself."""
+    for part in estimator._table.parts:
+        has_option = "size_factor" in LIKELIHOODS[part.likelihood].options
+        is_share = part.likelihood == "multinomial"
+        is_share = is_share or (has_option and estimator.size_factor == "total")
+        if is_share and len(part.columns) == 1:
+            name = estimator._table.names[part.columns[0]]
+            raise ValueError(
+                f"likelihood={part.likelihood!r} has {name!r} as its only column, "
+                "whose share in the total of its columns is always one. Use 'poisson' "
+                "or 'negative_binomial' with size_factor=None."
+            )
 
 
 def _check_neighbors(estimator: BaseEstimator, n_samples: int) -> None:
@@ -597,7 +625,9 @@ def warn_version_mismatch(estimator: BaseEstimator, state: dict[str, Any]) -> No
 def validate_X(estimator: BaseEstimator, X: Any, *, reset: bool) -> NDArray | csr_array:
     """Convert X to a float array or a CSR array, without a pass over its values.
 
-    Infinite values are found by `DataSummary.from_array`, which reads X anyway.
+    Infinite values are found by `DataSummary.from_array`, which reads X anyway. A table
+    becomes its features, see :class:`~skvade._data.table.TableEncoder`. With `reset` it
+    is learned which columns it has.
 
     Raises
     ------
@@ -605,6 +635,10 @@ def validate_X(estimator: BaseEstimator, X: Any, *, reset: bool) -> NDArray | cs
         If X is not two-dimensional and numeric, has another number of features than in
         `fit`, or is sparse and inconsistent.
     """
+    pairs = _likelihood_pairs(estimator) if reset else None
+    if pairs is not None or (estimator._table is not None and not reset):
+        return _validate_table(estimator, X, pairs)
+    vars(estimator).pop("_table", None)  # of an earlier fit
     X = mark_missing(X)
     _check_columns(X)
     X = validate_data(
@@ -622,6 +656,70 @@ def validate_X(estimator: BaseEstimator, X: Any, *, reset: bool) -> NDArray | cs
         X = X.copy()  # the user's own stays as it is
         X.sum_duplicates()
     return X
+
+
+def _likelihood_pairs(estimator: BaseEstimator) -> list[tuple[str, Any]] | None:
+    """Give the likelihoods of a table and their columns; None for a single one.
+
+    Raises
+    ------
+    ValueError
+        If `likelihood` is no list of pairs, or names one that does not exist.
+    """
+    likelihood = estimator.likelihood
+    if isinstance(likelihood, str):
+        return [(CATEGORICAL, slice(None))] if likelihood == CATEGORICAL else None
+    for pair in likelihood:
+        is_pair = isinstance(pair, list | tuple) and len(pair) == 2
+        if not is_pair or pair[0] not in [*LIKELIHOODS]:
+            raise ValueError(
+                "The 'likelihood' parameter of a table must be a list of pairs (name, "
+                f"columns), each name one of {sorted(LIKELIHOODS)}. Got {pair!r} "
+                "instead, for instance [('gaussian', ['age']), ('categorical', "
+                "['city'])]."
+            )
+    if not likelihood:
+        raise ValueError(
+            "The 'likelihood' parameter is an empty list. Give pairs (name, columns), "
+            "or the name of a single likelihood."
+        )
+    return [(name, columns) for name, columns in likelihood]
+
+
+def _validate_table(
+    estimator: BaseEstimator, X: Any, pairs: list[tuple[str, Any]] | None
+) -> NDArray[np.float64]:
+    """Convert a table to its features; with `pairs` it is that of a new fit.
+
+    Raises
+    ------
+    ValueError
+        If X is sparse, not two-dimensional, or has other columns than in `fit`; if
+        several processes would have to agree on the categories.
+    """
+    if issparse(X):
+        raise ValueError(
+            f"likelihood={estimator.likelihood!r} needs a dense table. Got sparse X. "
+            "Use X.toarray(), or a single likelihood."
+        )
+    if estimator.distributed:
+        raise ValueError(
+            f"distributed=True can not fit likelihood={estimator.likelihood!r}: each "
+            "process sees the categories of its own samples alone. Fit in one process."
+        )
+    if not hasattr(X, "columns"):
+        is_array = isinstance(X, np.ndarray | torch.Tensor)
+        # Strings beside numbers would otherwise make strings of the numbers.
+        X = mark_missing(X if is_array else np.array(X, dtype=object))
+    if len(X.shape) != 2 or not len(X):
+        raise ValueError(
+            f"Expected 2D array, got {len(X.shape)}D array of {len(X)} sample(s) "
+            "instead: a table has samples as rows, at least one, and columns."
+        )
+    validate_data(estimator, X, reset=pairs is not None, skip_check_array=True)
+    if pairs is not None:
+        estimator._table = TableEncoder.fit(X, pairs)
+    return estimator._table.encode(X)
 
 
 def _check_columns(X: Any) -> None:
@@ -646,9 +744,9 @@ def _check_columns(X: Any) -> None:
     others = [str(name) for name, column in X.items() if not holds_numbers(column)]
     if others:
         raise ValueError(
-            f"X has columns that do not hold numbers: {', '.join(others)}. Encode "
-            "categories, for instance by OneHotEncoder in a ColumnTransformer, turn "
-            "dates into numbers, or leave the columns out."
+            f"X has columns that do not hold numbers: {', '.join(others)}. Give them a "
+            "likelihood of their own, [('categorical', [...]), ('gaussian', [...])], "
+            "turn dates into numbers, or leave the columns out."
         )
 
 
@@ -733,7 +831,24 @@ def check_sample_weight(
     return drop_negligible_weights(weights, WeightStatistics().update(weights).mean)
 
 
-def check_values(likelihood: str, X: NDArray | csr_array) -> None:
+def _likelihood_parts(
+    likelihood: Any, table: TableEncoder | None
+) -> list[tuple[str, slice, Sequence[Any] | None]]:
+    """Give the likelihoods of X, the features of each, and the names of their columns.
+
+    A single likelihood has all features, and these have no names.
+    """
+    if table is None:
+        return [(likelihood, slice(None), None)]
+    return [
+        (part.likelihood, features, [table.names[column] for column in part.columns])
+        for part, features in zip(table.parts, table.slices, strict=True)
+    ]
+
+
+def check_values(
+    likelihood: Any, X: NDArray | csr_array, table: TableEncoder | None = None
+) -> None:
     """Reject values that a likelihood of counts cannot take, in fits and predictions.
 
     Raises
@@ -741,25 +856,43 @@ def check_values(likelihood: str, X: NDArray | csr_array) -> None:
     ValueError
         Names the first value that is no count.
     """
-    if LIKELIHOODS[likelihood].of_counts:
-        check_counts(X, likelihood)
+    for name, features, columns in _likelihood_parts(likelihood, table):
+        if LIKELIHOODS[name].of_counts:
+            check_counts(X, name, features, columns)
 
 
 def check_data(
-    likelihood: str, summary: DataSummary, scaling: Scaling, *dtypes: Dtype
+    likelihood: Any,
+    summary: DataSummary,
+    scaling: Scaling,
+    *dtypes: Dtype,
+    table: TableEncoder | None = None,
 ) -> None:
     """Reject data that the likelihood or the arithmetic of the networks cannot take."""
-    check_support(likelihood, summary)
+    check_support(likelihood, summary, table)
     check_scale(scaling, *dtypes)
     check_magnitude(summary, scaling)
 
 
-def _is_outside_support(likelihood: str, summary: DataSummary) -> bool:
-    low, high = LIKELIHOODS[likelihood].support
-    return not (low <= summary.min and summary.max <= high)
+def _outside_support(
+    likelihood: Any, summary: DataSummary, table: TableEncoder | None
+) -> list[tuple[str, DataSummary]]:
+    """List the likelihoods with values outside of their support, and what these are."""
+    found = []
+    for name, features, _ in _likelihood_parts(likelihood, table):
+        part = summary._replace(
+            feature_min=summary.feature_min[features],
+            feature_max=summary.feature_max[features],
+        )
+        low, high = LIKELIHOODS[name].support
+        if part.min < low or part.max > high:  # of missing entries alone neither is
+            found.append((name, part))
+    return found
 
 
-def check_support(likelihood: str, summary: DataSummary) -> None:
+def check_support(
+    likelihood: Any, summary: DataSummary, table: TableEncoder | None = None
+) -> None:
     """Reject values to which the likelihood gives no probability.
 
     Raises
@@ -767,22 +900,24 @@ def check_support(likelihood: str, summary: DataSummary) -> None:
     ValueError
         Names the range of the values, and that of the likelihood.
     """
-    if _is_outside_support(likelihood, summary):
-        low, high = LIKELIHOODS[likelihood].support
+    for name, part in _outside_support(likelihood, summary, table):
+        low, high = LIKELIHOODS[name].support
         raise ValueError(
-            f"likelihood={likelihood!r} needs X in [{low:g}, {high:g}]. Got values "
-            f"from {summary.min:.6g} to {summary.max:.6g} instead. Scale X, for "
+            f"likelihood={name!r} needs X in [{low:g}, {high:g}]. Got values "
+            f"from {part.min:.6g} to {part.max:.6g} instead. Scale X, for "
             "instance with MinMaxScaler, or use likelihood='gaussian'."
         )
 
 
-def warn_support(likelihood: str, summary: DataSummary) -> None:
+def warn_support(
+    likelihood: Any, summary: DataSummary, table: TableEncoder | None = None
+) -> None:
     """Warn of scores that are no probabilities, where X is outside of the support."""
-    if _is_outside_support(likelihood, summary):
-        low, high = LIKELIHOODS[likelihood].support
+    for name, part in _outside_support(likelihood, summary, table):
+        low, high = LIKELIHOODS[name].support
         warnings.warn(
-            f"X ranges from {summary.min:.6g} to {summary.max:.6g}. Outside of "
-            f"[{low:g}, {high:g}] the score of likelihood={likelihood!r} is no "
+            f"X ranges from {part.min:.6g} to {part.max:.6g}. Outside of "
+            f"[{low:g}, {high:g}] the score of likelihood={name!r} is no "
             "probability. Clip X, for instance with MinMaxScaler(clip=True).",
             stacklevel=2,
         )
@@ -804,7 +939,8 @@ def check_scale(scaling: Scaling, *dtypes: Dtype) -> None:
     ValueError
         Names scale and offset.
     """
-    scale, offset = scaling.scale, np.abs(scaling.location).max()
+    scales, offset = np.asarray(scaling.scale), np.abs(scaling.location).max()
+    least, scale = float(scales.min()), float(scales.max())
     for dtype in dtypes:
         limits: Any
         if isinstance(dtype, torch.dtype):
@@ -813,8 +949,8 @@ def check_scale(scaling: Scaling, *dtypes: Dtype) -> None:
             limits = np.finfo(dtype)
         # As floats of Python: others would be compared in their own precision.
         low, high = float(limits.tiny), float(limits.max)
-        is_expressible = low <= scale <= high and offset <= high
-        if not (is_expressible and MIN_SCALE <= scale <= MAX_SCALE):
+        is_expressible = low <= least and scale <= high and offset <= high
+        if not (is_expressible and least >= MIN_SCALE and scale <= MAX_SCALE):
             raise ValueError(
                 f"X has averages up to {offset:.3g} and a standard deviation of "
                 f"{scale * TARGET_STD:.3g}, which is beyond what the arithmetic in "
@@ -831,12 +967,15 @@ def check_magnitude(summary: DataSummary, scaling: Scaling) -> None:
     ValueError
         If a standardized value could exceed `MAX_STANDARDIZED_VALUE`.
     """
-    largest = max(abs(summary.min), abs(summary.max))
-    offset = np.abs(scaling.location).max()
-    if not (largest + offset) / scaling.scale <= MAX_STANDARDIZED_VALUE:
+    largest = np.fmax(np.abs(summary.feature_min), np.abs(summary.feature_max))
+    scales = np.broadcast_to(scaling.scale, largest.shape)
+    with np.errstate(over="ignore"):
+        standardized = (largest + np.abs(scaling.location)) / scales
+    if not np.fmax.reduce(standardized) <= MAX_STANDARDIZED_VALUE:
+        worst = np.nanargmax(standardized)
         raise ValueError(
-            f"X has values up to {largest:.3g}, but the data that the model is fitted "
-            f"to have a standard deviation of {scaling.scale * TARGET_STD:.3g}: the "
-            "arithmetic of the networks does not reach that far. Look for extreme "
+            f"X has values up to {largest[worst]:.3g}, but the data that the model is "
+            f"fitted to have a standard deviation of {scales[worst] * TARGET_STD:.3g}: "
+            "the arithmetic of the networks does not reach that far. Look for extreme "
             "values in X."
         )

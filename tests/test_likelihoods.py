@@ -35,7 +35,7 @@ LOCATION = torch.tensor([5.0, -3.0, 0.5, 100.0], dtype=torch.float64)
 SCALE = 2.5
 MEAN_COUNT = np.array([4.0, 0.5, 20.0, 1.5])
 
-NOT_OF_COUNTS = ["bernoulli", "gaussian"]
+NOT_OF_COUNTS = ["bernoulli", "categorical", "gaussian"]
 OF_COUNTS = sorted({*LIKELIHOODS} - {*NOT_OF_COUNTS})
 
 

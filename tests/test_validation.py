@@ -50,7 +50,10 @@ INVALID_VALUES = {
     "decoder": ("a callable", [(16, 8), nn.Linear(2, 5)]),
     "likelihood": ("a str among {.*'bernoulli'", ["normal", None]),
     "noise": ("a str among {.*'feature'", ["full", None, 1.0]),
-    "size_factor": ("a str among {'total'} or None", ["median", 1.0, True]),
+    "size_factor": (
+        "a str among {'auto', 'total'} or None",
+        ["median", 1.0, True],
+    ),
     "pretraining": ("a str among {.*'stacked'", ["greedy", None]),
     "neighbors": (
         f"{POSITIVE_INT}, a sparse array or matrix or an object implementing",
@@ -572,7 +575,7 @@ def test_columns_without_numbers_are_named(make_estimator, X):
     frame = pd.DataFrame(X).rename(columns=str)
     frame["3"] = np.where(X[:, 0] > 0, "high", "low")
     frame["4"] = pd.Timestamp("2020-01-01")
-    message = "X has columns that do not hold numbers: 3, 4. Encode categories"
+    message = "X has columns that do not hold numbers: 3, 4. Give them a likelih"
     assert_fit_raises(make_estimator(), frame, ValueError, message)
 
 

@@ -1,5 +1,6 @@
 """Counts: which values they may have, and what the networks get of them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -28,8 +29,24 @@ MIN_MEAN_COUNT = 1e-6
 REFERENCE_QUANTILE = 0.1
 
 
-def check_counts(X: NDArray | csr_array, likelihood: str) -> None:
+def check_counts(
+    X: NDArray | csr_array,
+    likelihood: str,
+    features: slice = slice(None),
+    names: Sequence[Any] | None = None,
+) -> None:
     """Reject values that are no counts; NaN may stand for a missing one.
+
+    Parameters
+    ----------
+    X : {ndarray, csr_array} of shape (n_samples, n_features)
+        Samples.
+    likelihood : str
+        The likelihood that needs counts.
+    features : slice, default=slice(None)
+        The features that it needs them of.
+    names : sequence or None, default=None
+        What a message calls each of these features; None for its position.
 
     Raises
     ------
@@ -37,14 +54,16 @@ def check_counts(X: NDArray | csr_array, likelihood: str) -> None:
         Names the first negative or fractional value, and its row and column.
     """
     for rows, chunk in iter_chunks(X):
+        chunk = chunk[:, features]
         is_count = np.isnan(chunk) | ((chunk >= 0) & (chunk == np.floor(chunk)))
         if not is_count.all():
             row, column = np.argwhere(~is_count)[0]
             value = float(chunk[row, column])
+            name = column if names is None else repr(names[column])
             kind = "a negative" if value < 0 else "a fractional"
             raise ValueError(
                 f"likelihood={likelihood!r} needs counts: integers from 0. Got {kind} "
-                f"value, {value:.6g} in row {rows.start + row}, column {column} of X. "
+                f"value, {value:.6g} in row {rows.start + row}, column {name} of X. "
                 "Give the counts themselves, neither normalized nor as logarithms, or "
                 "use likelihood='gaussian'."
             )
@@ -73,6 +92,11 @@ def network_input(X: NDArray | csr_array, scaling: Scaling) -> NDArray | csr_arr
     Sparse counts stay sparse.
     """
     if scaling.mean_count is None:
+        return X
+    if scaling.edges is not None:
+        X = X.copy()
+        for features, part in scaling.split():
+            X[:, features] = network_input(X[:, features], part)
         return X
     if issparse(X):
         return _sparse_network_input(X, scaling)
@@ -139,7 +163,11 @@ def count_scaling(
         reference_count = _reference_count(X, sample_weight, mean_count, group)
     unscaled = Scaling(zeros, 1.0, zeros, mean_count, reference_count)
     summary = DataSummary.from_array(
-        X, sample_weight, group, lambda chunk: network_input(chunk, unscaled)
+        X,
+        sample_weight,
+        group,
+        lambda chunk: network_input(chunk, unscaled),
+        allow_empty=True,  # X as a whole was checked when its means were taken
     )
     scaling = summary.scaling(center=True)
     return scaling._replace(mean_count=mean_count, reference_count=reference_count)

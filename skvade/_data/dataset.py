@@ -42,7 +42,8 @@ class Batch(NamedTuple):
         loss.
     counts : Tensor of shape (B, D) or None
         The samples themselves, zero where an entry is missing, where they are counts;
-        None otherwise.
+        None otherwise. Features of a table that are no counts are standardized here,
+        too.
     total_size : int or None
         Number of samples of the step in all processes; None if that is B.
     """
@@ -176,16 +177,20 @@ class Dataset:
     def mean_imputed(self) -> NDArray | csr_array:
         """Give what transformers get: the samples, or log1p of them if they are counts.
 
-        The mean of the feature replaces missing entries. The result is not a copy of X
-        if the dataset has all samples, no entry is missing and X is not of counts.
+        The mean of the feature replaces missing entries. Tables are standardized, since
+        their columns have units of their own. The result is not a copy of X if the
+        dataset has all samples, no entry is missing and X is neither a table nor of
+        counts.
         """
         X: Any = self.X
         if len(self) < X.shape[0]:
             X = X[self.indices]
         X = network_input(X, self.scaling)
-        if not self.has_missing:
-            return X
-        return np.where(np.isnan(X), self.scaling.feature_mean.astype(X.dtype), X)
+        if self.has_missing:
+            X = np.where(np.isnan(X), self.scaling.feature_mean.astype(X.dtype), X)
+        if self.scaling.edges is not None:
+            X = (X - self.scaling.location) / self.scaling.scale
+        return X
 
     # --- Tensors --------------------------------------------------------------------
 
@@ -244,9 +249,13 @@ class Dataset:
             np.copyto(samples, scaling.feature_mean, "same_kind", where=missing)
             mask = to_tensor(~missing)
         samples -= scaling.location.astype(samples.dtype)
-        samples /= samples.dtype.type(scaling.scale)
+        samples /= np.asarray(scaling.scale, samples.dtype)
+        x = to_tensor(samples)
+        if counts is not None and scaling.edges is not None:
+            is_count = torch.from_numpy(~np.isnan(scaling.mean_count)).to(x.device)
+            counts = torch.where(is_count, counts, x)
         return Batch(
-            to_tensor(samples),
+            x,
             to_tensor(self.sample_weight[indices]),
             torch.from_numpy(positions),
             mask,

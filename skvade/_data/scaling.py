@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple, Self
 from zlib import crc32
 
@@ -19,6 +20,7 @@ __all__ = [
     "DataSummary",
     "Scaling",
     "WeightStatistics",
+    "check_no_empty_features",
     "dense_samples",
     "drop_negligible_weights",
     "enumerate_first",
@@ -176,13 +178,14 @@ def _weights_of(sample_weight: NDArray | None, rows: slice) -> NDArray | None:
 class Scaling(NamedTuple):
     """Offset of each feature and one scale for all, so relative scales remain.
 
-    They apply to what `network_input` makes of X: X itself, or log1p of counts.
+    Only the features of a table with several likelihoods have scales of their own. They
+    apply to what `network_input` makes of X: X itself, or log1p of counts.
 
     Attributes
     ----------
     location : ndarray of shape (n_features,)
         Subtracted; zero where the likelihood does not center.
-    scale : float
+    scale : float or ndarray of shape (n_features,)
         The difference is divided by it; the average feature then has a standard
         deviation of `TARGET_STD`.
     feature_mean : ndarray of shape (n_features,)
@@ -192,13 +195,48 @@ class Scaling(NamedTuple):
     reference_count : ndarray of shape (n_features,) or None
         Mean count of each feature in a sample of the total that the counts of all
         samples are scaled to, for the networks. None where they are not scaled.
+    edges : ndarray of shape (n_parts + 1,) or None
+        Where the features of each part of a table begin, and where the last one ends.
+        None if X has a single likelihood. With parts, the two above are NaN where they
+        would be None for a part alone.
     """
 
     location: NDArray[np.float64]
-    scale: float
+    scale: float | NDArray[np.float64]
     feature_mean: NDArray[np.float64]
     mean_count: NDArray[np.float64] | None = None
     reference_count: NDArray[np.float64] | None = None
+    edges: NDArray[np.int64] | None = None
+
+    @classmethod
+    def join(cls, parts: "Sequence[Scaling]") -> "Scaling":
+        """Make the scaling of a table from those of its parts."""
+        edges = np.cumsum([0, *(len(part.location) for part in parts)])
+        scales = [np.broadcast_to(part.scale, part.location.shape) for part in parts]
+        return cls(
+            np.concatenate([part.location for part in parts]),
+            np.concatenate(scales),
+            np.concatenate([part.feature_mean for part in parts]),
+            _join_optional([part.mean_count for part in parts], edges),
+            _join_optional([part.reference_count for part in parts], edges),
+            edges,
+        )
+
+    def split(self) -> "list[tuple[slice, Scaling]]":
+        """Give the features of each part of a table, and their scaling."""
+        assert self.edges is not None
+        parts = []
+        for start, stop in pairwise(self.edges.tolist()):
+            features = slice(start, stop)
+            part = Scaling(
+                self.location[features],
+                np.asarray(self.scale)[features],
+                self.feature_mean[features],
+                _take_optional(self.mean_count, features),
+                _take_optional(self.reference_count, features),
+            )
+            parts.append((features, part))
+        return parts
 
     @property
     def standardized_mean(self) -> NDArray[np.float64]:
@@ -206,13 +244,31 @@ class Scaling(NamedTuple):
         return (self.feature_mean - self.location) / self.scale
 
 
+def _join_optional(parts: list[NDArray | None], edges: NDArray) -> NDArray | None:
+    """Join arrays, NaN where there is none; None if there is none at all."""
+    if all(part is None for part in parts):
+        return None
+    joined = np.full(edges[-1], np.nan)
+    for part, start, stop in zip(parts, edges[:-1], edges[1:], strict=True):
+        if part is not None:
+            joined[start:stop] = part
+    return joined
+
+
+def _take_optional(values: NDArray | None, features: slice) -> NDArray | None:
+    """Take the values of a part that `_join_optional` has joined."""
+    if values is None or np.isnan(values[features]).any():
+        return None
+    return values[features]
+
+
 class DataSummary(NamedTuple):
     """What `fit` and the predictions must know of X before they start.
 
     Attributes
     ----------
-    min, max : float
-        Extreme values; missing entries do not count.
+    feature_min, feature_max : ndarray of shape (n_features,)
+        Extreme values of each feature; NaN if all its entries are missing.
     has_missing : bool
         Whether an entry is NaN.
     feature_mean : ndarray of shape (n_features,) or None
@@ -221,13 +277,26 @@ class DataSummary(NamedTuple):
     std : float
         Square root of the weighted variance around these means, the average over all
         observed entries.
+    feature_std : ndarray of shape (n_features,) or None
+        The same of each feature; None unless weights were given.
     """
 
-    min: float
-    max: float
+    feature_min: NDArray[np.float64]
+    feature_max: NDArray[np.float64]
     has_missing: bool
     feature_mean: NDArray[np.float64] | None = None
     std: float = 0.0
+    feature_std: NDArray[np.float64] | None = None
+
+    @property
+    def min(self) -> float:
+        """The least value; missing entries do not count."""
+        return float(np.fmin.reduce(self.feature_min))
+
+    @property
+    def max(self) -> float:
+        """The largest value; missing entries do not count."""
+        return float(np.fmax.reduce(self.feature_max))
 
     @classmethod
     def from_array(
@@ -236,6 +305,7 @@ class DataSummary(NamedTuple):
         sample_weight: NDArray | None = None,
         group: ProcessGroup = SINGLE_PROCESS,
         transform: Callable[[NDArray], NDArray] | None = None,
+        allow_empty: bool = False,
     ) -> Self:
         """Summarize X in one pass over its samples, in chunks.
 
@@ -250,6 +320,9 @@ class DataSummary(NamedTuple):
         transform : callable, default=None
             The moments are those of what it makes of some samples, (n, n_features);
             None leaves them as they are.
+        allow_empty : bool, default=False
+            Whether a sample may be without any observed entry, as one may be that has
+            entries in other columns of a table.
 
         Raises
         ------
@@ -257,13 +330,14 @@ class DataSummary(NamedTuple):
             If X holds infinity, a sample without any observed entry, or NaN where it
             is sparse.
         """
-        low, high, has_missing = np.inf, -np.inf, False
+        low = high = np.full(X.shape[1], np.nan)
+        has_missing = False
         empty: list[NDArray] = []
         moments = None if sample_weight is None else _Moments(X.shape[1])
         for rows, chunk in iter_chunks(X):
             _check_no_infinity(chunk, rows)
-            low = min(low, np.fmin.reduce(chunk, axis=None))
-            high = max(high, np.fmax.reduce(chunk, axis=None))
+            low = np.fmin(low, np.fmin.reduce(chunk))
+            high = np.fmax(high, np.fmax.reduce(chunk))
             missing = np.isnan(chunk)
             if missing.any():
                 has_missing = True
@@ -272,12 +346,12 @@ class DataSummary(NamedTuple):
                 if transform is not None:
                     chunk = transform(chunk)
                 moments.update(chunk, _weights_of(sample_weight, rows))
-        if empty:
+        if empty and not allow_empty:
             _check_no_empty_samples(np.concatenate(empty))
-        parts = group.gather((float(low), float(high), has_missing, moments))
+        parts = group.gather((low, high, has_missing, moments))
         lows, highs, missing_flags, all_moments = zip(*parts, strict=True)
         # Of missing entries alone there is no least one.
-        extremes = (float(np.fmin.reduce(lows)), float(np.fmax.reduce(highs)))
+        extremes = np.fmin.reduce(lows), np.fmax.reduce(highs)
         if moments is None:
             return cls(*extremes, any(missing_flags))
         moments = all_moments[0]
@@ -297,12 +371,7 @@ class DataSummary(NamedTuple):
             If all entries of a feature are missing.
         """
         assert self.feature_mean is not None
-        missing = np.flatnonzero(np.isnan(self.feature_mean))
-        if len(missing):
-            raise ValueError(
-                f"All entries of X are missing in column {enumerate_first(missing)}. A "
-                "feature of which nothing is known can not be learned. Drop it."
-            )
+        check_no_empty_features(np.flatnonzero(np.isnan(self.feature_mean)))
         location = self.feature_mean if center else np.zeros_like(self.feature_mean)
         scale = self.std / TARGET_STD if self.std > 0 else 1.0
         return Scaling(location, scale, self.feature_mean)
@@ -373,8 +442,8 @@ class _Moments:
             self._squares *= ratio**2
             self._unit = unit
 
-    def finish(self) -> tuple[NDArray[np.float64], float]:
-        """Give the mean of each feature and the standard deviation of all entries.
+    def finish(self) -> tuple[NDArray[np.float64], float, NDArray[np.float64]]:
+        """Give means of the features, and standard deviations of all entries and each.
 
         The mean is NaN for a feature without observed entries; what the arithmetic
         cannot express is infinite.
@@ -384,8 +453,11 @@ class _Moments:
             total = self._weight.sum()
             variance = self._squares.sum() / total if total > 0 else 0.0
             std = self._unit * np.sqrt(variance)
+            variances = self._squares / np.where(self._weight > 0, self._weight, 1)
+            stds = self._unit * np.sqrt(variances)
         mean[np.isnan(mean) & (self._weight > 0)] = np.inf
-        return mean, float(np.nan_to_num(std, nan=np.inf, posinf=np.inf))
+        std = float(np.nan_to_num(std, nan=np.inf, posinf=np.inf))
+        return mean, std, np.nan_to_num(stds, nan=np.inf, posinf=np.inf)
 
 
 def _unit_of(deviation: NDArray[np.float64]) -> float:
@@ -422,6 +494,21 @@ def _check_no_infinity(chunk: NDArray, rows: slice) -> None:
             f"{error} The first is in row {rows.start + row}, column {column}. Replace "
             "it, with NaN where the value is missing."
         ) from None
+
+
+def check_no_empty_features(columns: NDArray) -> None:
+    """Reject columns of X of which all entries are missing.
+
+    Raises
+    ------
+    ValueError
+        Names them.
+    """
+    if len(columns):
+        raise ValueError(
+            f"All entries of X are missing in column {enumerate_first(columns)}. A "
+            "feature of which nothing is known can not be learned. Drop it."
+        )
 
 
 def _check_no_empty_samples(indices: NDArray) -> None:

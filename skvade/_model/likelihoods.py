@@ -8,8 +8,8 @@ attributes.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -18,18 +18,26 @@ from scipy.sparse import csr_array
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from skvade._data.counts import count_scaling, log1p_normalized
+from skvade._data.counts import count_scaling, log1p_normalized, network_input
 from skvade._data.process_group import SINGLE_PROCESS, ProcessGroup
-from skvade._data.scaling import DataSummary, Scaling
+from skvade._data.scaling import (
+    TARGET_STD,
+    DataSummary,
+    Scaling,
+    check_no_empty_features,
+)
+from skvade._data.table import CATEGORICAL, Part
 from skvade._model.prior import LOG_2PI, logaddexp_floor
 
 __all__ = [
     "LIKELIHOODS",
     "AffineOutput",
     "Bernoulli",
+    "Categorical",
     "CountLikelihood",
     "Gaussian",
     "Likelihood",
+    "Mixed",
     "Multinomial",
     "NegativeBinomial",
     "Poisson",
@@ -53,6 +61,17 @@ LOG_MIN_DISPERSION = math.log(1e-4)
 
 # Of counts, missing ones included: the exponential of it must stay finite.
 MAX_LOG_RATE = 30.0
+
+# The logarithm of the share of a category that only samples of weight zero have.
+MIN_SHARE = 1e-6
+
+# Squared distance of two samples of different category, in the unit in which that of
+# two random samples is 2 on average in a column of numbers.
+CATEGORY_DISTANCE = 2.0
+
+# Of the logarithm of a category's share by a reconstruction of its indicator: that of
+# one of two equally frequent categories, as in `Bernoulli`.
+SHARE_SLOPE = 2.0
 
 
 def masked_sum(values: Tensor, mask: Tensor | None) -> Tensor:
@@ -84,14 +103,14 @@ def gaussian_log_prob(
     """Sum log N(x | mean, exp(log_variance)) over features: (..., D) to (...,).
 
     `log_variance` is a single number, (), or one for each feature, (D,). With
-    `log_scale`, the density is that of x times exp(log_scale).
+    `log_scale`, of either shape, the density is that of x times exp(log_scale).
     """
-    if log_variance.ndim:
-        constants = log_variance + (LOG_2PI + 2 * log_scale)
+    constants = log_variance + (LOG_2PI + 2 * log_scale)
+    if constants.ndim:
         squares = (x - mean).square() * torch.exp(-log_variance)
         return -0.5 * masked_sum(constants + squares, mask)
     squared_error = masked_sum((x - mean).square(), mask)
-    constant = n_observed(x, mask) * (log_variance + (LOG_2PI + 2 * log_scale))
+    constant = n_observed(x, mask) * constants
     return -0.5 * (constant + squared_error * torch.exp(-log_variance))
 
 
@@ -158,14 +177,18 @@ def multinomial_log_prob(
 def log_normalize(output: Tensor, mask: Tensor | None = None) -> Tensor:
     """Make logarithms of shares that sum to one over the observed features.
 
-    A feature that is missing gets its share relative to these.
+    A feature that is missing gets its share relative to these; where none is observed,
+    the shares are those of all features.
     """
-    observed = output if mask is None else output.masked_fill(mask == 0, -math.inf)
+    observed = output
+    if mask is not None:
+        is_left_out = (mask == 0) & mask.any(-1, keepdim=True)
+        observed = output.masked_fill(is_left_out, -math.inf)
     return output - observed.logsumexp(-1, keepdim=True)
 
 
 class AffineOutput(nn.Module):
-    """A scale and an offset in the place of a decoder's output layer, 1 and 0 at first.
+    """Scales and offsets in the place of a decoder's output layer, 1 and 0 at first.
 
     It follows the output of a custom decoder: `Likelihood.initialize_output` rescales
     it as it would rescale a linear layer.
@@ -176,11 +199,21 @@ class AffineOutput(nn.Module):
 
     def __init__(self, n_features: int) -> None:
         super().__init__()
-        self.register_buffer("weight", torch.ones((), dtype=torch.float32))
+        self.register_buffer("weight", torch.ones(n_features, 1, dtype=torch.float32))
         self.register_buffer("bias", torch.zeros(n_features, dtype=torch.float32))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.weight * x + self.bias
+        return self.weight[:, 0] * x + self.bias
+
+
+class OutputRows(NamedTuple):
+    """A part of the rows of an output layer, which share its memory."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+OutputLayer = nn.Linear | AffineOutput | OutputRows
 
 
 class Likelihood(nn.Module, ABC):
@@ -211,8 +244,8 @@ class Likelihood(nn.Module, ABC):
         Least and largest value that X may have.
     location, feature_mean : Tensor of shape (D,)
         See :class:`~skvade._data.scaling.Scaling`.
-    scale : Tensor of shape ()
-        See there.
+    scale : Tensor of shape () or (D,)
+        See there. One for each feature only in a part of `Mixed`.
     """
 
     centered: ClassVar[bool] = True
@@ -252,7 +285,7 @@ class Likelihood(nn.Module, ABC):
 
     @abstractmethod
     def initialize_output(
-        self, output_layer: nn.Linear | AffineOutput, residual_variance: float
+        self, output_layer: OutputLayer, residual_variance: float
     ) -> None:
         """Make the decoder's output the parameter of p(x|z) from now on.
 
@@ -296,7 +329,7 @@ class Likelihood(nn.Module, ABC):
         """Set how the data were standardized."""
         self.location.copy_(torch.tensor(scaling.location))
         self.feature_mean.copy_(torch.tensor(scaling.feature_mean))
-        self.scale.fill_(float(scaling.scale))
+        self.scale.copy_(torch.tensor(np.asarray(scaling.scale)))
 
     def standardize(self, x: Tensor) -> Tensor:
         """Standardize samples, the mean of the feature in the place of NaN."""
@@ -367,7 +400,7 @@ class Gaussian(Likelihood):
 
     @torch.no_grad()
     def initialize_output(
-        self, output_layer: nn.Linear | AffineOutput, residual_variance: float
+        self, output_layer: OutputLayer, residual_variance: float
     ) -> None:
         """Start with the residual that pretraining left as noise variance."""
         self.raw_log_noise_variance.fill_(residual_variance).log_()
@@ -386,6 +419,8 @@ class Gaussian(Likelihood):
             attributes["noise_variance_"], dtype=torch.float64
         )
         excess = noise_variance / scale.square() - math.exp(LOG_MIN_NOISE_VARIANCE)
+        if not self.raw_log_noise_variance.ndim:
+            excess = excess.mean()  # the same share of each feature's variance
         smallest = torch.finfo(self.raw_log_noise_variance.dtype).tiny
         self.raw_log_noise_variance.copy_(excess.clamp_min(smallest).log())
 
@@ -410,14 +445,14 @@ class Bernoulli(Likelihood):
 
     @torch.no_grad()
     def initialize_output(
-        self, output_layer: nn.Linear | AffineOutput, residual_variance: float
+        self, output_layer: OutputLayer, residual_variance: float
     ) -> None:
         """Turn a linear reconstruction into logits.
 
         The line through (1/2, 0) with the slope that the logit has there. An output
         layer left in another unit would throw away what pretraining learned.
         """
-        output_layer.weight.mul_(4 * self.scale)
+        output_layer.weight.mul_((4 * self.scale).unsqueeze(-1))
         output_layer.bias.copy_(4 * (self.unstandardize(output_layer.bias) - 0.5))
 
 
@@ -466,12 +501,15 @@ class CountLikelihood(Likelihood):
     ) -> Tensor:
         """Compute the log of the expected counts of some samples, (..., D).
 
-        A sample without any count has the rates of one with a single count.
+        A sample without any count has the rates of one with a single count; one of
+        which no count is known has those of an average one.
         """
         log_rate = output
         if self.size_factor is not None:
-            log_total = masked_sum(counts, mask).clamp_min(1).log()
-            log_rate = log_normalize(output, mask) + log_total[..., None]
+            total = masked_sum(counts, mask).clamp_min(1)
+            if mask is not None:
+                total = torch.where(mask.any(-1), total, self.mean_count.sum())
+            log_rate = log_normalize(output, mask) + total.log()[..., None]
         return log_rate.clamp_max(MAX_LOG_RATE)
 
     def mean(self, output: Tensor) -> Tensor:
@@ -509,7 +547,7 @@ class CountLikelihood(Likelihood):
 
     @torch.no_grad()
     def initialize_output(
-        self, output_layer: nn.Linear | AffineOutput, residual_variance: float
+        self, output_layer: OutputLayer, residual_variance: float
     ) -> None:
         """Turn a reconstruction of log1p of counts into the log of rates.
 
@@ -517,7 +555,7 @@ class CountLikelihood(Likelihood):
         there the log of a large count rises as log1p of it does.
         """
         average = (self.feature_mean - self.location) / self.scale
-        output_layer.weight.mul_(self.scale)
+        output_layer.weight.mul_(self.scale.unsqueeze(-1))
         output_layer.bias.copy_(
             self.mean_count.log() + self.scale * (output_layer.bias - average)
         )
@@ -601,8 +639,246 @@ class Multinomial(CountLikelihood):
         return torch.tensor(counts).to(rate)
 
 
+class Categorical(Likelihood):
+    """prod_c Categorical(x_c | softmax(output_c)), a block of features per column c.
+
+    A feature is the indicator of a category. Where an entry is missing, so is the
+    whole block.
+
+    Parameters
+    ----------
+    n_features : int
+        Number of features, D: the sum of `n_categories`.
+    n_categories : sequence of int or None, default=None
+        Number of categories of each column. None for a single column.
+
+    Attributes
+    ----------
+    block : Tensor of shape (D,)
+        The column of each feature.
+    position : Tensor of shape (n_columns, max(n_categories))
+        The features of each column, padded with D.
+    """
+
+    options = ("n_categories",)
+    support = (0.0, 1.0)
+
+    block: Tensor
+    position: Tensor
+
+    def __init__(
+        self, n_features: int, n_categories: Sequence[int] | None = None
+    ) -> None:
+        super().__init__(n_features)
+        sizes = torch.tensor(n_categories or [n_features])
+        starts = sizes.cumsum(0) - sizes
+        within = torch.arange(int(sizes.max()))
+        position = starts[:, None] + within
+        position = position.masked_fill(within >= sizes[:, None], n_features)
+        block = torch.arange(len(sizes)).repeat_interleave(sizes)
+        self.register_buffer("block", block, persistent=False)
+        self.register_buffer("position", position, persistent=False)
+
+    def _gather(self, values: Tensor, padding: float) -> Tensor:
+        """Give the values by column, (..., D) to (..., n_columns, n_most)."""
+        padded = F.pad(values, (0, 1), value=padding)
+        gathered = padded.index_select(-1, self.position.flatten())
+        return gathered.unflatten(-1, self.position.shape)
+
+    def log_share(self, output: Tensor) -> Tensor:
+        """Compute the log-probability of each category, (..., D)."""
+        log_normalizer = self._gather(output, -math.inf).logsumexp(-1)
+        return output - log_normalizer.index_select(-1, self.block)
+
+    def log_prob(
+        self, standardized: Tensor, output: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
+        is_category = self.unstandardize(standardized)
+        return masked_sum(is_category * self.log_share(output), mask)
+
+    def mean(self, output: Tensor) -> Tensor:
+        """Compute the probability of each category."""
+        return self.log_share(output).exp()
+
+    def sample(self, output: Tensor, generator: Generator) -> Tensor:
+        shares = self._gather(self.mean(output), 0.0)
+        drawn = torch.multinomial(shares.flatten(0, -2), 1, generator=generator)
+        features = self.position[:, 0] + drawn.reshape(shares.shape[:-1])
+        return torch.zeros_like(output).scatter_(-1, features, 1.0)
+
+    @torch.no_grad()
+    def initialize_output(
+        self, output_layer: OutputLayer, residual_variance: float
+    ) -> None:
+        """Turn a reconstruction of indicators into log-probabilities.
+
+        A sample of average reconstruction gets the frequency of each category. From
+        there the logarithm rises as that of one of two equally frequent categories.
+        """
+        log_share = self.feature_mean.clamp_min(MIN_SHARE).log()
+        average = (self.feature_mean - self.location) / self.scale
+        slope = SHARE_SLOPE * self.scale
+        output_layer.weight.mul_(slope.unsqueeze(-1))
+        output_layer.bias.copy_(log_share + slope * (output_layer.bias - average))
+
+
+class Mixed(Likelihood):
+    """The likelihoods of the parts of a table, whose features lie side by side.
+
+    For the networks and the search for neighbors, columns of numbers have the same
+    variance, so two random samples differ in one by a squared distance of 2 on average,
+    in units of it. Two samples of different category have `CATEGORY_DISTANCE`. The
+    dissimilarity is that of k-prototypes (Huang, "Extensions to the k-means algorithm
+    for clustering large data sets with categorical values", Data Mining and Knowledge
+    Discovery 2, 1998).
+
+    Fitted attributes have one number for each column of the table, NaN where its
+    likelihood has no such parameter.
+
+    Parameters
+    ----------
+    table : sequence of Part
+        The columns of each likelihood, which hold every column once.
+    parameters : mapping of str to object
+        Parameters of the estimator, for the likelihoods that take them.
+
+    Attributes
+    ----------
+    parts : ModuleList
+        The likelihood of each part.
+    """
+
+    def __init__(self, table: Sequence[Part], parameters: Mapping[str, Any]) -> None:
+        feature_columns = [part.feature_columns for part in table]
+        super().__init__(sum(map(len, feature_columns)))
+        self.table = tuple(table)
+        self.widths = [len(columns) for columns in feature_columns]
+        self.feature_columns = np.concatenate(feature_columns)
+        self.n_columns = sum(len(part.columns) for part in table)
+        is_indicator = [bool(part.n_categories) for part in table]
+        self.is_indicator = np.repeat(is_indicator, self.widths)
+        self.scale = torch.ones_like(self.location)
+        self.parts = nn.ModuleList()
+        for part, width in zip(table, self.widths, strict=True):
+            options = {**parameters, "n_categories": part.n_categories}
+            likelihood = _make_single(part.likelihood, width, options)
+            likelihood.scale = torch.ones_like(likelihood.location)
+            self.parts.append(likelihood)
+
+    def _by_part(self, method: str, *tensors: Tensor | None) -> list[Tensor]:
+        """Call a method of each part with its features of some tensors, (..., D)."""
+        pieces = [
+            [None] * len(self.parts)
+            if tensor is None
+            else tensor.split(self.widths, -1)
+            for tensor in tensors
+        ]
+        return [
+            getattr(part, method)(*arguments)
+            for part, *arguments in zip(self.parts, *pieces, strict=True)
+        ]
+
+    def log_prob(
+        self, target: Tensor, output: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
+        return torch.stack(self._by_part("log_prob", target, output, mask)).sum(0)
+
+    def mean(self, output: Tensor) -> Tensor:
+        return torch.cat(self._by_part("mean", output), -1)
+
+    def standardized_mean(self, output: Tensor) -> Tensor:
+        return torch.cat(self._by_part("standardized_mean", output), -1)
+
+    def reconstruct(
+        self, output: Tensor, target: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
+        return torch.cat(self._by_part("reconstruct", output, target, mask), -1)
+
+    def sample(self, output: Tensor, generator: Generator) -> Tensor:
+        outputs = output.split(self.widths, -1)
+        samples = [
+            part.sample(rows, generator)
+            for part, rows in zip(self.parts, outputs, strict=True)
+        ]
+        return torch.cat(samples, -1)
+
+    def transform(self, x: Tensor) -> Tensor:
+        return torch.cat(self._by_part("transform", x), -1)
+
+    def encoder_input(self, standardized: Tensor) -> Tensor:
+        return torch.cat(self._by_part("encoder_input", standardized), -1)
+
+    @torch.no_grad()
+    def initialize_output(
+        self, output_layer: OutputLayer, residual_variance: float
+    ) -> None:
+        """Let each part do it; numbers vary more than the average feature."""
+        feature_mean = self.feature_mean.double().numpy(force=True)
+        of_numbers = residual_variance / self._mean_variance(feature_mean)
+        weights = output_layer.weight.split(self.widths)
+        biases = output_layer.bias.split(self.widths)
+        for part, *rows in zip(self.parts, weights, biases, strict=True):
+            part.initialize_output(OutputRows(*rows), of_numbers)
+
+    def _mean_variance(self, feature_mean: NDArray) -> float:
+        """Average the variances of the features, relative to that of numbers."""
+        of_indicators = feature_mean * (1 - feature_mean) * CATEGORY_DISTANCE / 2
+        mean = np.where(self.is_indicator, of_indicators, 1.0).mean()
+        return float(mean) if mean > 0 else 1.0
+
+    def make_scaling(
+        self,
+        X: NDArray | csr_array,
+        sample_weight: NDArray,
+        summary: DataSummary,
+        group: ProcessGroup = SINGLE_PROCESS,
+    ) -> Scaling:
+        assert summary.feature_mean is not None
+        is_empty = np.isnan(summary.feature_mean)
+        check_no_empty_features(np.unique(self.feature_columns[is_empty]))
+        scalings = []
+        for part, features in zip(self.parts, self._slices(), strict=True):
+            of_part = summary._replace(feature_mean=summary.feature_mean[features])
+            scaling = part.make_scaling(X[:, features], sample_weight, of_part, group)
+            scalings.append(scaling)
+        scaling = Scaling.join(scalings)
+        moments = DataSummary.from_array(
+            X, sample_weight, group, lambda chunk: network_input(chunk, scaling)
+        )
+        assert moments.feature_std is not None
+        of_indicators = math.sqrt(2 / CATEGORY_DISTANCE)
+        units = np.where(self.is_indicator, of_indicators, moments.feature_std)
+        # The average feature then has the standard deviation TARGET_STD.
+        target = TARGET_STD / math.sqrt(self._mean_variance(scaling.feature_mean))
+        return scaling._replace(scale=np.where(units > 0, units / target, 1.0))
+
+    def _slices(self) -> list[slice]:
+        ends = np.cumsum(self.widths).tolist()
+        return [slice(e - w, e) for e, w in zip(ends, self.widths, strict=True)]
+
+    def set_scaling(self, scaling: Scaling) -> None:
+        super().set_scaling(scaling)
+        for part, (_, of_part) in zip(self.parts, scaling.split(), strict=True):
+            part.set_scaling(of_part)
+
+    def fitted_attributes(self) -> dict[str, Any]:
+        attributes: dict[str, Any] = {}
+        for part, likelihood in zip(self.table, self.parts, strict=True):
+            for name, values in likelihood.fitted_attributes().items():
+                of_table = attributes.setdefault(name, np.full(self.n_columns, np.nan))
+                of_table[[*part.columns]] = values
+        return attributes
+
+    def load_fitted_attributes(self, attributes: Mapping[str, Any]) -> None:
+        for part, likelihood in zip(self.table, self.parts, strict=True):
+            names = likelihood.fitted_attributes()
+            of_part = {name: attributes[name][[*part.columns]] for name in names}
+            likelihood.load_fitted_attributes(of_part)
+
+
 LIKELIHOODS: dict[str, type[Likelihood]] = {
     "bernoulli": Bernoulli,
+    CATEGORICAL: Categorical,
     "gaussian": Gaussian,
     "multinomial": Multinomial,
     "negative_binomial": NegativeBinomial,
@@ -611,6 +887,30 @@ LIKELIHOODS: dict[str, type[Likelihood]] = {
 
 
 def make_likelihood(
+    likelihood: Any, n_features: int, parameters: Mapping[str, Any]
+) -> Likelihood:
+    """Build the likelihood of X.
+
+    Parameters
+    ----------
+    likelihood : str or object
+        A key of `LIKELIHOODS`. Has no effect if X is a table.
+    n_features : int
+        Number of features, D.
+    parameters : mapping of str to object
+        Parameters of the estimator, for the likelihoods that take them, and the
+        parts of a table as "table"; that is None if X is none.
+    """
+    table, size_factor = parameters["table"], parameters["size_factor"]
+    if size_factor == "auto":
+        size_factor = "total" if table is None else None
+    parameters = {**parameters, "size_factor": size_factor}
+    if table is not None:
+        return Mixed(table, parameters)
+    return _make_single(likelihood, n_features, parameters)
+
+
+def _make_single(
     name: str, n_features: int, parameters: Mapping[str, Any]
 ) -> Likelihood:
     """Build the likelihood of a name, with those of the parameters that it takes."""

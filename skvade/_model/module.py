@@ -12,6 +12,7 @@ from torch.nn.functional import nll_loss
 
 from skvade._data.dataset import Batch
 from skvade._data.device import make_generator
+from skvade._data.table import Part
 from skvade._model.custom_networks import (
     ModuleFactory,
     build_custom_decoder,
@@ -65,12 +66,14 @@ class VaDE(nn.Module):
         Widths of the encoder, mirrored by the decoder.
     activation : str
         A key of `ACTIVATIONS`.
-    likelihood : str
-        A key of `LIKELIHOODS`.
+    likelihood : str or object
+        A key of `LIKELIHOODS`; has no effect with a `table`.
     reg_covar : float
         Least variance of a component, see `MixturePrior`.
     noise, size_factor : str or None
         Parameters of the likelihood, for those that have them.
+    table : sequence of Part or None, default=None
+        The columns of each likelihood, if X is a table.
     encoder, decoder : callable or None, default=None
         Builds a custom network in the place of the default one.
     covariance_type : str, default="diag"
@@ -90,10 +93,11 @@ class VaDE(nn.Module):
         n_clusters: int,
         hidden_layer_sizes: Sequence[int],
         activation: str,
-        likelihood: str,
+        likelihood: Any,
         reg_covar: float,
         noise: str = "scalar",
-        size_factor: str | None = "total",
+        size_factor: str | None = "auto",
+        table: Sequence[Part] | None = None,
         encoder: ModuleFactory | None = None,
         decoder: ModuleFactory | None = None,
         covariance_type: str = "diag",
@@ -125,7 +129,9 @@ class VaDE(nn.Module):
         self.decoder = Decoder(backbone, output)
         self.prior = PRIORS[covariance_type](n_clusters, latent_dim, reg_covar)
         self.likelihood = make_likelihood(
-            likelihood, n_features, {"noise": noise, "size_factor": size_factor}
+            likelihood,
+            n_features,
+            {"noise": noise, "size_factor": size_factor, "table": table},
         )
         if encoder is not None or decoder is not None:
             self.eval()  # custom networks have modes; only epochs of training train

@@ -23,6 +23,7 @@ from skvade.plotting._validation import (
     check_fitted_attributes,
     check_image_shape,
     check_n_samples,
+    check_no_categories,
     covariance_matrices,
 )
 
@@ -182,9 +183,11 @@ class ClusterSamplesDisplay:
         ValueError
             If ``n_samples`` is not an int of at least 1, or if ``image_shape`` does not
             match the number of features. Also if samples are to be generated and
-            ``covariances_`` do not have the shape of ``covariance_type``.
+            ``covariances_`` do not have the shape of ``covariance_type``, or if columns
+            of X are categories.
         """
         check_fitted_attributes(estimator, _REQUIRED_ATTRIBUTES, cls.__name__)
+        check_no_categories(estimator, cls.__name__)
         check_n_samples(n_samples)
         check_image_shape(image_shape, estimator.n_features_in_)
         rng = check_random_state(random_state)

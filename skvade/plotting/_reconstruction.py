@@ -25,6 +25,7 @@ from skvade.plotting._validation import (
     check_fitted_attributes,
     check_image_shape,
     check_n_samples,
+    check_no_categories,
 )
 
 if TYPE_CHECKING:
@@ -142,9 +143,10 @@ class ReconstructionDisplay:
             If the estimator lacks a required attribute, such as ``reconstruct``.
         ValueError
             If ``n_samples`` is not an int of at least 1, or if ``image_shape`` does not
-            match the number of features.
+            match the number of features, or if columns of X are categories.
         """
         check_fitted_attributes(estimator, _REQUIRED_ATTRIBUTES, cls.__name__)
+        check_no_categories(estimator, cls.__name__)
         check_n_samples(n_samples)
         check_image_shape(image_shape, estimator.n_features_in_)
         n_samples_X = _num_samples(X)

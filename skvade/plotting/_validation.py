@@ -14,6 +14,7 @@ __all__ = [
     "check_fitted_attributes",
     "check_image_shape",
     "check_n_samples",
+    "check_no_categories",
     "covariance_matrices",
 ]
 
@@ -47,6 +48,29 @@ def check_fitted_attributes(
             f"Got a {type(estimator).__name__}, which does not have it. Pass a fitted "
             "VaDEClusterer; for a Pipeline, pass the last step, with X as "
             "transformed by the steps before it."
+        )
+
+
+def check_no_categories(estimator: BaseEstimator, display_name: str) -> None:
+    """Check that the samples of an estimator are numbers.
+
+    Parameters
+    ----------
+    estimator : BaseEstimator
+        Fitted estimator.
+    display_name : str
+        Name of the Display class, for the error message.
+
+    Raises
+    ------
+    ValueError
+        If columns of X are categories.
+    """
+    if len(getattr(estimator, "categories_", [])):
+        raise ValueError(
+            f"{display_name} draws numbers. Got a {type(estimator).__name__} of a "
+            "table with categories. Plot columns of its cluster_centers_, or of what "
+            "its method sample gives."
         )
 
 

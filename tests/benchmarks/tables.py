@@ -34,6 +34,8 @@ COUNTS = ["Data (samples)", "Method", "Seeds", "ARI", "Start"]
 COUNTS += ["Error of rates", "Held out"]
 REAL_COUNTS = ["Data (samples)", "Method", "Seeds", "Accuracy", "ARI", "NMI", "Start"]
 REAL_COUNTS += ["Held out", "Seconds"]
+MIXED = ["Data (samples)", "Method", "Seeds", "ARI", "Accuracy", "Start", "Held out"]
+MIXED += ["Seconds"]
 MEMORY = ["Data (samples)", "X is", "Memory"]
 UNBALANCED = [
     "Data (samples)",
@@ -431,6 +433,28 @@ def real_counts_table():
     return table([REAL_COUNTS, *sorted(lines)])
 
 
+def mixed_table():
+    """Compare methods for mixed tables, the best in bold."""
+    groups = grouped(FILES / "mixed.csv", "dataset", "n", "method")
+    lines = []
+    for (dataset, n, method), runs in groups.items():
+        rivals = [rival for (name, *_), rival in groups.items() if name == dataset]
+        has_start, has_score = runs[0]["start_ari"], runs[0]["held_out"]
+        lines.append(
+            [
+                data_title(dataset, n),
+                method,
+                str(len(runs)),
+                spread_in_bold(runs, rivals, "ari"),
+                spread_in_bold(runs, rivals, "accuracy"),
+                f"{column(runs, 'start_ari').mean():.3f}" if has_start else "–",
+                f"{column(runs, 'held_out').mean():.2f}" if has_score else "–",
+                brief_seconds(column(runs, "seconds").mean()),
+            ]
+        )
+    return table([MIXED, *lines])
+
+
 def memory_table():
     groups = grouped(FILES / "data_memory.csv", "dataset", "n", "method")
     lines = [
@@ -503,6 +527,7 @@ def main():
             "missing": missing_table,
             "counts": counts_table,
             "real-counts": real_counts_table,
+            "mixed": mixed_table,
             "choosing": choosing_table,
             "criteria": criteria_table,
             "covariances": covariances_table,
