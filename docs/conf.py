@@ -66,6 +66,7 @@ sphinx_gallery_conf = {
             "plot_customers.py",
             "plot_embeddings.py",
             "plot_text.py",
+            "plot_documents.py",
             "plot_cells.py",
             "plot_counts.py",
             "plot_missing_values.py",

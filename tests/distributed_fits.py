@@ -60,6 +60,7 @@ PARITY_CASES = {
     },
     "vae": {"pretraining": "vae", "init": "gmm", "n_draws": 2},
     "stacked": {"pretraining": "stacked", "likelihood": "bernoulli"},
+    "counts": {"likelihood": "negative_binomial"},
 }
 CASES_OF_GROUP = {2: [*PARITY_CASES], 3: ["autoencoder", "neighbors"]}
 SHARES = {2: [90, 60], 3: [70, 50, 30]}  # samples of each process
@@ -67,9 +68,12 @@ SHARES = {2: [90, 60], 3: [70, 50, 30]}  # samples of each process
 
 def load(case):
     """Give the samples of a case and their weights."""
-    X, _ = make_blobs(150, 5, centers=3, random_state=0)
+    X, y = make_blobs(150, 5, centers=3, random_state=0)
     X[:, 1] += 1e3  # moments far from the origin
     weight = np.random.default_rng(0).uniform(0.5, 2, 150)
+    if case == "counts":
+        rates = np.random.default_rng(1).lognormal(1, 1, (3, 5))
+        X = np.random.default_rng(2).poisson(weight[:, None] * rates[y]).astype(float)
     if case == "stacked":
         X = (X - X.min(0)) / np.ptp(X, axis=0)
     if case in ("autoencoder", "vae"):
@@ -137,13 +141,17 @@ def learned(model):
         "means": model.means_,
         "covariances": model.covariances_,
         "noise_variance": np.array(getattr(model, "noise_variance_", 0.0)),
+        "dispersion": np.array(getattr(model, "dispersion_", 0.0)),
         **{
             f"{part}.{name}": values
             for part, state in model._network_state.items()
             for name, values in state.items()
         },
-        "location": model._scaling["location"],
-        "scale": np.array(model._scaling["scale"]),
+        **{
+            name: np.array(values)
+            for name, values in model._scaling.items()
+            if values is not None
+        },
         "pretrain_loss_curve": np.array(model.pretrain_loss_curve_),
         "lower_bounds": np.array(model.lower_bounds_),
         "validation_scores": np.array(model.validation_scores_),
@@ -183,17 +191,24 @@ def caught(function):
     return None, ""
 
 
-def fail_at_step(n_steps):
-    """Make a loss that fails after some steps."""
+def change_loss(n_steps, change):
+    """Make a loss that is a function of the right one after some steps."""
     count = iter(range(n_steps))
 
     def loss(state, batch):
-        if next(count, None) is None:
-            raise OSError("the file is gone")
-        return elbo_loss(state, batch)
+        output = elbo_loss(state, batch)
+        return change(output) if next(count, None) is None else output
 
     elbo_loss = joint.elbo_loss
     return mock.patch.object(joint, "elbo_loss", loss)
+
+
+def fail(output):
+    raise OSError("the file is gone")
+
+
+def make_nan(output):
+    return output._replace(loss=output.loss * np.nan)
 
 
 def check_errors(X, rank):
@@ -214,8 +229,9 @@ def check_errors(X, rank):
     )
     diverging = make(learning_rate_init=1e200)
     errors["loss"] = caught(lambda: diverging.fit(X))
-    with fail_at_step(7 if rank == 1 else 1000):
-        errors["step"] = caught(lambda: make().fit(X))
+    for name, change in {"step": fail, "nan": make_nan}.items():
+        with change_loss(7 if rank == 1 else 1000, change):
+            errors[name] = caught(lambda: make().fit(X))
     return errors
 
 

@@ -151,6 +151,7 @@ def test_the_first_process_warns(found):
     [
         ("infinite", "ValueError", "infinity"),
         ("step", "OSError", "the file is gone"),
+        ("nan", "ValueError", "Training met a loss of nan"),
     ],
 )
 def test_an_error_in_one_process_ends_all(found, name, error, message):

@@ -69,7 +69,7 @@ def test_epoch_takes_a_step_for_every_batch(linear_state):
         return LossOutput(weight, {"loss": weight.detach() * len(batch.x)})
 
     module = linear_state.module
-    train_epoch(linear_state, loss, sgd(module, 0.01))
+    train_epoch(linear_state, loss, sgd(module, 0.01), "")
     assert len(sizes) == math.ceil(150 / 16)
     assert max(sizes) - min(sizes) <= 1
     assert_array_equal(np.sort(indices), np.arange(150))
@@ -89,7 +89,7 @@ def test_epoch_visits_few_samples_repeatedly(linear_state, min_steps, n_visits):
         return LossOutput(value, terms)
 
     optimizer = sgd(linear_state.module, 0.1)
-    means = train_epoch(linear_state, loss, optimizer, min_steps)
+    means = train_epoch(linear_state, loss, optimizer, "", min_steps)
     assert (counts == n_visits).all()
     assert means["samples"] == pytest.approx(1)
 
@@ -112,7 +112,7 @@ def test_means_of_terms_are_weighted_by_the_samples(X, n_validation):
         zero = sum(p.sum() for p in state.module.decoder.parameters()) * 0
         return LossOutput(zero, terms)
 
-    means = train_epoch(state, loss, sgd(state.module.decoder, 0.0))
+    means = train_epoch(state, loss, sgd(state.module.decoder, 0.0), "")
     counted = weight[state.dataset.indices]
     assert [*means] == ["index", "loss"]
     expected = np.average(np.arange(len(counted)), weights=counted)

@@ -74,15 +74,22 @@ def network_input(X: NDArray | csr_array, scaling: Scaling) -> NDArray | csr_arr
     """
     if scaling.mean_count is None:
         return X
-    samples: Any = X  # its methods depend on whether it is sparse
-    if scaling.reference_count is None:
-        return samples.log1p() if issparse(X) else np.log1p(X)
-    reference_count = scaling.reference_count.astype(X.dtype)
     if issparse(X):
-        totals = np.maximum(np.asarray(samples.sum(1)).reshape(-1, 1), 1)
-        inverse = (reference_count.sum() / totals).astype(X.dtype)
-        return samples.multiply(inverse).tocsr().log1p()
+        return _sparse_network_input(X, scaling)
+    if scaling.reference_count is None:
+        return np.log1p(X)
+    reference_count = scaling.reference_count.astype(X.dtype)
     return log1p_normalized(torch.tensor(X), torch.tensor(reference_count)).numpy()
+
+
+def _sparse_network_input(X: Any, scaling: Scaling) -> csr_array:
+    samples = csr_array(X, copy=True)
+    if scaling.reference_count is not None:
+        totals = np.maximum(samples.sum(1), 1)
+        factors = (totals / scaling.reference_count.sum()).astype(X.dtype)
+        samples.data /= np.repeat(factors, np.diff(samples.indptr))
+    np.log1p(samples.data, out=samples.data)
+    return samples
 
 
 def _reference_count(

@@ -233,11 +233,12 @@ class Dataset:
     def _read_batch(self, indices: NDArray, positions: NDArray) -> Batch:
         """Read some samples of X."""
         scaling, to_tensor = self.scaling, self.device_config.to_tensor
-        samples = dense_samples(self.X, indices)
+        chunk = self.X[indices]
+        samples = dense_samples(chunk, slice(None))
         mask, counts = None, None
         if scaling.mean_count is not None:
-            counts = to_tensor(np.nan_to_num(samples))
-            samples = network_input(samples, scaling)
+            counts = to_tensor(np.nan_to_num(samples) if self.has_missing else samples)
+            samples = dense_samples(network_input(chunk, scaling), slice(None))
         if self.has_missing:
             missing = np.isnan(samples)
             np.copyto(samples, scaling.feature_mean, "same_kind", where=missing)

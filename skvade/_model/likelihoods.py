@@ -8,7 +8,7 @@ attributes.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -95,10 +95,32 @@ def gaussian_log_prob(
     return -0.5 * (constant + squared_error * torch.exp(-log_variance))
 
 
+def sum_over_counts(
+    function: Callable[[Tensor, Tensor], Tensor], x: Tensor, mask: Tensor | None = None
+) -> Tensor:
+    """Sum a function of counts and of their features, (..., D) to (...,).
+
+    The function must be zero at zero: it is computed where there are counts alone. Most
+    counts of genes or words are zero, and the gamma function takes long.
+    """
+    counts = x if mask is None else x.masked_fill(mask == 0, 0)
+    samples = counts.reshape(-1, x.shape[-1])
+    rows, features = (samples > 0).nonzero(as_tuple=True)
+    values = function(samples[rows, features], features)
+    # Sums of rows, unlike `index_add`, add in the same order on every device.
+    terms = values.new_zeros(samples.shape).index_put((rows, features), values)
+    return terms.sum(-1).reshape(counts.shape[:-1])
+
+
+def sum_log_factorials(x: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Sum log(x!) over features: (..., D) to (...,)."""
+    return sum_over_counts(lambda count, _: torch.lgamma(count + 1), x, mask)
+
+
 def poisson_log_prob(x: Tensor, log_rate: Tensor, mask: Tensor | None = None) -> Tensor:
     """Sum log Poisson(x | exp(log_rate)) over features: (..., D) to (...,)."""
-    log_prob = x * log_rate - log_rate.exp() - torch.lgamma(x + 1)
-    return masked_sum(log_prob, mask)
+    log_prob = masked_sum(x * log_rate - log_rate.exp(), mask)
+    return log_prob - sum_log_factorials(x, mask)
 
 
 def negative_binomial_log_prob(
@@ -110,16 +132,15 @@ def negative_binomial_log_prob(
     """
     log_concentration = -log_dispersion
     concentration = log_concentration.exp()
-    coefficient = (
-        torch.lgamma(x + concentration)
-        - torch.lgamma(concentration)
-        - torch.lgamma(x + 1)
-    )
+
+    def log_coefficient(count: Tensor, feature: Tensor) -> Tensor:
+        shape = concentration.expand(x.shape[-1])[feature]
+        rising = torch.lgamma(count + shape) - torch.lgamma(shape)
+        return rising - torch.lgamma(count + 1)
+
     log_ratio = log_mean - log_concentration
-    log_prob = (
-        coefficient - concentration * F.softplus(log_ratio) - x * F.softplus(-log_ratio)
-    )
-    return masked_sum(log_prob, mask)
+    log_prob = x * log_ratio - (x + concentration) * F.softplus(log_ratio)
+    return masked_sum(log_prob, mask) + sum_over_counts(log_coefficient, x, mask)
 
 
 def multinomial_log_prob(
@@ -130,7 +151,7 @@ def multinomial_log_prob(
     With a `mask` the total and the shares are those of the observed features.
     """
     total = masked_sum(x, mask)
-    log_prob = masked_sum(x * log_share - torch.lgamma(x + 1), mask)
+    log_prob = masked_sum(x * log_share, mask) - sum_log_factorials(x, mask)
     return torch.lgamma(total + 1) + log_prob
 
 

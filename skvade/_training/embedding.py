@@ -21,7 +21,6 @@ from skvade._training.pretraining import autoencoder_parameters
 from skvade._training.state import EmbeddingTarget, TrainingState, seeded_clone
 from skvade._training.trainer import (
     MIN_STEPS,
-    check_finite_loss,
     iter_epochs,
     log_epoch,
     train_epoch,
@@ -148,8 +147,7 @@ def fit_embedding(state: TrainingState) -> None:
     for epoch in iter_epochs(state, max_epochs, optimizer=optimizer):
         (group,) = optimizer.param_groups
         group["lr"] = LEARNING_RATE * (1 - epoch / max_epochs)
-        means = train_epoch(substate, loss, optimizer, MIN_STEPS)
-        check_finite_loss(means, remedy)
+        means = train_epoch(substate, loss, optimizer, remedy, MIN_STEPS)
         for name in ("embedding_error", "unexplained_variance"):
             curves[name].append(means[name])
         error = curves["embedding_error"]

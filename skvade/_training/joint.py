@@ -23,7 +23,6 @@ from skvade._training.optim import Adam
 from skvade._training.state import TrainingState
 from skvade._training.trainer import (
     MIN_STEPS,
-    check_finite_loss,
     iter_epochs,
     log_epoch,
     train_epoch,
@@ -167,8 +166,7 @@ def warm_up(state: TrainingState) -> None:
     with _frozen(encoder.backbone, encoder.mean, module.prior):
         optimizer = make_adam(state, {encoder.log_variance: lr, decoder: lr})
         for _ in iter_epochs(state, config.warmup_max_iter, optimizer=optimizer):
-            means = train_epoch(state, elbo_loss, optimizer, MIN_STEPS)
-            check_finite_loss(means, _rate_remedy(state))
+            train_epoch(state, elbo_loss, optimizer, _rate_remedy(state), MIN_STEPS)
 
 
 def maximize_elbo(state: TrainingState) -> None:
@@ -307,8 +305,7 @@ def _make_joint_optimizer(
 
 def _joint_epoch(state: TrainingState, optimizer: Adam) -> float:
     """Train networks and mixture for one epoch; give its ELBO."""
-    means = train_epoch(state, elbo_loss, optimizer)
-    check_finite_loss(means, _rate_remedy(state))
+    means = train_epoch(state, elbo_loss, optimizer, _rate_remedy(state))
     curves = state.history.training
     for name, mean in means.items():
         curves[name].append(mean)

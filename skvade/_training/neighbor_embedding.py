@@ -27,7 +27,6 @@ from skvade._model.module import LossOutput
 from skvade._training.optim import Adam
 from skvade._training.state import TrainingState, seeded_clone
 from skvade._training.trainer import (
-    check_finite_loss,
     iter_epochs,
     log_epoch,
     train_epoch,
@@ -181,8 +180,7 @@ def pretrain_neighbors(state: TrainingState) -> None:
         batches = iter_pair_batches(
             state.dataset, graph, state.random.shared, state.group
         )
-        means = train_epoch(state, neighbor_loss, optimizer, batches=batches)
-        check_finite_loss(means, remedy)
+        means = train_epoch(state, neighbor_loss, optimizer, remedy, batches=batches)
         curve.append(means["loss"])
         log_epoch(state, "Pretraining", curve, "neighbor loss")
     varies = any(state.group.gather(_varies(state.dataset)))

@@ -21,7 +21,6 @@ from skvade._training.state import TrainingState
 from skvade._training.trainer import (
     MIN_STEPS,
     LossFunction,
-    check_finite_loss,
     iter_epochs,
     log_epoch,
     train_epoch,
@@ -189,8 +188,7 @@ def _pretrain_stacked(state: TrainingState) -> None:
         pair = DenoisingPair(nn.Sequential(*down[:depth]), nn.Sequential(*layers))
         optimizer = _make_sgd(state, [*pair.pair.parameters()])
         for _ in iter_epochs(state, max_epochs, optimizer=optimizer):
-            means = train_epoch(state, pair.loss, optimizer, MIN_STEPS)
-            check_finite_loss(means, _rate_remedy(state))
+            train_epoch(state, pair.loss, optimizer, _rate_remedy(state), MIN_STEPS)
     _pretrain_autoencoder(state)
 
 
@@ -254,8 +252,7 @@ def _reconstruction_epoch(
     state: TrainingState, loss: LossFunction, optimizer: Optimizer, remedy: str
 ) -> None:
     """Train one epoch of a loss whose term is the squared error."""
-    means = train_epoch(state, loss, optimizer, MIN_STEPS)
-    check_finite_loss(means, remedy)
+    means = train_epoch(state, loss, optimizer, remedy, MIN_STEPS)
     curve = state.history.pretraining["unexplained_variance"]
     curve.append(means["loss"] / _VARIANCE)
     log_epoch(state, "Pretraining", curve, "unexplained variance")

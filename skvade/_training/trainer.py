@@ -75,6 +75,7 @@ def train_epoch(
     state: TrainingState,
     loss_function: LossFunction,
     optimizer: Optimizer,
+    remedy: str,
     min_steps: int = 1,
     batches: Iterable[Batch] | None = None,
 ) -> dict[str, float]:
@@ -88,6 +89,8 @@ def train_epoch(
         From the state and a batch to a `LossOutput`.
     optimizer : Optimizer
         Holds the parameters to train.
+    remedy : str
+        What to do if the loss is not finite, for the message.
     min_steps : int, default=1
         The samples are visited repeatedly where one visit makes fewer steps.
     batches : iterable of Batch, default=None
@@ -99,6 +102,12 @@ def train_epoch(
     means : dict of str to float
         Mean of each term of the loss, per sample of all processes. The sums stay on the
         device until the epoch ends: reading one would wait for it.
+
+    Raises
+    ------
+    ValueError
+        If the loss or another term is not finite. Of several processes, those raise it
+        whose own loss is not, at the step where it happens.
     """
     dataset, group = state.dataset, state.group
     totals: Any = 0.0
@@ -115,6 +124,9 @@ def train_epoch(
         for batch in batches:
             optimizer.zero_grad()
             output = loss_function(state, batch)
+            if group.world_size > 1:
+                # Once gradients are added, the loss is finite in no process.
+                check_finite_loss({"loss": float(output.loss.detach())}, remedy)
             output.loss.backward()
             group.sum_(optimizer.gradients())
             optimizer.step()
@@ -125,21 +137,23 @@ def train_epoch(
     # Custom networks may have buffers that training changes.
     group.broadcast_(state.module.buffers())
     sums = group.sum(totals.numpy(force=True))
-    means = (sums / (n_visited * mean_weight)).tolist()
-    return dict(zip(names, means, strict=True))
+    values = (sums / (n_visited * mean_weight)).tolist()
+    means = dict(zip(names, values, strict=True))
+    check_finite_loss(means, remedy)
+    return means
 
 
-def check_finite_loss(means: dict[str, float], remedy: str) -> None:
-    """Reject an epoch whose loss, or another term, is not finite.
+def check_finite_loss(terms: dict[str, float], remedy: str) -> None:
+    """Reject a loss, or another term, that is not finite.
 
     Raises
     ------
     ValueError
         Names the remedy that the stage knows.
     """
-    if not all(math.isfinite(mean) for mean in means.values()):
+    if not all(map(math.isfinite, terms.values())):
         raise ValueError(
-            f"Training met a loss of {means['loss']}, which is not finite. {remedy}, "
+            f"Training met a loss of {terms['loss']}, which is not finite. {remedy}, "
             "or rescale X if it holds extreme values."
         )
 

@@ -1,6 +1,7 @@
 """Accuracy and bounds by the covariances of the mixture, a CSV row per run.
 
-    python tests/benchmarks/covariances.py digits pendigits --data FOLDER --seeds 0 1 2
+    python tests/benchmarks/covariances.py digits pendigits optdigits har \\
+        --data FOLDER --seeds 0 1 2
 
 A random fifth of the samples is held out of each fit; the seed chooses it. Runs that
 the CSV already holds are skipped, so an interrupted study resumes. Labels judge a
@@ -60,6 +61,7 @@ def main():
     parser.add_argument("--data", help="folder of the .npz files")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     limit_threads(options.threads)
     for dataset in options.datasets:
@@ -67,10 +69,10 @@ def main():
         for seed in options.seeds:
             for covariance_type in TYPES:
                 key = (dataset, covariance_type, str(seed))
-                if key in finished(RESULTS, *KEY):
+                if key in finished(options.results, *KEY):
                     continue
                 row = run(dataset, X, y, covariance_type, seed, options)
-                append(RESULTS, COLUMNS, row)
+                append(options.results, COLUMNS, row)
                 print(row, flush=True)
 
 

@@ -101,7 +101,7 @@ def our_epoch(state):
     module = state.module
     parts = module.encoder, module.decoder, module.prior
     optimizer = make_adam(state, dict.fromkeys(parts, 1e-3))
-    return lambda: train_epoch(state, elbo_loss, optimizer)
+    return lambda: train_epoch(state, elbo_loss, optimizer, "")
 
 
 def minimal_epoch(X, n_clusters=10, hidden_layer_sizes=PAPER, batch_size=256):

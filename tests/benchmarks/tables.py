@@ -32,6 +32,8 @@ MISSING = [
 ]
 COUNTS = ["Data (samples)", "Method", "Seeds", "ARI", "Start"]
 COUNTS += ["Error of rates", "Held out"]
+REAL_COUNTS = ["Data (samples)", "Method", "Seeds", "Accuracy", "ARI", "NMI", "Start"]
+REAL_COUNTS += ["Held out", "Seconds"]
 MEMORY = ["Data (samples)", "X is", "Memory"]
 UNBALANCED = [
     "Data (samples)",
@@ -398,8 +400,34 @@ def counts_table():
             f"{column(runs, 'held_out').mean():.1f}" if runs[0]["held_out"] else "–",
         ]
         for (dataset, n, method), runs in groups.items()
+        if runs[0]["rate_error"]
     ]
     return table([COUNTS, *sorted(lines, key=lambda line: line[0])])
+
+
+def real_counts_table():
+    """Compare the likelihoods on real counts with methods on components of them."""
+    groups = grouped(FILES / "counts.csv", "dataset", "n", "method")
+    lines = []
+    for (dataset, n, method), runs in groups.items():
+        if not runs[0]["accuracy"]:
+            continue
+        rivals = [rival for (name, *_), rival in groups.items() if name == dataset]
+        held_out, start = column(runs, "held_out"), column(runs, "start_ari")
+        lines.append(
+            [
+                data_title(dataset, n),
+                method,
+                str(len(runs)),
+                spread_in_bold(runs, rivals, "accuracy"),
+                spread_in_bold(runs, rivals, "ari"),
+                spread_in_bold(runs, rivals, "nmi"),
+                f"{start.mean():.3f}" if len(start) else "–",
+                f"{held_out.mean():.1f}" if len(held_out) else "–",
+                brief_seconds(column(runs, "seconds").mean()),
+            ]
+        )
+    return table([REAL_COUNTS, *sorted(lines)])
 
 
 def memory_table():
@@ -455,6 +483,7 @@ def main():
             "unbalanced": unbalanced_table,
             "missing": missing_table,
             "counts": counts_table,
+            "real-counts": real_counts_table,
             "choosing": choosing_table,
             "criteria": criteria_table,
             "covariances": covariances_table,
