@@ -191,8 +191,8 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
           approximate;
         - a transformer with the interface of
           :class:`~sklearn.neighbors.KNeighborsTransformer`, such as
-          ``KNeighborsTransformer(metric="cosine")``: a clone of it is fitted to X, or
-          to log1p of counts, missing values replaced by the mean of the feature;
+          ``KNeighborsTransformer(metric="cosine")``. A clone of it is fitted to X, or
+          to log1p of counts, with missing values replaced by the mean of the feature;
         - sparse matrix of shape (n_samples, n_samples): the stored entries of a row,
           zeros included, are the neighbors of a sample. Their values have no effect.
 

@@ -44,8 +44,8 @@ for name, pipeline in pipelines.items():
     print(f"{name:26} adjusted Rand index {agreement:.2f}")
 
 # %%
-# The samples as they are give about the same clusters as the samples filled by
-# ``KNNImputer``. Both agree with the digits better than k-means does.
+# ``VaDEClusterer`` agrees with the digits better than k-means does, with an imputer
+# before it and without one.
 
 # %%
 # Imputation

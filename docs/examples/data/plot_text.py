@@ -107,8 +107,8 @@ for name, labels in found.items():
     print(f"{name:25} adjusted Rand index {adjusted_rand_score(topic, labels):.3f}")
 
 # %%
-# k-means does better here, and is quicker: these topics are compact groups. Try it
-# first. Neither loses much by the components: a fit on the words takes longer.
+# k-means is as good here, or better, and quicker: these topics are compact groups. Try
+# it first. The components lose little, and a fit on the words takes longer.
 
 # %%
 # New documents
