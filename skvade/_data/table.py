@@ -113,7 +113,7 @@ class TableEncoder:
         has_categories = [
             column
             for column, dtype in enumerate(dtypes)
-            if str(dtype).lower().startswith(("categor", "enum"))
+            if str(dtype).lower().startswith(("category", "categorical", "enum"))
         ]
         return cls(tuple(parts), names, categories, frame, tuple(has_categories))
 

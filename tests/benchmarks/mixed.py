@@ -14,6 +14,7 @@ Labels judge a result and select nothing. Beside skvade it needs
 import argparse
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -101,7 +102,11 @@ def as_one_matrix(numbers, categories, held_out):
     return np.column_stack([numbers, encoder.transform(categories)])
 
 
-def skvade_mixed(numbers, categories, k, seed, held_out):
+# A start that does not use the neighbors of a sample.
+RECONSTRUCTION = {"pretraining": "autoencoder", "init": "kmeans"}
+
+
+def skvade_mixed(numbers, categories, k, seed, held_out, **parameters):
     table = pd.DataFrame(numbers).join(pd.DataFrame(categories), rsuffix="_")
     table.columns = table.columns.astype(str)
     n_numbers = numbers.shape[1]
@@ -109,7 +114,7 @@ def skvade_mixed(numbers, categories, k, seed, held_out):
         ("gaussian", slice(n_numbers)),
         ("categorical", slice(n_numbers, None)),
     ]
-    model = VaDEClusterer(k, likelihood=parts, random_state=seed)
+    model = VaDEClusterer(k, likelihood=parts, random_state=seed, **parameters)
     model.fit(table[~held_out])
     return model.labels_, model, table[held_out]
 
@@ -158,6 +163,7 @@ def stepmix(numbers, categories, k, seed, held_out):
 
 METHODS = {
     "skvade mixed": skvade_mixed,
+    "skvade mixed, autoencoder": partial(skvade_mixed, **RECONSTRUCTION),
     "skvade gaussian": skvade_gaussian,
     "GaussianMixture": gaussian_mixture,
     "k-prototypes": k_prototypes,
