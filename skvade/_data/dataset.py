@@ -252,6 +252,7 @@ class Dataset:
         samples /= np.asarray(scaling.scale, samples.dtype)
         x = to_tensor(samples)
         if counts is not None and scaling.edges is not None:
+            assert scaling.mean_count is not None
             is_count = torch.from_numpy(~np.isnan(scaling.mean_count)).to(x.device)
             counts = torch.where(is_count, counts, x)
         return Batch(

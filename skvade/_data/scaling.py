@@ -519,7 +519,7 @@ def _check_no_empty_samples(indices: NDArray) -> None:
         )
 
 
-def enumerate_first(indices: NDArray) -> str:
+def enumerate_first(indices: Sequence | NDArray) -> str:
     """List the first few of them, for a message."""
     listed = ", ".join(str(index) for index in indices[:5])
     return f"{listed} and {len(indices) - 5} more" if len(indices) > 5 else listed

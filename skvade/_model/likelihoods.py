@@ -748,6 +748,8 @@ class Mixed(Likelihood):
         The likelihood of each part.
     """
 
+    parts: Any  # its type knows modules alone
+
     def __init__(self, table: Sequence[Part], parameters: Mapping[str, Any]) -> None:
         feature_columns = [part.feature_columns for part in table]
         super().__init__(sum(map(len, feature_columns)))
