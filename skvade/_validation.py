@@ -30,6 +30,7 @@ from skvade._data.scaling import (
     DataSummary,
     Scaling,
     WeightStatistics,
+    check_no_empty_features,
     drop_negligible_weights,
     uniform_weights,
 )
@@ -695,7 +696,8 @@ def _validate_table(
     ------
     ValueError
         If X is sparse, not two-dimensional, or has other columns than in `fit`; if
-        several processes would have to agree on the categories.
+        several processes would have to agree on the categories; in a new fit, if all
+        entries of a column are missing.
     """
     if issparse(X):
         raise ValueError(
@@ -711,15 +713,25 @@ def _validate_table(
         is_array = isinstance(X, np.ndarray | torch.Tensor)
         # Strings beside numbers would otherwise make strings of the numbers.
         X = mark_missing(X if is_array else np.array(X, dtype=object))
-    if len(X.shape) != 2 or not len(X):
+    if len(X.shape) != 2:
         raise ValueError(
-            f"Expected 2D array, got {len(X.shape)}D array of {len(X)} sample(s) "
-            "instead: a table has samples as rows, at least one, and columns."
+            f"Expected 2D array, got {len(X.shape)}D array instead: a table has "
+            "samples as rows, and columns."
+        )
+    if not len(X):
+        raise ValueError(
+            f"Found array with 0 sample(s) (shape={X.shape}) while a minimum of 1 is "
+            f"required by {type(estimator).__name__}."
         )
     validate_data(estimator, X, reset=pairs is not None, skip_check_array=True)
     if pairs is not None:
         estimator._table = TableEncoder.fit(X, pairs)
-    return estimator._table.encode(X)
+    table = estimator._table
+    features = table.encode(X)
+    if pairs is not None:
+        empty = np.unique(table.feature_columns[np.isnan(features).all(0)])
+        check_no_empty_features([repr(table.names[column]) for column in empty])
+    return features
 
 
 def _check_columns(X: Any) -> None:

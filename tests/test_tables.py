@@ -177,10 +177,31 @@ def test_columns_that_their_likelihood_can_not_take(
         estimator.fit(X)
 
 
-def test_a_column_of_names_of_the_samples_is_rejected():
-    X = np.arange(MAX_CATEGORIES + 1)[:, None]
-    with pytest.raises(ValueError, match="Column 0 of X has 1,001 categories"):
+@pytest.mark.parametrize(
+    ("n_categories", "n_samples"),
+    [(MAX_CATEGORIES + 1, 3 * MAX_CATEGORIES), (30, 30), (31, 60)],
+)
+def test_a_column_of_names_of_the_samples_is_rejected(n_categories, n_samples):
+    X = (np.arange(n_samples) % n_categories)[:, None]
+    message = f"Column 0 of X has {n_categories:,} categories in {n_samples:,} entries"
+    with pytest.raises(ValueError, match=message):
         fit_encoder(X, ("categorical", [0]))
+
+
+@pytest.mark.parametrize(("n_categories", "n_samples"), [(20, 20), (30, 60)])
+def test_a_column_of_many_categories_is_accepted(n_categories, n_samples):
+    X = (np.arange(n_samples) % n_categories)[:, None]
+    assert len(fit_encoder(X, ("categorical", [0])).categories[0]) == n_categories
+
+
+def test_errors_about_rows_and_columns_that_hold_nothing(make_estimator):
+    X = pd.DataFrame({"age": [np.nan] * 3, "plan": ["a", "b", "a"]})
+    pairs = [("gaussian", ["age"]), ("categorical", ["plan"])]
+    estimator = make_estimator(n_clusters=1, likelihood=pairs)
+    with pytest.raises(ValueError, match="All entries .* missing in column 'age'"):
+        estimator.fit(X)
+    with pytest.raises(ValueError, match=r"0 sample\(s\) \(shape=\(0, 2\)\)"):
+        estimator.fit(X[:0])
 
 
 def test_sparse_and_shared_tables_are_rejected(make_estimator):

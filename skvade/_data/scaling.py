@@ -496,7 +496,7 @@ def _check_no_infinity(chunk: NDArray, rows: slice) -> None:
         ) from None
 
 
-def check_no_empty_features(columns: NDArray) -> None:
+def check_no_empty_features(columns: Sequence | NDArray) -> None:
     """Reject columns of X of which all entries are missing.
 
     Raises

@@ -26,8 +26,10 @@ __all__ = ["CATEGORICAL", "Part", "TableEncoder"]
 
 CATEGORICAL = "categorical"  # the likelihood whose columns are blocks
 
-# In a column with more of them an entry is a name or a number of the sample.
+# In a column with more of them, or with more than one for every two entries, an entry is
+# a name or a number of the sample.
 MAX_CATEGORIES = 1000
+FEW_CATEGORIES = 20  # of however few entries
 
 
 class Part(NamedTuple):
@@ -257,7 +259,8 @@ def _find_categories(values: Any, name: Any) -> NDArray:
     """Sort the values of a categorical column, the missing ones left out."""
     remedy = "Encode them as strings or integers"
     try:
-        found = sorted(v for v in set(_to_list(values)) if not _is_missing(v))
+        observed = [value for value in _to_list(values) if not _is_missing(value)]
+        found = sorted(set(observed))
     except TypeError as error:
         raise ValueError(
             f"The categories in column {name!r} of X can not be sorted: {error}. "
@@ -274,11 +277,12 @@ def _find_categories(values: Any, name: Any) -> NDArray:
             f"Column {name!r} of X is given as categorical, but holds fractions such "
             f"as {fractions[0]:.6g}. Give it to 'gaussian', or cut it into intervals."
         )
-    if len(found) > MAX_CATEGORIES:
+    most = min(MAX_CATEGORIES, max(FEW_CATEGORIES, len(observed) // 2))
+    if len(found) > most:
         raise ValueError(
-            f"Column {name!r} of X has {len(found):,} categories, more than "
-            f"{MAX_CATEGORIES:,}: it looks like a name or a number of the samples. "
-            "Leave it out, or join rare categories into one."
+            f"Column {name!r} of X has {len(found):,} categories in {len(observed):,} "
+            "entries: it looks like a name or a number of the samples. Leave it out, "
+            "or join rare categories into one."
         )
     categories = np.array(found)
     if categories.dtype.kind in "biuf":
@@ -309,7 +313,8 @@ def _numbers(values: Any, name: Any, likelihood: str) -> NDArray[np.float64]:
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"Column {name!r} of X, of likelihood {likelihood!r}, does not hold "
-            f"numbers: {error}. Give it to 'categorical', or turn dates into numbers."
+            f"numbers: {error}. Turn it into numbers, dates into days for instance. "
+            "Categories have the likelihood 'categorical'."
         ) from error
     infinite = np.flatnonzero(np.isinf(numbers))
     if len(infinite):

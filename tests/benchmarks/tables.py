@@ -19,7 +19,7 @@ README_DATASETS = [
     *("dermatology", "digits", "sc_pbmc4k", "optdigits", "har", "pendigits", "mnist"),
 ]
 README_METHODS = ["k-means", "GaussianMixture", "UMAP + GaussianMixture", "skvade"]
-ACCURACY = ["Data (samples)", "Method", "Seeds", "Accuracy", "NMI", "Seconds"]
+ACCURACY = ["Data (samples)", "Method", "Seeds", "Accuracy", "NMI"]
 RECIPES = ["Data (samples)", "Recipe", "Seeds", "Accuracy", "NMI", "Start"]
 STAGES = ["Data (samples)", "Seeds", "Start", "End"]
 MISSING = [
@@ -145,7 +145,6 @@ def fill(path, name, text):
 def accuracy_table():
     """Write a line for each data set and method, the best in bold."""
     groups = sorted_groups(FILES / "accuracy.csv")
-    timing = grouped(FILES / "timing.csv", "dataset", "method")
     lines = []
     for (dataset, n, method), runs in groups.items():
         rivals = [rival for (name, *_), rival in groups.items() if name == dataset]
@@ -156,7 +155,6 @@ def accuracy_table():
                 str(len(runs)),
                 spread_in_bold(runs, rivals, "accuracy"),
                 spread_in_bold(runs, rivals, "nmi"),
-                brief_seconds(mean_seconds(timing[dataset, method], "1")),
             ]
         )
     return table([ACCURACY, *lines])
@@ -165,17 +163,10 @@ def accuracy_table():
 def readme_table():
     """Write a line for each data set, a column for each method."""
     groups = grouped(FILES / "accuracy.csv", "dataset", "method")
-    timing = grouped(FILES / "timing.csv", "dataset", "method")
     lines = []
     for dataset in README_DATASETS:
         rivals = [groups[dataset, method] for method in README_METHODS]
-        cells = []
-        for method, runs in zip(README_METHODS, rivals, strict=True):
-            accuracy = spread_in_bold(runs, rivals, "accuracy")
-            seconds = mean_seconds(timing[dataset, method], "1")
-            is_timed = not np.isnan(seconds)
-            time = f", {brief_seconds(seconds)} s" if is_timed else ""
-            cells.append(f"{accuracy}{time}")
+        cells = [spread_in_bold(runs, rivals, "accuracy") for runs in rivals]
         lines.append([data_title(dataset, rivals[0][0]["n"]), *cells])
     return table([["Data (samples)", *README_METHODS], *lines])
 
