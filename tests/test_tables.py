@@ -198,7 +198,7 @@ def test_errors_about_rows_and_columns_that_hold_nothing(make_estimator):
     X = pd.DataFrame({"age": [np.nan] * 3, "plan": ["a", "b", "a"]})
     pairs = [("gaussian", ["age"]), ("categorical", ["plan"])]
     estimator = make_estimator(n_clusters=1, likelihood=pairs)
-    with pytest.raises(ValueError, match="All entries .* missing in column 'age'"):
+    with pytest.raises(ValueError, match=r"All entries .* missing in column 'age'"):
         estimator.fit(X)
     with pytest.raises(ValueError, match=r"0 sample\(s\) \(shape=\(0, 2\)\)"):
         estimator.fit(X[:0])

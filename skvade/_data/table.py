@@ -26,8 +26,8 @@ __all__ = ["CATEGORICAL", "Part", "TableEncoder"]
 
 CATEGORICAL = "categorical"  # the likelihood whose columns are blocks
 
-# In a column with more of them, or with more than one for every two entries, an entry is
-# a name or a number of the sample.
+# In a column with more of them, or with more than one for every two entries, an entry
+# is a name or a number of the sample.
 MAX_CATEGORIES = 1000
 FEW_CATEGORIES = 20  # of however few entries
 
