@@ -116,7 +116,7 @@ def test_config_has_the_parameters_and_no_other_attributes(fitted):
     config = make_config(fitted, 150, 5)
     expected = fitted.get_params(deep=False)
     automatic = {name for name, value in expected.items() if value == "auto"}
-    automatic -= {"device", "pretrain_learning_rate_init"}
+    automatic -= {"device", "pretrain_learning_rate_init", "size_factor"}
     resolved = {name: getattr(config, name) for name in automatic}
     assert vars(config) == expected | resolved
     assert "auto" not in resolved.values()
