@@ -64,6 +64,7 @@ sphinx_gallery_conf = {
             "plot_n_clusters.py",
             # data
             "plot_customers.py",
+            "plot_mixed_table.py",
             "plot_embeddings.py",
             "plot_text.py",
             "plot_documents.py",
