@@ -493,8 +493,8 @@ def _check_size_factor(estimator: BaseEstimator) -> None:
     """Reject the share of a column in a total that is the column itself."""
     for part in estimator._table.parts:
         has_option = "size_factor" in LIKELIHOODS[part.likelihood].options
-        is_share = part.likelihood == "multinomial"
-        is_share = is_share or (has_option and estimator.size_factor == "total")
+        by_total = has_option and estimator.size_factor == "total"
+        is_share = by_total or part.likelihood == "multinomial"
         if is_share and len(part.columns) == 1:
             name = estimator._table.names[part.columns[0]]
             raise ValueError(

@@ -127,6 +127,10 @@ def test_slices_are_of_names_or_positions(table):
             r"columns \[7\] for 'gaussian', which are not those of X",
         ),
         (
+            [("gaussian", slice("age", "income", 2))],
+            r"which are not those of X: key.step must be 1 or None\. Give names",
+        ),
+        (
             [("gaussian", slice(None))],
             "'city' of X, of likelihood 'gaussian', does not",
         ),

@@ -219,11 +219,12 @@ def _resolve_columns(X: Any, likelihood: str, columns: Any) -> list[int]:
         return list(range(X.shape[1]))  # of no type to scikit-learn
     try:
         return [int(column) for column in _get_column_indices(X, columns)]
-    except (ValueError, TypeError, NotImplementedError) as error:
+    except (ValueError, TypeError, RuntimeError) as error:
+        # A RuntimeError is for a step in a slice of names.
         raise ValueError(
             f"likelihood has the columns {columns!r} for {likelihood!r}, which are not "
-            f"those of X: {error} Give names, positions, a slice, a mask, or a "
-            "callable such as make_column_selector."
+            f"those of X: {str(error).rstrip('.')}. Give names, positions, a slice, a "
+            "mask, or a callable such as make_column_selector."
         ) from error
 
 

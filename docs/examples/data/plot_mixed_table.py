@@ -66,9 +66,9 @@ print(people.dtypes)
 # Incomes are skewed, so the Gaussian gets their logarithm. Nothing else is prepared: no
 # scaling, no one-hot encoding, and no filling of gaps.
 #
-# The nearest neighbors of a person agree in all categories, also in one that is mostly
-# chance, such as ``married``. The default start from neighbors would split workers by
-# it. A reconstruction looks at all columns together, so it is the better start here.
+# With the default start from neighbors, managers and about half of the workers would
+# share a cluster. A reconstruction looks at all columns together, and is the better
+# start here.
 table = people.assign(income=np.log10(people["income"]))
 model = VaDEClusterer(
     n_clusters=4,
