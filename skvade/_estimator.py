@@ -267,12 +267,12 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         makes a twentieth of the steps of ``max_iter``.
 
     max_iter : int or "auto", default="auto"
-        Maximum number of epochs of the joint training. "auto" makes about 2,000 steps
-        and one more for every 10 samples, at most 20,000. With fewer than 200 samples
+        Maximum number of epochs of the joint training. "auto" makes about 1,000 steps
+        and one more for every 10 samples, at most 20,000. With fewer than 100 samples
         it makes fewer.
 
     batch_size : int or "auto", default="auto"
-        Samples per step of the joint training. "auto" is a 32nd of the samples, at
+        Samples per step of the joint training. "auto" is a 16th of the samples, at
         least 128 and at most 256. In the warm-up and in pretraining by reconstruction,
         an epoch of fewer than 8 steps visits samples more than once.
 

@@ -95,7 +95,7 @@ def make_config(
     params = {k: v for k, v in vars(estimator).items() if k.strip("_") == k}
     config = TrainingConfig(**params)
     if config.batch_size == "auto":
-        config.batch_size = min(256, max(128, n_samples // 32))
+        config.batch_size = min(256, max(128, n_samples // 16))
     if config.pretrain_max_iter == "auto":
         config.pretrain_max_iter = PRETRAIN_MAX_ITER
         if config.pretraining == "neighbors":

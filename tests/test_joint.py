@@ -499,7 +499,7 @@ def test_the_last_stage_follows_the_schedule(X, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "n_samples, n_steps", [(50, 505), (200, 2_020), (10_000, 3_000)]
+    "n_samples, n_steps", [(50, 505), (200, 1_020), (10_000, 2_000)]
 )
 def test_budget_of_steps(n_samples, n_steps):
     n_warmup, n_joint = n_joint_epochs(n_samples, batch_size=50)
