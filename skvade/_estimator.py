@@ -36,6 +36,7 @@ from skvade._validation import (
     check_same_params,
     check_sample_weight,
     resumed_params,
+    validate_params,
     validate_X,
     warn_version_mismatch,
 )
@@ -773,6 +774,9 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
                 partial_fit_epoch(state)
             set_fitted_attributes(self, state)
         return self
+
+    def _validate_params(self) -> None:
+        validate_params(self)
 
     @property
     def _n_features_out(self) -> int:

@@ -4,9 +4,11 @@ import math
 import re
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from functools import partial
 from inspect import signature
+from itertools import chain
 from numbers import Integral, Real
 from typing import Any
 
@@ -15,7 +17,13 @@ import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_array, issparse
 from sklearn.base import BaseEstimator
-from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils._param_validation import (
+    HasMethods,
+    Interval,
+    InvalidParameterError,
+    StrOptions,
+    validate_parameter_constraints,
+)
 from sklearn.utils.validation import _check_sample_weight, validate_data
 from torch import nn
 
@@ -63,11 +71,15 @@ __all__ = [
     "saved_params",
     "supported_dtypes",
     "validate_X",
+    "validate_params",
     "warn_support",
     "warn_version_mismatch",
 ]
 
 Dtype = torch.dtype | np.dtype
+
+# What a `likelihood` of a table looks like.
+EXAMPLE_PAIRS = [("gaussian", ["age"]), ("categorical", ["city"])]
 
 # Of X after centering: the square of it, times the noise variance of standardized
 # samples, must be a number of float64.
@@ -170,6 +182,49 @@ _MODULE_PARAMS = (
     "covariance_type",
     "reg_covar",
 )
+
+
+def validate_params(estimator: BaseEstimator) -> None:
+    """Check each parameter by its constraint, as scikit-learn does, and add a hint.
+
+    Raises
+    ------
+    InvalidParameterError
+        Names the first invalid parameter, its value, what it must be, and what may be
+        meant.
+    """
+    constraints = estimator._parameter_constraints
+    for name, value in estimator.get_params(deep=False).items():
+        try:
+            validate_parameter_constraints(
+                constraints, {name: value}, caller_name=type(estimator).__name__
+            )
+        except InvalidParameterError as error:
+            if name == "likelihood" and isinstance(value, dict):
+                hint = _suggest_pairs(value)
+            else:
+                of_names = [c for c in constraints[name] if isinstance(c, StrOptions)]
+                hint = _suggest_name(value, chain(*(c.options for c in of_names)))
+            raise InvalidParameterError(f"{error}{hint}") from None
+
+
+def _suggest_name(value: Any, names: Iterable[str]) -> str:
+    """Ask for the name that a value is a misspelling of; empty if it is of none."""
+    if not isinstance(value, str):
+        return ""
+    normalized = re.sub(r"[\s-]+", "_", value.strip().lower())
+    matches = get_close_matches(normalized, list(names), n=1)
+    return f" Did you mean {matches[0]!r}?" if matches else ""
+
+
+def _suggest_pairs(likelihood: dict) -> str:
+    """Show the list of pairs that a dict given as `likelihood` stands for."""
+    by_name: dict[Any, Any] = {}
+    if all(isinstance(v, str) and v in LIKELIHOODS for v in likelihood.values()):
+        for column, name in likelihood.items():
+            by_name.setdefault(name, []).append(column)
+    shown = [*(by_name or likelihood).items()] or EXAMPLE_PAIRS
+    return f" Give a list of pairs (name, columns): likelihood={shown!r}."
 
 
 def module_params(estimator: BaseEstimator, n_features: int) -> dict[str, Any]:
@@ -671,18 +726,22 @@ def _likelihood_pairs(estimator: BaseEstimator) -> list[tuple[str, Any]] | None:
     if isinstance(likelihood, str):
         return [(CATEGORICAL, slice(None))] if likelihood == CATEGORICAL else None
     for pair in likelihood:
-        is_pair = isinstance(pair, list | tuple) and len(pair) == 2
-        if not is_pair or pair[0] not in [*LIKELIHOODS]:
+        if not (isinstance(pair, list | tuple) and len(pair) == 2):
             raise ValueError(
                 "The 'likelihood' parameter of a table must be a list of pairs (name, "
-                f"columns), each name one of {sorted(LIKELIHOODS)}. Got {pair!r} "
-                "instead, for instance [('gaussian', ['age']), ('categorical', "
-                "['city'])]."
+                f"columns), such as {EXAMPLE_PAIRS!r}. It has {pair!r} in the place of "
+                "a pair."
+            )
+        if not (isinstance(pair[0], str) and pair[0] in LIKELIHOODS):
+            raise ValueError(
+                f"The pair {pair!r} of the 'likelihood' parameter must begin with a "
+                f"name among {sorted(LIKELIHOODS)}. Got {pair[0]!r} instead."
+                f"{_suggest_name(pair[0], LIKELIHOODS)}"
             )
     if not likelihood:
         raise ValueError(
             "The 'likelihood' parameter is an empty list. Give pairs (name, columns), "
-            "or the name of a single likelihood."
+            f"such as {EXAMPLE_PAIRS!r}, or the name of a single likelihood."
         )
     return [(name, columns) for name, columns in likelihood]
 

@@ -134,8 +134,18 @@ def test_slices_are_of_names_or_positions(table):
             [("gaussian", slice(None))],
             "'city' of X, of likelihood 'gaussian', does not",
         ),
-        ([("gamma", slice(None))], "must be a list of pairs .*Got .*'gamma'"),
-        (["gaussian"], "must be a list of pairs"),
+        (
+            [("gamma", slice(None))],
+            r"begin with a name among \['bernoulli'.*\. Got 'gamma' instead\.$",
+        ),
+        (
+            [("gaussian", [0, 2, 4]), ("Categoricals", [1, 3])],
+            r"The pair \('Categoricals', \[1, 3\]\) .* Did you mean 'categorical'\?",
+        ),
+        ([(["age"], "gaussian")], r"begin with a name .* Got \['age'\] instead"),
+        ([(np.arange(5), "gaussian")], "begin with a name .* Got array"),
+        (["gaussian"], r"must be a list of pairs .* It has 'gaussian' in the place of"),
+        (("gaussian", ["age"]), "must be a list of pairs .* It has 'gaussian' in"),
         ([("gaussian", [0], [1])], "must be a list of pairs"),
         ([], "is an empty list"),
         (

@@ -15,11 +15,11 @@ from sklearn.cluster import AgglomerativeClustering
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.manifold import TSNE
 from sklearn.neighbors import KNeighborsTransformer
-from sklearn.utils._param_validation import InvalidParameterError
+from sklearn.utils._param_validation import InvalidParameterError, StrOptions
 from torch import nn
 
 from skvade import VaDEClusterer
-from skvade._validation import PARAMETER_CONSTRAINTS
+from skvade._validation import PARAMETER_CONSTRAINTS, validate_params
 
 
 @pytest.fixture
@@ -124,6 +124,48 @@ def test_invalid_parameter(make_estimator, X, name, value):
     with pytest.raises(ValueError, match=message):
         model.fit(X)
     assert not hasattr(model, "n_features_in_")
+
+
+NAMES = {
+    name: [c.options for c in constraints if isinstance(c, StrOptions)]
+    for name, constraints in PARAMETER_CONSTRAINTS.items()
+}
+
+
+@pytest.mark.parametrize(
+    "name, option",
+    [(name, option) for name in NAMES for options in NAMES[name] for option in options],
+)
+def test_a_misspelled_name_is_named_with_the_one_that_is_close(name, option):
+    value = f" {option.replace('_', '-').title()}s"
+    message = f"'{option}'.* Got '{value}' instead. Did you mean '{option}'\\?$"
+    with pytest.raises(InvalidParameterError, match=message):
+        validate_params(VaDEClusterer(**{name: value}))
+
+
+def test_a_name_that_is_close_to_none_gets_no_hint():
+    with pytest.raises(InvalidParameterError, match=r"Got 'student' instead\.$"):
+        validate_params(VaDEClusterer(likelihood="student"))
+
+
+@pytest.mark.parametrize(
+    "likelihood, pairs",
+    [
+        ({"gaussian": ["a", "b"], "poisson": [2]}, None),
+        ({"gausian": ["a"]}, None),
+        (
+            {"a": "gaussian", "b": "poisson", "c": "gaussian"},
+            [("gaussian", ["a", "c"]), ("poisson", ["b"])],
+        ),
+        ({}, [("gaussian", ["age"]), ("categorical", ["city"])]),
+    ],
+)
+def test_a_dict_of_likelihoods_is_shown_as_pairs(make_estimator, X, likelihood, pairs):
+    shown = repr([*likelihood.items()] if pairs is None else pairs)
+    message = f"Got {likelihood!r} instead. Give a list of pairs (name, columns): "
+    message += f"likelihood={shown}."
+    with pytest.raises(InvalidParameterError, match=f"{re.escape(message)}$"):
+        make_estimator(likelihood=likelihood).fit(X)
 
 
 def test_parameters_are_validated_before_the_data(make_estimator):
