@@ -43,6 +43,7 @@ from skvade._validation import (
     check_sample_weight,
     check_scale,
     check_values,
+    feature_names,
     mark_missing,
     supported_dtypes,
     validate_X,
@@ -493,9 +494,10 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         check_is_fitted(self)
         samples = validate_X(self, X, reset=False)
         device_config, scaling = self._device_config(), Scaling(**self._scaling)
-        summary = DataSummary.from_array(samples)
+        names = feature_names(self)
+        summary = DataSummary.from_array(samples, names=names)
         likelihood, table = self._module_params["likelihood"], self._table
-        check_values(likelihood, samples, table)
+        check_values(likelihood, samples, table, names)
         check_scale(scaling, device_config.dtype, samples.dtype)
         check_magnitude(summary, scaling)
         if warn_outside_support:

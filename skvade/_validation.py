@@ -38,8 +38,9 @@ from skvade._data.scaling import (
     DataSummary,
     Scaling,
     WeightStatistics,
-    check_no_empty_features,
     drop_negligible_weights,
+    enumerate_first,
+    feature_label,
     uniform_weights,
 )
 from skvade._data.table import CATEGORICAL, TableEncoder
@@ -63,6 +64,7 @@ __all__ = [
     "check_scale",
     "check_shares",
     "check_values",
+    "feature_names",
     "labels_from_init",
     "mark_missing",
     "module_params",
@@ -754,9 +756,8 @@ def _validate_table(
     Raises
     ------
     ValueError
-        If X is sparse, not two-dimensional, or has other columns than in `fit`; if
-        several processes would have to agree on the categories; in a new fit, if all
-        entries of a column are missing.
+        If X is sparse, not two-dimensional, or has other columns than in `fit`, or if
+        several processes would have to agree on the categories.
     """
     if issparse(X):
         raise ValueError(
@@ -785,12 +786,7 @@ def _validate_table(
     validate_data(estimator, X, reset=pairs is not None, skip_check_array=True)
     if pairs is not None:
         estimator._table = TableEncoder.fit(X, pairs)
-    table = estimator._table
-    features = table.encode(X)
-    if pairs is not None:
-        empty = np.unique(table.feature_columns[np.isnan(features).all(0)])
-        check_no_empty_features([repr(table.names[column]) for column in empty])
-    return features
+    return estimator._table.encode(X)
 
 
 def _check_columns(X: Any) -> None:
@@ -902,23 +898,33 @@ def check_sample_weight(
     return drop_negligible_weights(weights, WeightStatistics().update(weights).mean)
 
 
+def feature_names(estimator: BaseEstimator) -> Sequence[Any] | None:
+    """Give what errors call the features: the names of the columns of a frame.
+
+    The indicators of the categories of a column have its name. None where X has no
+    names.
+    """
+    table = estimator._table
+    if table is not None:
+        return [table.names[column] for column in table.feature_columns]
+    return getattr(estimator, "feature_names_in_", None)
+
+
 def _likelihood_parts(
     likelihood: Any, table: TableEncoder | None
-) -> list[tuple[str, slice, Sequence[Any] | None]]:
-    """Give the likelihoods of X, the features of each, and the names of their columns.
-
-    A single likelihood has all features, and these have no names.
-    """
+) -> list[tuple[str, slice]]:
+    """Give the likelihoods of X, and the features of each; a single one has all."""
     if table is None:
-        return [(likelihood, slice(None), None)]
-    return [
-        (part.likelihood, features, [table.names[column] for column in part.columns])
-        for part, features in zip(table.parts, table.slices, strict=True)
-    ]
+        return [(likelihood, slice(None))]
+    names = [part.likelihood for part in table.parts]
+    return [*zip(names, table.slices, strict=True)]
 
 
 def check_values(
-    likelihood: Any, X: NDArray | csr_array, table: TableEncoder | None = None
+    likelihood: Any,
+    X: NDArray | csr_array,
+    table: TableEncoder | None = None,
+    names: Sequence[Any] | None = None,
 ) -> None:
     """Reject values that a likelihood of counts cannot take, in fits and predictions.
 
@@ -927,9 +933,9 @@ def check_values(
     ValueError
         Names the first value that is no count.
     """
-    for name, features, columns in _likelihood_parts(likelihood, table):
+    for name, features in _likelihood_parts(likelihood, table):
         if LIKELIHOODS[name].of_counts:
-            check_counts(X, name, features, columns)
+            check_counts(X, name, features, names)
 
 
 def check_data(
@@ -950,10 +956,11 @@ def _outside_support(
 ) -> list[tuple[str, DataSummary]]:
     """List the likelihoods with values outside of their support, and what these are."""
     found = []
-    for name, features, _ in _likelihood_parts(likelihood, table):
+    for name, features in _likelihood_parts(likelihood, table):
         part = summary._replace(
             feature_min=summary.feature_min[features],
             feature_max=summary.feature_max[features],
+            names=None if summary.names is None else summary.names[features],
         )
         low, high = LIKELIHOODS[name].support
         if part.min < low or part.max > high:  # of missing entries alone neither is
@@ -973,10 +980,15 @@ def check_support(
     """
     for name, part in _outside_support(likelihood, summary, table):
         low, high = LIKELIHOODS[name].support
+        where = ""
+        if part.names is not None:
+            outside = (part.feature_min < low) | (part.feature_max > high)
+            labels = [feature_label(part.names, i) for i in np.flatnonzero(outside)]
+            where = f", those outside in column {enumerate_first(labels)}"
         raise ValueError(
-            f"likelihood={name!r} needs X in [{low:g}, {high:g}]. Got values "
-            f"from {part.min:.6g} to {part.max:.6g} instead. Scale X, for "
-            "instance with MinMaxScaler, or use likelihood='gaussian'."
+            f"likelihood={name!r} needs X in [{low:g}, {high:g}]. Got values from "
+            f"{part.min:.6g} to {part.max:.6g} instead{where}. Scale X, for instance "
+            "with MinMaxScaler, or use likelihood='gaussian'."
         )
 
 
@@ -1045,7 +1057,8 @@ def check_magnitude(summary: DataSummary, scaling: Scaling) -> None:
     if not np.fmax.reduce(standardized) <= MAX_STANDARDIZED_VALUE:
         worst = np.nanargmax(standardized)
         raise ValueError(
-            f"X has values up to {largest[worst]:.3g}, but the data that the model is "
+            f"X has values up to {largest[worst]:.3g}, in column "
+            f"{feature_label(summary.names, worst)}, but the data that the model is "
             f"fitted to have a standard deviation of {scales[worst] * TARGET_STD:.3g}: "
             "the arithmetic of the networks does not reach that far. Look for extreme "
             "values in X."

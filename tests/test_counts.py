@@ -370,6 +370,20 @@ def test_values_that_are_no_counts_are_rejected_everywhere(
     assert model.means_ is before
 
 
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_the_column_of_a_frame_is_named(make_estimator, counts, library):
+    frame = pytest.importorskip(library).DataFrame
+    names = [f"gene {i}" for i in range(12)]
+    X = frame(dict(zip(names, counts.T, strict=True)))
+    model = make_estimator(likelihood="poisson", max_iter=1).fit(X)
+    wrong = counts.copy()
+    wrong[3, 1] = -2
+    message = "a negative value, -2 in row 3, column 'gene 1' of X"
+    for method in ("fit", "predict"):
+        with pytest.raises(ValueError, match=message):
+            getattr(model, method)(frame(dict(zip(names, wrong.T, strict=True))))
+
+
 def test_parameters_of_other_likelihoods_have_no_effect(make_estimator, counts):
     for changes, name in [
         ({"likelihood": "poisson", "noise": "feature"}, "noise"),

@@ -178,7 +178,11 @@ def test_parts_that_do_not_fit_the_table(make_estimator, table, pairs, message):
         ),
         ([1, -2, 3], "poisson", "a negative value, -2 in row 1, column 'x' of X"),
         (pd.date_range("2020", periods=3), "gaussian", "'x' .*: it holds dates"),
-        ([0, 1, 2], "bernoulli", r"'bernoulli' needs X in \[0, 1\]. Got .* to 2"),
+        (
+            [0, 1, 2],
+            "bernoulli",
+            r"in \[0, 1\]. Got .* to 2 instead, those outside in column 'x'\.",
+        ),
     ],
 )
 def test_columns_that_their_likelihood_can_not_take(
@@ -216,6 +220,14 @@ def test_errors_about_rows_and_columns_that_hold_nothing(make_estimator):
         estimator.fit(X)
     with pytest.raises(ValueError, match=r"0 sample\(s\) \(shape=\(0, 2\)\)"):
         estimator.fit(X[:0])
+
+
+def test_a_column_that_only_samples_of_weight_zero_have_is_named(make_estimator):
+    X = pd.DataFrame({"plan": [*"ababa"], "age": [1.0, 2.0, *[np.nan] * 3]})
+    pairs = [("categorical", ["plan"]), ("gaussian", ["age"])]
+    estimator = make_estimator(n_clusters=1, likelihood=pairs)
+    with pytest.raises(ValueError, match="X are missing in column 'age'"):
+        estimator.fit(X, sample_weight=[0, 0, 1, 1, 1])
 
 
 def test_sparse_and_shared_tables_are_rejected(make_estimator):

@@ -333,6 +333,24 @@ def test_feature_without_observed_entries(make_estimator, X, method):
         getattr(make_estimator(), method)(X, sample_weight=np.arange(150) >= 9)
 
 
+def test_columns_of_a_frame_are_named(make_estimator, fitted, X):
+    names = list("abcde")
+    for changed, message in [
+        (with_missing(X, feature=3), "missing in column 'd'. A feature of which"),
+        (np.where(np.arange(5) == 2, np.inf, X), "in row 0, column 'c'. Replace it"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            make_estimator().fit(pd.DataFrame(changed, columns=names))
+    model = make_estimator(max_iter=1).fit(pd.DataFrame(X, columns=names))
+    with pytest.raises(ValueError, match=r"up to 1e\+50, in column 'b', but the data"):
+        model.predict(pd.DataFrame(X, columns=names).assign(b=1e50))
+    with pytest.raises(ValueError, match=r"up to 1e\+50, in column 1, but the data"):
+        fitted.predict(np.where(np.arange(5) == 1, 1e50, X))
+    outside = pd.DataFrame(X / 100, columns=names).assign(b=0.5, d=0.5, e=0.5)
+    with pytest.raises(ValueError, match="instead, those outside in column 'a', 'c'"):
+        make_estimator(likelihood="bernoulli").fit(outside)
+
+
 def test_feature_that_is_missing_in_a_prediction_is_imputed(fitted, X):
     assert not np.isnan(fitted.impute(with_missing(X, feature=3))).any()
 

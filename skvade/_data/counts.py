@@ -10,7 +10,7 @@ from scipy.sparse import csr_array, issparse
 from torch import Tensor
 
 from skvade._data.process_group import SINGLE_PROCESS, ProcessGroup
-from skvade._data.scaling import DataSummary, Scaling, iter_chunks
+from skvade._data.scaling import DataSummary, Scaling, feature_label, iter_chunks
 
 __all__ = [
     "check_counts",
@@ -45,8 +45,8 @@ def check_counts(
         The likelihood that needs counts.
     features : slice, default=slice(None)
         The features that it needs them of.
-    names : sequence or None, default=None
-        What a message calls each of these features; None for its position.
+    names : sequence of length n_features, default=None
+        What an error calls all features of X; None for their positions.
 
     Raises
     ------
@@ -59,7 +59,7 @@ def check_counts(
         if not is_count.all():
             row, column = np.argwhere(~is_count)[0]
             value = float(chunk[row, column])
-            name = column if names is None else repr(names[column])
+            name = feature_label(names, (features.start or 0) + column)
             kind = "a negative" if value < 0 else "a fractional"
             raise ValueError(
                 f"likelihood={likelihood!r} needs counts: integers from 0. Got {kind} "
