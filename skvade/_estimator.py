@@ -137,7 +137,8 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
     size_factor : {"auto", "total", None}, default="auto"
         What the rates of "poisson" and "negative_binomial" are in proportion to.
         "total" is the total of the sample: its depth, length or exposure then tells
-        nothing about its cluster. With None it does, and the counts are absolute.
+        nothing about its cluster, and a warning names samples without any count. With
+        None it does, and the counts are absolute.
         "auto" is "total" where all features are counts of one likelihood, and None in a
         table with a list of likelihoods. There "total" is that of the columns of each
         part.

@@ -47,6 +47,7 @@ from skvade._validation import (
     mark_missing,
     supported_dtypes,
     validate_X,
+    warn_no_counts,
     warn_support,
 )
 
@@ -497,9 +498,10 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         names = feature_names(self)
         summary = DataSummary.from_array(samples, names=names)
         likelihood, table = self._module_params["likelihood"], self._table
-        check_values(likelihood, samples, table, names)
+        empty = check_values(likelihood, samples, table, names)
         check_scale(scaling, device_config.dtype, samples.dtype)
         check_magnitude(summary, scaling)
+        warn_no_counts(empty, scaling, samples.shape[0])
         if warn_outside_support:
             warn_support(likelihood, summary, table)
         weights = uniform_weights(samples.shape[0])

@@ -56,6 +56,7 @@ from skvade._validation import (
     labels_from_init,
     module_params,
     n_validation_samples,
+    warn_no_counts,
 )
 from skvade._version import __version__
 
@@ -132,11 +133,12 @@ def init_training(
     names = feature_names(estimator)
     summary = DataSummary.from_array(X, sample_weight, group, names=names)
     likelihood, table = estimator.likelihood, estimator._table
-    check_values(likelihood, X, table, names)
+    empty = check_values(likelihood, X, table, names)
     module = _build_module(estimator, X.shape[1], device_config, random)
     scaling = module.likelihood.make_scaling(X, sample_weight, summary, group)
     dtypes = device_config.dtype, X.dtype
     check_data(likelihood, summary, scaling, *dtypes, table=table)
+    warn_no_counts(empty[sample_weight[empty] > 0], scaling, X.shape[0])
     dataset = Dataset.from_array(
         X, scaling, device_config, sample_weight, summary.has_missing
     )
@@ -291,9 +293,10 @@ def _scaled_dataset(
     names = feature_names(estimator)
     summary = DataSummary.from_array(X, group=group, names=names)
     likelihood, table = estimator.likelihood, estimator._table
-    check_values(likelihood, X, table, names)
+    empty = check_values(likelihood, X, table, names)
     dtypes = device_config.dtype, X.dtype
     check_data(likelihood, summary, scaling, *dtypes, table=table)
+    warn_no_counts(empty[sample_weight[empty] > 0], scaling, X.shape[0])
     dataset = Dataset.from_array(
         X, scaling, device_config, sample_weight, summary.has_missing
     )

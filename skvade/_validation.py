@@ -74,6 +74,7 @@ __all__ = [
     "supported_dtypes",
     "validate_X",
     "validate_params",
+    "warn_no_counts",
     "warn_support",
     "warn_version_mismatch",
 ]
@@ -925,17 +926,43 @@ def check_values(
     X: NDArray | csr_array,
     table: TableEncoder | None = None,
     names: Sequence[Any] | None = None,
-) -> None:
+) -> NDArray[np.intp]:
     """Reject values that a likelihood of counts cannot take, in fits and predictions.
+
+    Returns
+    -------
+    empty : ndarray of shape (n_empty,)
+        The samples in which no count is above zero, if X has counts alone, of a single
+        likelihood.
 
     Raises
     ------
     ValueError
         Names the first value that is no count.
     """
-    for name, features in _likelihood_parts(likelihood, table):
+    empty = np.empty(0, np.intp)
+    parts = _likelihood_parts(likelihood, table)
+    for name, features in parts:
         if LIKELIHOODS[name].of_counts:
-            check_counts(X, name, features, names)
+            without_counts = check_counts(X, name, features, names)
+            if len(parts) == 1:
+                empty = without_counts
+    return empty
+
+
+def warn_no_counts(empty: NDArray, scaling: Scaling, n_samples: int) -> None:
+    """Warn of the samples that `check_values` gives, where their total is divided by.
+
+    Counts that are not divided tell something by being zero.
+    """
+    if len(empty) and scaling.reference_count is not None:
+        warnings.warn(
+            f"X has no count above zero in row {enumerate_first(empty)}: {len(empty)} "
+            f"of {n_samples} samples. Clusters differ in the shares of the features in "
+            "the total of a sample, and an empty one has no shares, so its label and "
+            "its coordinates say nothing. Drop such samples, or label them as noise.",
+            stacklevel=2,
+        )
 
 
 def check_data(

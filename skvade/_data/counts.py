@@ -34,7 +34,7 @@ def check_counts(
     likelihood: str,
     features: slice = slice(None),
     names: Sequence[Any] | None = None,
-) -> None:
+) -> NDArray[np.intp]:
     """Reject values that are no counts; NaN may stand for a missing one.
 
     Parameters
@@ -48,11 +48,17 @@ def check_counts(
     names : sequence of length n_features, default=None
         What an error calls all features of X; None for their positions.
 
+    Returns
+    -------
+    empty : ndarray of shape (n_empty,)
+        The samples in which no count is above zero.
+
     Raises
     ------
     ValueError
         Names the first negative or fractional value, and its row and column.
     """
+    empty = []
     for rows, chunk in iter_chunks(X):
         chunk = chunk[:, features]
         is_count = np.isnan(chunk) | ((chunk >= 0) & (chunk == np.floor(chunk)))
@@ -67,6 +73,8 @@ def check_counts(
                 "Give the counts themselves, neither normalized nor as logarithms, or "
                 "use likelihood='gaussian'."
             )
+        empty.append(rows.start + np.flatnonzero(~(chunk > 0).any(1)))
+    return np.concatenate(empty)
 
 
 def size_factors(x: Tensor, reference_count: Tensor) -> Tensor:
