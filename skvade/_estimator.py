@@ -664,7 +664,8 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         Raises
         ------
         OSError
-            If the file can not be read.
+            If the file can not be read: a FileNotFoundError if there is none, an
+            IsADirectoryError if it is a folder.
         ValueError
             If the file is damaged or of another version. If X, ``sample_weight``, the
             type of the device, or a parameter that is not at its default differ from
