@@ -823,7 +823,8 @@ class Mixed(Likelihood):
 
     def _mean_variance(self, feature_mean: NDArray) -> float:
         """Average the variances of the features, relative to that of numbers."""
-        of_indicators = feature_mean * (1 - feature_mean) * CATEGORY_DISTANCE / 2
+        share = np.where(self.is_indicator, feature_mean, 0.0)
+        of_indicators = share * (1 - share) * CATEGORY_DISTANCE / 2
         mean = np.where(self.is_indicator, of_indicators, 1.0).mean()
         return float(mean) if mean > 0 else 1.0
 
