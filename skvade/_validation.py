@@ -43,7 +43,7 @@ from skvade._data.scaling import (
     feature_label,
     uniform_weights,
 )
-from skvade._data.table import CATEGORICAL, TableEncoder
+from skvade._data.table import CATEGORICAL, TableEncoder, columns_without_numbers
 from skvade._model.likelihoods import LIKELIHOODS
 from skvade._model.networks import ACTIVATIONS
 from skvade._model.prior import PRIORS
@@ -694,6 +694,7 @@ def validate_X(estimator: BaseEstimator, X: Any, *, reset: bool) -> NDArray | cs
         If X is not two-dimensional and numeric, has another number of features than in
         `fit`, or is sparse and inconsistent.
     """
+    _check_is_collected(X)
     pairs = _likelihood_pairs(estimator) if reset else None
     if pairs is not None or (estimator._table is not None and not reset):
         return _validate_table(estimator, X, pairs)
@@ -715,6 +716,21 @@ def validate_X(estimator: BaseEstimator, X: Any, *, reset: bool) -> NDArray | cs
         X = X.copy()  # the user's own stays as it is
         X.sum_duplicates()
     return X
+
+
+def _check_is_collected(X: Any) -> None:
+    """Reject a frame whose values are yet to be computed.
+
+    Raises
+    ------
+    TypeError
+        Names its type.
+    """
+    if hasattr(X, "columns") and hasattr(X, "collect"):
+        raise TypeError(
+            f"X is a {type(X).__name__}, whose values are yet to be computed. Give "
+            "X.collect(), or another frame of pandas or polars."
+        )
 
 
 def _likelihood_pairs(estimator: BaseEstimator) -> list[tuple[str, Any]] | None:
@@ -765,6 +781,12 @@ def _validate_table(
             f"likelihood={estimator.likelihood!r} needs a dense table. Got sparse X. "
             "Use X.toarray(), or a single likelihood."
         )
+    if hasattr(X, "column_names"):
+        raise TypeError(
+            f"A table must be a frame of pandas or polars, or an array. Got a "
+            f"{type(X).__name__} of {type(X).__module__.partition('.')[0]} instead. "
+            "Convert it, for instance by X.to_pandas()."
+        )
     if estimator.distributed:
         raise ValueError(
             f"distributed=True can not fit likelihood={estimator.likelihood!r}: each "
@@ -791,25 +813,14 @@ def _validate_table(
 
 
 def _check_columns(X: Any) -> None:
-    """Reject the columns of a pandas frame that hold no numbers.
+    """Reject the columns of a frame that hold no numbers.
 
     Raises
     ------
     ValueError
         Names the columns.
     """
-    pandas: Any = sys.modules.get("pandas")
-    if pandas is None or not isinstance(X, pandas.DataFrame):
-        return
-
-    def holds_numbers(column: Any) -> bool:
-        if pandas.api.types.is_numeric_dtype(column.dtype):
-            return True
-        numbers = pandas.to_numeric(column, errors="coerce")
-        is_date = column.dtype.kind in "mM"
-        return not is_date and not (numbers.isna() & column.notna()).any()
-
-    others = [str(name) for name, column in X.items() if not holds_numbers(column)]
+    others = columns_without_numbers(X)
     if others:
         raise ValueError(
             f"X has columns that do not hold numbers: {', '.join(others)}. Give them a "

@@ -101,6 +101,13 @@ def test_columns_are_chosen_as_in_a_column_transformer(table, numbers, categorie
     assert names[1] == [c for c in ("city", "member") if c in table]
 
 
+def test_an_error_of_a_selector_is_one_about_likelihood(table):
+    selector = make_column_selector(dtype_include="number")
+    message = "likelihood has the columns <.*make_column_selector .* only be applied to"
+    with pytest.raises(ValueError, match=message):
+        fit_encoder(table.to_numpy(dtype=object), ("gaussian", selector))
+
+
 def test_slices_are_of_names_or_positions(table):
     X = table[["city", "member", "age", "income", "visits"]]
     by_name = fit_encoder(
@@ -176,6 +183,7 @@ def test_parts_that_do_not_fit_the_table(make_estimator, table, pairs, message):
             "gaussian",
             "infinity in column 'x'. The first is in row 1",
         ),
+        ([1.0, 1e300, 2.0], "gaussian", "X has averages up to 3.33e\\+299 and a"),
         ([1, -2, 3], "poisson", "a negative value, -2 in row 1, column 'x' of X"),
         (pd.date_range("2020", periods=3), "gaussian", "'x' .*: it holds dates"),
         (
@@ -241,6 +249,27 @@ def test_sparse_and_shared_tables_are_rejected(make_estimator):
         validate_X(estimator.set_params(distributed=True), X, reset=True)
 
 
+def test_frames_of_other_libraries_are_named(make_estimator, table):
+    class Lazy:
+        columns = table.columns
+
+        def collect(self):
+            return table
+
+    class Arrow:
+        columns = [*table.to_numpy().T]
+        column_names = [*table.columns]
+        shape = table.shape
+
+    estimator = make_estimator(likelihood=PARTS)
+    with pytest.raises(TypeError, match=r"X is a Lazy, .* Give X\.collect\(\)"):
+        estimator.fit(Lazy())
+    with pytest.raises(TypeError, match=r"X is a Lazy, .* Give X\.collect\(\)"):
+        make_estimator().fit(Lazy())
+    with pytest.raises(TypeError, match=r"Got a Arrow of test_tables .*to_pandas\(\)"):
+        estimator.fit(Arrow())
+
+
 # --- The encoding -------------------------------------------------------------------
 
 
@@ -267,6 +296,39 @@ def test_a_table_comes_back_from_its_features(table):
     as_array = table.dropna().to_numpy(dtype=object)
     encoder = fit_encoder(as_array, ("gaussian", [0, 2, 4]), ("categorical", [1, 3]))
     assert_array_equal(encoder.decode(encoder.encode(as_array)), as_array)
+
+
+def test_a_dtype_of_categories_comes_back():
+    """With its order, and the categories that no sample has."""
+    levels = ["low", "high", "unused"]
+    X = pd.DataFrame({"x": pd.Categorical(["high", "low"], levels, ordered=True)})
+    encoder = fit_encoder(X, ("categorical", ["x"]))
+    assert encoder.categories[0].tolist() == ["high", "low"]
+    decoded = encoder.decode(encoder.encode(X))
+    pd.testing.assert_frame_equal(decoded, X)
+    polars = pytest.importorskip("polars")
+    X = polars.DataFrame(
+        {"x": polars.Series(["high", "low"], dtype=polars.Enum(levels))}
+    )
+    encoder = fit_encoder(X, ("categorical", ["x"]))
+    decoded = encoder.decode(encoder.encode(X))
+    assert decoded.equals(X)
+    assert decoded.schema == X.schema
+
+
+@pytest.mark.parametrize(
+    ("values", "others"),
+    [([1, 2, 1], ["1", None, "2"]), (["1", "2", "1"], [1, None, 2])],
+)
+def test_categories_of_another_type_than_in_fit_warn(values, others):
+    X = np.array(values)[:, None]
+    encoder = fit_encoder(X, ("categorical", [0]))
+    message = f"Column 0 of X holds none of the categories of fit.*: {others[0]!r} is"
+    with pytest.warns(UserWarning, match=message):
+        features = encoder.encode(np.array(others, dtype=object)[:, None])
+    assert np.isnan(features).all()
+    unseen = type(values[0])(3)
+    assert np.isnan(encoder.encode(np.array([[unseen], [None]], object))).all()
 
 
 def test_integer_codes_come_back_as_numbers():

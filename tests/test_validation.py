@@ -634,6 +634,9 @@ def test_columns_without_numbers_are_named(make_estimator, X):
     frame["4"] = pd.Timestamp("2020-01-01")
     message = "X has columns that do not hold numbers: 3, 4. Give them a likelih"
     assert_fit_raises(make_estimator(), frame, ValueError, message)
+    polars = pytest.importorskip("polars")
+    columns = {name: column.to_list() for name, column in frame.items()}
+    assert_fit_raises(make_estimator(), polars.DataFrame(columns), ValueError, message)
 
 
 def test_columns_of_numbers_in_other_dtypes_are_accepted(make_estimator, X):
@@ -641,4 +644,12 @@ def test_columns_of_numbers_in_other_dtypes_are_accepted(make_estimator, X):
     frame["0"] = frame["0"].astype(object).where(frame["0"] > 0, None)
     frame["1"] = pd.Categorical(np.round(X[:, 1]))
     frame["2"] = (X[:, 2] > 0).astype(object)
+    assert len(make_estimator().fit(frame).labels_) == len(X)
+    polars = pytest.importorskip("polars")
+    frame = polars.DataFrame(X.round(), schema=[*"abcde"]).with_columns(
+        polars.col("a").cast(polars.Int8),
+        polars.when(polars.col("b") > 0).then("b"),
+        polars.col("c") > 0,
+        polars.col("d").cast(str),
+    )
     assert len(make_estimator().fit(frame).labels_) == len(X)
