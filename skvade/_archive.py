@@ -86,10 +86,19 @@ def read_archive(path: str | os.PathLike) -> dict[str, Any]:
     Raises
     ------
     OSError
-        If the file can not be read.
+        If the file can not be read: a FileNotFoundError if there is none, an
+        IsADirectoryError if it is a folder.
     ValueError
         If it is no such archive.
     """
+    path = Path(path).absolute()
+    remedy = "Give the path of a file that a Checkpoint has written"
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder. {remedy}.")
+    if not path.exists():
+        raise FileNotFoundError(
+            f"There is no file {path}. {remedy}, or use fit where none was written yet."
+        )
     try:
         with ZipFile(path) as archive:
             tree = json.loads(archive.read(TREE))
@@ -102,8 +111,8 @@ def read_archive(path: str | os.PathLike) -> dict[str, Any]:
         return _decode(tree, arrays)
     except (BadZipFile, EOFError, KeyError, ValueError) as error:
         raise ValueError(
-            f"{os.fspath(path)} is not a file that a Checkpoint has written, or it was "
-            f"damaged later: {error}."
+            f"{path} is not a file that a Checkpoint has written, or it was damaged "
+            f"later: {error}. {remedy}; pickle or joblib loads what they have written."
         ) from error
 
 

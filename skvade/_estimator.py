@@ -36,6 +36,7 @@ from skvade._validation import (
     check_same_params,
     check_sample_weight,
     resumed_params,
+    validate_params,
     validate_X,
     warn_version_mismatch,
 )
@@ -136,7 +137,8 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
     size_factor : {"auto", "total", None}, default="auto"
         What the rates of "poisson" and "negative_binomial" are in proportion to.
         "total" is the total of the sample: its depth, length or exposure then tells
-        nothing about its cluster. With None it does, and the counts are absolute.
+        nothing about its cluster, and a warning names samples without any count. With
+        None it does, and the counts are absolute.
         "auto" is "total" where all features are counts of one likelihood, and None in a
         table with a list of likelihoods. There "total" is that of the columns of each
         part.
@@ -662,7 +664,8 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         Raises
         ------
         OSError
-            If the file can not be read.
+            If the file can not be read: a FileNotFoundError if there is none, an
+            IsADirectoryError if it is a folder.
         ValueError
             If the file is damaged or of another version. If X, ``sample_weight``, the
             type of the device, or a parameter that is not at its default differ from
@@ -773,6 +776,9 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
                 partial_fit_epoch(state)
             set_fitted_attributes(self, state)
         return self
+
+    def _validate_params(self) -> None:
+        validate_params(self)
 
     @property
     def _n_features_out(self) -> int:

@@ -43,9 +43,11 @@ from skvade._validation import (
     check_sample_weight,
     check_scale,
     check_values,
+    feature_names,
     mark_missing,
     supported_dtypes,
     validate_X,
+    warn_no_counts,
     warn_support,
 )
 
@@ -493,11 +495,13 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         check_is_fitted(self)
         samples = validate_X(self, X, reset=False)
         device_config, scaling = self._device_config(), Scaling(**self._scaling)
-        summary = DataSummary.from_array(samples)
+        names = feature_names(self)
+        summary = DataSummary.from_array(samples, names=names)
         likelihood, table = self._module_params["likelihood"], self._table
-        check_values(likelihood, samples, table)
+        empty = check_values(likelihood, samples, table, names)
         check_scale(scaling, device_config.dtype, samples.dtype)
         check_magnitude(summary, scaling)
+        warn_no_counts(empty, scaling, samples.shape[0])
         if warn_outside_support:
             warn_support(likelihood, summary, table)
         weights = uniform_weights(samples.shape[0])

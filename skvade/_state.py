@@ -52,9 +52,11 @@ from skvade._validation import (
     check_same_module_params,
     check_shares,
     check_values,
+    feature_names,
     labels_from_init,
     module_params,
     n_validation_samples,
+    warn_no_counts,
 )
 from skvade._version import __version__
 
@@ -128,13 +130,15 @@ def init_training(
     random = RandomStreams.from_random_state(random_state, device_config.device, group)
     statistics = WeightStatistics().update(sample_weight, group)
     sample_weight = normalize_weights(sample_weight, statistics.mean)
-    summary = DataSummary.from_array(X, sample_weight, group)
+    names = feature_names(estimator)
+    summary = DataSummary.from_array(X, sample_weight, group, names=names)
     likelihood, table = estimator.likelihood, estimator._table
-    check_values(likelihood, X, table)
+    empty = check_values(likelihood, X, table, names)
     module = _build_module(estimator, X.shape[1], device_config, random)
     scaling = module.likelihood.make_scaling(X, sample_weight, summary, group)
     dtypes = device_config.dtype, X.dtype
     check_data(likelihood, summary, scaling, *dtypes, table=table)
+    warn_no_counts(empty[sample_weight[empty] > 0], scaling, X.shape[0])
     dataset = Dataset.from_array(
         X, scaling, device_config, sample_weight, summary.has_missing
     )
@@ -286,11 +290,13 @@ def _scaled_dataset(
     group: ProcessGroup,
 ) -> Dataset:
     """Make a dataset of all samples of X, standardized as earlier ones."""
-    summary = DataSummary.from_array(X, group=group)
+    names = feature_names(estimator)
+    summary = DataSummary.from_array(X, group=group, names=names)
     likelihood, table = estimator.likelihood, estimator._table
-    check_values(likelihood, X, table)
+    empty = check_values(likelihood, X, table, names)
     dtypes = device_config.dtype, X.dtype
     check_data(likelihood, summary, scaling, *dtypes, table=table)
+    warn_no_counts(empty[sample_weight[empty] > 0], scaling, X.shape[0])
     dataset = Dataset.from_array(
         X, scaling, device_config, sample_weight, summary.has_missing
     )

@@ -4,9 +4,11 @@ import math
 import re
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from functools import partial
 from inspect import signature
+from itertools import chain
 from numbers import Integral, Real
 from typing import Any
 
@@ -15,7 +17,13 @@ import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_array, issparse
 from sklearn.base import BaseEstimator
-from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils._param_validation import (
+    HasMethods,
+    Interval,
+    InvalidParameterError,
+    StrOptions,
+    validate_parameter_constraints,
+)
 from sklearn.utils.validation import _check_sample_weight, validate_data
 from torch import nn
 
@@ -30,11 +38,12 @@ from skvade._data.scaling import (
     DataSummary,
     Scaling,
     WeightStatistics,
-    check_no_empty_features,
     drop_negligible_weights,
+    enumerate_first,
+    feature_label,
     uniform_weights,
 )
-from skvade._data.table import CATEGORICAL, TableEncoder
+from skvade._data.table import CATEGORICAL, TableEncoder, columns_without_numbers
 from skvade._model.likelihoods import LIKELIHOODS
 from skvade._model.networks import ACTIVATIONS
 from skvade._model.prior import PRIORS
@@ -55,6 +64,7 @@ __all__ = [
     "check_scale",
     "check_shares",
     "check_values",
+    "feature_names",
     "labels_from_init",
     "mark_missing",
     "module_params",
@@ -63,11 +73,16 @@ __all__ = [
     "saved_params",
     "supported_dtypes",
     "validate_X",
+    "validate_params",
+    "warn_no_counts",
     "warn_support",
     "warn_version_mismatch",
 ]
 
 Dtype = torch.dtype | np.dtype
+
+# What a `likelihood` of a table looks like.
+EXAMPLE_PAIRS = [("gaussian", ["age"]), ("categorical", ["city"])]
 
 # Of X after centering: the square of it, times the noise variance of standardized
 # samples, must be a number of float64.
@@ -170,6 +185,49 @@ _MODULE_PARAMS = (
     "covariance_type",
     "reg_covar",
 )
+
+
+def validate_params(estimator: BaseEstimator) -> None:
+    """Check each parameter by its constraint, as scikit-learn does, and add a hint.
+
+    Raises
+    ------
+    InvalidParameterError
+        Names the first invalid parameter, its value, what it must be, and what may be
+        meant.
+    """
+    constraints = estimator._parameter_constraints
+    for name, value in estimator.get_params(deep=False).items():
+        try:
+            validate_parameter_constraints(
+                constraints, {name: value}, caller_name=type(estimator).__name__
+            )
+        except InvalidParameterError as error:
+            if name == "likelihood" and isinstance(value, dict):
+                hint = _suggest_pairs(value)
+            else:
+                of_names = [c for c in constraints[name] if isinstance(c, StrOptions)]
+                hint = _suggest_name(value, chain(*(c.options for c in of_names)))
+            raise InvalidParameterError(f"{error}{hint}") from None
+
+
+def _suggest_name(value: Any, names: Iterable[str]) -> str:
+    """Ask for the name that a value is a misspelling of; empty if it is of none."""
+    if not isinstance(value, str):
+        return ""
+    normalized = re.sub(r"[\s-]+", "_", value.strip().lower())
+    matches = get_close_matches(normalized, list(names), n=1)
+    return f" Did you mean {matches[0]!r}?" if matches else ""
+
+
+def _suggest_pairs(likelihood: dict) -> str:
+    """Show the list of pairs that a dict given as `likelihood` stands for."""
+    by_name: dict[Any, Any] = {}
+    if all(isinstance(v, str) and v in LIKELIHOODS for v in likelihood.values()):
+        for column, name in likelihood.items():
+            by_name.setdefault(name, []).append(column)
+    shown = [*(by_name or likelihood).items()] or EXAMPLE_PAIRS
+    return f" Give a list of pairs (name, columns): likelihood={shown!r}."
 
 
 def module_params(estimator: BaseEstimator, n_features: int) -> dict[str, Any]:
@@ -636,6 +694,7 @@ def validate_X(estimator: BaseEstimator, X: Any, *, reset: bool) -> NDArray | cs
         If X is not two-dimensional and numeric, has another number of features than in
         `fit`, or is sparse and inconsistent.
     """
+    _check_is_collected(X)
     pairs = _likelihood_pairs(estimator) if reset else None
     if pairs is not None or (estimator._table is not None and not reset):
         return _validate_table(estimator, X, pairs)
@@ -659,6 +718,21 @@ def validate_X(estimator: BaseEstimator, X: Any, *, reset: bool) -> NDArray | cs
     return X
 
 
+def _check_is_collected(X: Any) -> None:
+    """Reject a frame whose values are yet to be computed.
+
+    Raises
+    ------
+    TypeError
+        Names its type.
+    """
+    if hasattr(X, "columns") and hasattr(X, "collect"):
+        raise TypeError(
+            f"X is a {type(X).__name__}, whose values are yet to be computed. Give "
+            "X.collect(), or another frame of pandas or polars."
+        )
+
+
 def _likelihood_pairs(estimator: BaseEstimator) -> list[tuple[str, Any]] | None:
     """Give the likelihoods of a table and their columns; None for a single one.
 
@@ -671,18 +745,22 @@ def _likelihood_pairs(estimator: BaseEstimator) -> list[tuple[str, Any]] | None:
     if isinstance(likelihood, str):
         return [(CATEGORICAL, slice(None))] if likelihood == CATEGORICAL else None
     for pair in likelihood:
-        is_pair = isinstance(pair, list | tuple) and len(pair) == 2
-        if not is_pair or pair[0] not in [*LIKELIHOODS]:
+        if not (isinstance(pair, list | tuple) and len(pair) == 2):
             raise ValueError(
                 "The 'likelihood' parameter of a table must be a list of pairs (name, "
-                f"columns), each name one of {sorted(LIKELIHOODS)}. Got {pair!r} "
-                "instead, for instance [('gaussian', ['age']), ('categorical', "
-                "['city'])]."
+                f"columns), such as {EXAMPLE_PAIRS!r}. It has {pair!r} in the place of "
+                "a pair."
+            )
+        if not (isinstance(pair[0], str) and pair[0] in LIKELIHOODS):
+            raise ValueError(
+                f"The pair {pair!r} of the 'likelihood' parameter must begin with a "
+                f"name among {sorted(LIKELIHOODS)}. Got {pair[0]!r} instead."
+                f"{_suggest_name(pair[0], LIKELIHOODS)}"
             )
     if not likelihood:
         raise ValueError(
             "The 'likelihood' parameter is an empty list. Give pairs (name, columns), "
-            "or the name of a single likelihood."
+            f"such as {EXAMPLE_PAIRS!r}, or the name of a single likelihood."
         )
     return [(name, columns) for name, columns in likelihood]
 
@@ -695,14 +773,19 @@ def _validate_table(
     Raises
     ------
     ValueError
-        If X is sparse, not two-dimensional, or has other columns than in `fit`; if
-        several processes would have to agree on the categories; in a new fit, if all
-        entries of a column are missing.
+        If X is sparse, not two-dimensional, or has other columns than in `fit`, or if
+        several processes would have to agree on the categories.
     """
     if issparse(X):
         raise ValueError(
             f"likelihood={estimator.likelihood!r} needs a dense table. Got sparse X. "
             "Use X.toarray(), or a single likelihood."
+        )
+    if hasattr(X, "column_names"):
+        raise TypeError(
+            f"A table must be a frame of pandas or polars, or an array. Got a "
+            f"{type(X).__name__} of {type(X).__module__.partition('.')[0]} instead. "
+            "Convert it, for instance by X.to_pandas()."
         )
     if estimator.distributed:
         raise ValueError(
@@ -726,34 +809,18 @@ def _validate_table(
     validate_data(estimator, X, reset=pairs is not None, skip_check_array=True)
     if pairs is not None:
         estimator._table = TableEncoder.fit(X, pairs)
-    table = estimator._table
-    features = table.encode(X)
-    if pairs is not None:
-        empty = np.unique(table.feature_columns[np.isnan(features).all(0)])
-        check_no_empty_features([repr(table.names[column]) for column in empty])
-    return features
+    return estimator._table.encode(X)
 
 
 def _check_columns(X: Any) -> None:
-    """Reject the columns of a pandas frame that hold no numbers.
+    """Reject the columns of a frame that hold no numbers.
 
     Raises
     ------
     ValueError
         Names the columns.
     """
-    pandas: Any = sys.modules.get("pandas")
-    if pandas is None or not isinstance(X, pandas.DataFrame):
-        return
-
-    def holds_numbers(column: Any) -> bool:
-        if pandas.api.types.is_numeric_dtype(column.dtype):
-            return True
-        numbers = pandas.to_numeric(column, errors="coerce")
-        is_date = column.dtype.kind in "mM"
-        return not is_date and not (numbers.isna() & column.notna()).any()
-
-    others = [str(name) for name, column in X.items() if not holds_numbers(column)]
+    others = columns_without_numbers(X)
     if others:
         raise ValueError(
             f"X has columns that do not hold numbers: {', '.join(others)}. Give them a "
@@ -843,34 +910,70 @@ def check_sample_weight(
     return drop_negligible_weights(weights, WeightStatistics().update(weights).mean)
 
 
+def feature_names(estimator: BaseEstimator) -> Sequence[Any] | None:
+    """Give what errors call the features: the names of the columns of a frame.
+
+    The indicators of the categories of a column have its name. None where X has no
+    names.
+    """
+    table = estimator._table
+    if table is not None:
+        return [table.names[column] for column in table.feature_columns]
+    return getattr(estimator, "feature_names_in_", None)
+
+
 def _likelihood_parts(
     likelihood: Any, table: TableEncoder | None
-) -> list[tuple[str, slice, Sequence[Any] | None]]:
-    """Give the likelihoods of X, the features of each, and the names of their columns.
-
-    A single likelihood has all features, and these have no names.
-    """
+) -> list[tuple[str, slice]]:
+    """Give the likelihoods of X, and the features of each; a single one has all."""
     if table is None:
-        return [(likelihood, slice(None), None)]
-    return [
-        (part.likelihood, features, [table.names[column] for column in part.columns])
-        for part, features in zip(table.parts, table.slices, strict=True)
-    ]
+        return [(likelihood, slice(None))]
+    names = [part.likelihood for part in table.parts]
+    return [*zip(names, table.slices, strict=True)]
 
 
 def check_values(
-    likelihood: Any, X: NDArray | csr_array, table: TableEncoder | None = None
-) -> None:
+    likelihood: Any,
+    X: NDArray | csr_array,
+    table: TableEncoder | None = None,
+    names: Sequence[Any] | None = None,
+) -> NDArray[np.intp]:
     """Reject values that a likelihood of counts cannot take, in fits and predictions.
+
+    Returns
+    -------
+    empty : ndarray of shape (n_empty,)
+        The samples in which no count is above zero, if X has counts alone, of a single
+        likelihood.
 
     Raises
     ------
     ValueError
         Names the first value that is no count.
     """
-    for name, features, columns in _likelihood_parts(likelihood, table):
+    empty = np.empty(0, np.intp)
+    parts = _likelihood_parts(likelihood, table)
+    for name, features in parts:
         if LIKELIHOODS[name].of_counts:
-            check_counts(X, name, features, columns)
+            without_counts = check_counts(X, name, features, names)
+            if len(parts) == 1:
+                empty = without_counts
+    return empty
+
+
+def warn_no_counts(empty: NDArray, scaling: Scaling, n_samples: int) -> None:
+    """Warn of the samples that `check_values` gives, where their total is divided by.
+
+    Counts that are not divided tell something by being zero.
+    """
+    if len(empty) and scaling.reference_count is not None:
+        warnings.warn(
+            f"X has no count above zero in row {enumerate_first(empty)}: {len(empty)} "
+            f"of {n_samples} samples. Clusters differ in the shares of the features in "
+            "the total of a sample, and an empty one has no shares, so its label and "
+            "its coordinates say nothing. Drop such samples, or label them as noise.",
+            stacklevel=2,
+        )
 
 
 def check_data(
@@ -891,10 +994,11 @@ def _outside_support(
 ) -> list[tuple[str, DataSummary]]:
     """List the likelihoods with values outside of their support, and what these are."""
     found = []
-    for name, features, _ in _likelihood_parts(likelihood, table):
+    for name, features in _likelihood_parts(likelihood, table):
         part = summary._replace(
             feature_min=summary.feature_min[features],
             feature_max=summary.feature_max[features],
+            names=None if summary.names is None else summary.names[features],
         )
         low, high = LIKELIHOODS[name].support
         if part.min < low or part.max > high:  # of missing entries alone neither is
@@ -914,10 +1018,15 @@ def check_support(
     """
     for name, part in _outside_support(likelihood, summary, table):
         low, high = LIKELIHOODS[name].support
+        where = ""
+        if part.names is not None:
+            outside = (part.feature_min < low) | (part.feature_max > high)
+            labels = [feature_label(part.names, i) for i in np.flatnonzero(outside)]
+            where = f", those outside in column {enumerate_first(labels)}"
         raise ValueError(
-            f"likelihood={name!r} needs X in [{low:g}, {high:g}]. Got values "
-            f"from {part.min:.6g} to {part.max:.6g} instead. Scale X, for "
-            "instance with MinMaxScaler, or use likelihood='gaussian'."
+            f"likelihood={name!r} needs X in [{low:g}, {high:g}]. Got values from "
+            f"{part.min:.6g} to {part.max:.6g} instead{where}. Scale X, for instance "
+            "with MinMaxScaler, or use likelihood='gaussian'."
         )
 
 
@@ -986,7 +1095,8 @@ def check_magnitude(summary: DataSummary, scaling: Scaling) -> None:
     if not np.fmax.reduce(standardized) <= MAX_STANDARDIZED_VALUE:
         worst = np.nanargmax(standardized)
         raise ValueError(
-            f"X has values up to {largest[worst]:.3g}, but the data that the model is "
+            f"X has values up to {largest[worst]:.3g}, in column "
+            f"{feature_label(summary.names, worst)}, but the data that the model is "
             f"fitted to have a standard deviation of {scales[worst] * TARGET_STD:.3g}: "
             "the arithmetic of the networks does not reach that far. Look for extreme "
             "values in X."

@@ -3,8 +3,11 @@
 A case is a dict of plain values, so that a failure can be copied and run again.
 """
 
+import pickle
 import traceback
 import warnings
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +68,7 @@ PARAMETERS = {
     "activation": st.sampled_from(["relu", "tanh", "gelu"]),
     "likelihood": st.sampled_from([*LIKELIHOODS, *["gaussian"] * 4]),
     "noise": st.sampled_from(["scalar", "feature"]),
-    "size_factor": st.sampled_from(["total", None]),
+    "size_factor": st.sampled_from(["auto", "total", None]),
     "pretraining": st.sampled_from(["neighbors", "autoencoder", "stacked", "vae"]),
     "neighbors": st.sampled_from([1, 3, 15]),
     "pretrain_max_iter": st.integers(0, 1),
@@ -158,6 +161,207 @@ def make_X(case):
         X = X.astype(float) if dtype == np.float16 else X
         return SPARSE[case["container"]](X), X
     return DENSE[case["container"]](X), X
+
+
+# --- What a table may be ------------------------------------------------------------
+
+
+def numbers(rng, y):
+    return rng.normal(size=len(y)) + 5 * y
+
+
+def strings(rng, y):
+    return rng.choice([*"abcde"], len(y)).astype(object)
+
+
+def counts(rng, y):
+    return rng.poisson(0.5 + 3 * y)
+
+
+# The likelihood of a column, and its values for a generator and the groups of samples.
+COLUMNS = {
+    "numbers": ("gaussian", numbers),
+    "large numbers": ("gaussian", lambda rng, y: 1e6 * numbers(rng, y)),
+    "numbers far from zero": ("gaussian", lambda rng, y: 1e8 + numbers(rng, y)),
+    "a constant": ("gaussian", lambda rng, y: np.full(len(y), 0.3)),
+    "integers": ("gaussian", lambda rng, y: rng.integers(-5, 5, len(y))),
+    "float32": ("gaussian", lambda rng, y: numbers(rng, y).astype(np.float32)),
+    "nullable floats": (
+        "gaussian",
+        lambda rng, y: pd.array(numbers(rng, y), "Float64"),
+    ),
+    "objects": ("gaussian", lambda rng, y: numbers(rng, y).astype(object)),
+    "flags": ("bernoulli", lambda rng, y: rng.integers(0, 2, len(y))),
+    "true or false": ("bernoulli", lambda rng, y: rng.uniform(size=len(y)) < 0.3),
+    "shares": ("bernoulli", lambda rng, y: rng.uniform(size=len(y))),
+    "counts": ("poisson", counts),
+    "nullable counts": ("poisson", lambda rng, y: pd.array(counts(rng, y), "Int64")),
+    "zeros": ("poisson", lambda rng, y: np.zeros(len(y))),
+    "events": (
+        "negative_binomial",
+        lambda rng, y: rng.negative_binomial(1, 0.2, len(y)),
+    ),
+    "words": ("multinomial", counts),
+    "strings": ("categorical", strings),
+    "nullable strings": (
+        "categorical",
+        lambda rng, y: pd.array(strings(rng, y), "string"),
+    ),
+    "categories": ("categorical", lambda rng, y: pd.Categorical(strings(rng, y))),
+    "levels": (
+        "categorical",
+        lambda rng, y: pd.Categorical(strings(rng, y), [*"edcbaxyz"], ordered=True),
+    ),
+    "codes": ("categorical", lambda rng, y: rng.integers(0, 4, len(y))),
+    "yes or no": ("categorical", lambda rng, y: rng.uniform(size=len(y)) < 0.5),
+    "nullable booleans": (
+        "categorical",
+        lambda rng, y: pd.array(rng.uniform(size=len(y)) < 0.5, "boolean"),
+    ),
+    "groups": ("categorical", lambda rng, y: np.array([*"ABCD"], object)[y]),
+    "one category": ("categorical", lambda rng, y: np.full(len(y), "only", object)),
+}
+
+OF_COUNTS = ("multinomial", "negative_binomial", "poisson")
+
+CONTAINERS = ["pandas", "pandas", "array", "list"]
+if find_spec("polars"):
+    CONTAINERS.append("polars")
+
+# Columns of which some error is expected, or at least nothing else that is wrong.
+FAULTS = {
+    "strings as numbers": ("gaussian", strings),
+    "numbers as categories": ("categorical", numbers),
+    "numbers as counts": ("poisson", numbers),
+    "fractions as counts": (
+        "negative_binomial",
+        lambda rng, y: rng.uniform(size=len(y)),
+    ),
+    "numbers as shares": ("bernoulli", numbers),
+    "infinity": ("gaussian", lambda rng, y: np.full(len(y), np.inf)),
+    "outlier": ("gaussian", lambda rng, y: np.r_[1e300, numbers(rng, y)[1:]]),
+    "nothing": ("gaussian", lambda rng, y: np.full(len(y), np.nan)),
+    "no category": ("categorical", lambda rng, y: np.full(len(y), None)),
+    "types of categories": (
+        "categorical",
+        lambda rng, y: np.where(y % 2 == 0, 1, strings(rng, y)),
+    ),
+    "names": ("categorical", lambda rng, y: np.array([f"n{i}" for i in range(len(y))])),
+    "dates": ("gaussian", lambda rng, y: pd.date_range("2020", periods=len(y))),
+    "dates as categories": (
+        "categorical",
+        lambda rng, y: pd.date_range("2020", periods=len(y)),
+    ),
+    "lists": ("categorical", lambda rng, y: pd.Series([[1]] * len(y)).to_numpy()),
+    "complex": ("gaussian", lambda rng, y: numbers(rng, y) * 1j),
+}
+
+# What happens to the table before a prediction.
+CHANGES = {
+    "none": lambda X: X,
+    "unseen": lambda X: X.map(lambda v: "unseen" if isinstance(v, str) else v),
+    "objects": lambda X: X.astype(object),
+    "text": lambda X: X.map(str),
+    "order": lambda X: X.iloc[:, ::-1],
+    "fewer": lambda X: X.iloc[:, 1:],
+    "more": lambda X: X.assign(more=1.0),
+    "other names": lambda X: X.add_prefix("other "),
+    "negative": lambda X: X.map(lambda v: v if isinstance(v, str) else -1),
+    "infinite": lambda X: X.map(lambda v: v if isinstance(v, str) else np.inf),
+    "missing": lambda X: X.map(lambda v: None).astype(object),
+    "empty": lambda X: X[:0],
+}
+
+TABLES = st.fixed_dictionaries(
+    {
+        "seed": st.integers(0, 2**16),
+        "n_clusters": st.integers(1, 4),
+        "estimate_n_clusters": st.sampled_from([False, False, False, True]),
+        "n_more_samples": st.sampled_from([0, 1, 3, 10, 30, 60]),
+        "columns": st.lists(st.sampled_from([*COLUMNS]), min_size=1, max_size=5),
+        "fault": st.sampled_from([None] * len(FAULTS) * 3 + [*FAULTS]),
+        "missing": st.sampled_from([0.0, 0.0, 0.1, 0.3]),
+        "container": st.sampled_from(CONTAINERS),
+        "index": st.sampled_from(["range", "strings", "duplicates"]),
+        "chosen_by": st.sampled_from(["names", "positions", "mask", "callable"]),
+        "change": st.sampled_from([*CHANGES]),
+        "weights": st.sampled_from(["none"] * 8 + [*WEIGHTS]),
+        "method": st.sampled_from(["fit", "fit", "fit", "partial_fit", "warm_start"]),
+        "repeat": st.sampled_from([False, False, True]),
+        "parameters": st.fixed_dictionaries(
+            {name: s for name, s in PARAMETERS.items() if name != "likelihood"}
+        ),
+    }
+)
+
+
+def make_frame(case):
+    """Make a frame of pandas, and the likelihood of each of its columns."""
+    rng = np.random.default_rng(case["seed"])
+    n_samples = case["n_clusters"] + case["n_more_samples"]
+    y = rng.integers(0, case["n_clusters"], n_samples)
+    kinds = [COLUMNS[name] for name in case["columns"]]
+    kinds += [kind for kind in kinds if kind[0] in OF_COUNTS]  # one alone has no shares
+    if case["fault"] is not None:
+        kinds.insert(case["seed"] % (len(kinds) + 1), FAULTS[case["fault"]])
+    columns = [pd.Series(make(rng, y)) for _, make in kinds]
+    columns = [c.mask(rng.uniform(size=n_samples) < case["missing"]) for c in columns]
+    frame = pd.DataFrame({f"column {i}": c for i, c in enumerate(columns)})
+    if case["index"] != "range":
+        frame.index = [
+            f"s{i // 2 if case['index'] == 'duplicates' else i}"
+            for i in range(n_samples)
+        ]
+    return frame, [likelihood for likelihood, _ in kinds]
+
+
+def choose(columns, X):
+    """Give the columns, as a callable that can be pickled."""
+    return columns
+
+
+def make_pairs(case, names, likelihoods):
+    """Choose the columns of each likelihood in one of the ways that there are."""
+    likelihoods = np.array(likelihoods)
+    pairs = []
+    for likelihood in sorted({*likelihoods}):
+        mask = likelihoods == likelihood
+        positions = np.flatnonzero(mask).tolist()
+        chosen = [names[position] for position in positions]
+        if case["container"] in ("array", "list"):
+            chosen = positions
+        columns = {
+            "names": chosen,
+            "positions": positions,
+            "mask": mask,
+            "callable": partial(choose, chosen),
+        }[case["chosen_by"]]
+        pairs.append((str(likelihood), columns))
+    return pairs
+
+
+def to_container(frame, container):
+    """Give a frame of pandas as what a user may have instead."""
+    if container == "pandas":
+        return frame
+    values = frame.astype(object).to_numpy()
+    if container == "array":
+        return values
+    if container == "list":
+        return values.tolist()
+    import polars
+
+    columns = {}
+    for name, column in frame.items():
+        entries = [None if is_missing(v) else v for v in column.tolist()]
+        is_categorical = isinstance(column.dtype, pd.CategoricalDtype)
+        dtype = polars.Categorical if is_categorical else None
+        columns[name] = polars.Series(name, entries, dtype, strict=False)
+    return polars.DataFrame(columns)
+
+
+def is_missing(value):
+    return not isinstance(value, list) and bool(pd.isna(value))
 
 
 # --- What must hold -----------------------------------------------------------------
@@ -277,3 +481,107 @@ def check_independence(model, X, dense, results):
                 assert_array_equal(single[0], values[i], err_msg=f"{name} of one")
             found = call(getattr(model, name), dense)
             assert_array_equal(found, values, err_msg=f"{name} of an array")
+
+
+# --- What must hold of tables -------------------------------------------------------
+
+
+def run_table(case):
+    """Fit a table as the case says and check all that must hold; tell how it ended.
+
+    Returns
+    -------
+    state : {"fitted", "warned", "refused"}
+    """
+    frame, likelihoods = make_frame(case)
+    X = to_container(frame, case["container"])
+    n_clusters = "auto" if case["estimate_n_clusters"] else case["n_clusters"]
+    pairs = make_pairs(case, [*frame.columns], likelihoods)
+    parameters = dict(case["parameters"], n_clusters=n_clusters, likelihood=pairs)
+    model = VaDEClusterer(**parameters)
+    rng = np.random.default_rng(case["seed"] + 1)
+    weights = WEIGHTS[case["weights"]](rng, len(frame))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            fit(model, case["method"], X, weights)
+        except Refused:
+            return "refused"
+        if case["repeat"]:
+            again = fit(VaDEClusterer(**parameters), case["method"], X, weights)
+            assert_same_results(again, model)
+        check_table(model, X, to_frame(X, frame), likelihoods)
+        check_changed_table(model, case, frame)
+    return "warned" if caught else "fitted"
+
+
+def to_frame(table, frame):
+    """Give samples as a frame of pandas of objects, whatever they are."""
+    if hasattr(table, "to_dicts"):  # of polars
+        table = table.to_dicts()
+    table = pd.DataFrame(table)
+    assert table.shape[1] == frame.shape[1]
+    return table.set_axis(frame.columns, axis=1).astype(object)
+
+
+def check_table(model, X, frame, likelihoods):
+    """Check that results are finite and agree, and that samples are what X may hold."""
+    before = dict(vars(model))
+    likelihoods = np.array(likelihoods)
+    for name, of in [
+        ("noise_variance_", "gaussian"),
+        ("dispersion_", "negative_binomial"),
+    ]:
+        if of in likelihoods:
+            assert_array_equal(np.isfinite(getattr(model, name)), likelihoods == of)
+    for name in ("weights_", "means_", "covariances_", "lower_bound_"):
+        assert np.isfinite(getattr(model, name)).all(), name
+    assert_array_equal(call(model.predict, X), model.labels_)
+    results = {name: call(getattr(model, name), X) for name in RESULTS}
+    for name, values in results.items():
+        assert np.isfinite(values).all(), name
+        for i in (0, len(frame) - 1):
+            single = call(getattr(model, name), X[i : i + 1])
+            assert_array_equal(single[0], values[i], err_msg=f"{name} of one")
+    restored = pickle.loads(pickle.dumps(model))
+    assert_array_equal(restored.predict_proba(X), results["predict_proba"])
+    samples = {
+        "sample": call(model.sample, 5, random_state=0)[0],
+        "cluster_centers_": model.cluster_centers_,
+        "reconstruct": call(model.reconstruct, X),
+        "impute": call(model.impute, X),
+    }
+    for name, values in samples.items():
+        check_samples(to_frame(values, frame), frame, likelihoods, name)
+    imputed = to_frame(samples["impute"], frame).to_numpy()
+    given = frame.astype(object).to_numpy()
+    observed = frame.notna().to_numpy()
+    assert_array_equal(imputed[observed], given[observed], err_msg="impute")
+    assert vars(model) == before
+
+
+def check_samples(samples, frame, likelihoods, name):
+    """Check that no entry is missing, and that categories are those of the table."""
+    assert samples.notna().all(axis=None), name
+    for (column, values), likelihood in zip(samples.items(), likelihoods, strict=True):
+        if likelihood == "categorical":
+            assert {*values} <= {*frame[column].dropna()}, (name, column)
+        else:
+            assert np.isfinite(values.astype(float)).all(), (name, column)
+
+
+def check_changed_table(model, case, frame):
+    """Check that a table of other values is predicted, or refused by a clear error."""
+    try:
+        X = to_container(CHANGES[case["change"]](frame), case["container"])
+    except (TypeError, ValueError):
+        return  # there is no such frame
+    for method in ("predict_proba", "impute", "score_samples"):
+        try:
+            result = call(getattr(model, method), X)
+        except Refused:
+            continue
+        if method == "impute":
+            assert to_frame(result, frame).notna().all(axis=None)
+        else:
+            assert np.isfinite(result).all(), method

@@ -5,7 +5,9 @@ import json
 import math
 import os
 import random
+import re
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -149,9 +151,18 @@ def test_damage_is_found(path):
         read_archive(path)
 
 
-def test_a_file_that_does_not_exist_is_an_error_of_the_system(path):
-    with pytest.raises(FileNotFoundError):
-        read_archive(path)
+@pytest.mark.parametrize("as_given", [str, Path])
+def test_a_file_that_does_not_exist_is_named(tmp_path, monkeypatch, as_given):
+    monkeypatch.chdir(tmp_path)
+    message = f"There is no file {tmp_path / 'fit.npz'}. Give the path of a file"
+    with pytest.raises(FileNotFoundError, match=re.escape(message)):
+        read_archive(as_given("fit.npz"))
+
+
+def test_a_folder_is_named(tmp_path):
+    message = f"{tmp_path} is a folder. Give the path of a file"
+    with pytest.raises(IsADirectoryError, match=re.escape(message)):
+        read_archive(tmp_path)
 
 
 # --- A write that is cut short ------------------------------------------------------

@@ -464,7 +464,7 @@ def test_a_file_of_something_else_is_an_error(X, tmp_path):
     np.savez(tmp_path / "arrays.npz", x=np.zeros(3))
     match = "arrays.npz is not a file that a Checkpoint has written"
     assert_error(VaDEClusterer(), match, tmp_path / "arrays.npz", X)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match=r"no file .*none\.npz\. Give the path"):
         VaDEClusterer().resume(tmp_path / "none.npz", X)
 
 

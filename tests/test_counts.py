@@ -2,15 +2,19 @@
 
 import copy
 import pickle
+import warnings
 
 import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.sparse import csr_array, csr_matrix, issparse
+from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.metrics import adjusted_rand_score
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import normalize
 
+from skvade._data import scaling as scaling_module
 from skvade._data.counts import (
     check_counts,
     count_scaling,
@@ -91,7 +95,21 @@ def test_the_first_value_that_is_no_count_is_named(counts, values, named, as_giv
 
 
 def test_a_missing_count_is_none_to_reject(missing):
-    check_counts(missing, "poisson")
+    assert not len(check_counts(missing, "poisson"))
+
+
+@pytest.mark.parametrize("as_given", [np.asarray, csr_array])
+def test_samples_without_any_count_are_found(counts, as_given, monkeypatch):
+    X = np.tile(counts, (3, 1))
+    X[[0, 70, 449]] = 0
+    X[8, 1:] = 0
+    monkeypatch.setattr(scaling_module, "CHUNK_SIZE", 256)
+    assert_array_equal(check_counts(as_given(X), "poisson"), [0, 70, 449])
+    features = slice(1, 12)
+    found = check_counts(as_given(X), "poisson", features)
+    assert_array_equal(found, [0, 8, 70, 449])
+    X[0, 3:] = np.nan
+    assert_array_equal(check_counts(X, "poisson"), [0, 70, 449])
 
 
 def test_counts_are_divided_by_the_total_of_the_sample(counts):
@@ -368,6 +386,92 @@ def test_values_that_are_no_counts_are_rejected_everywhere(
         with pytest.raises(ValueError, match="in row 3, column 1 of X"):
             getattr(model, method)(wrong)
     assert model.means_ is before
+
+
+# --- Samples without any count ------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def with_empty(counts):
+    X = counts.copy()
+    X[[3, 149]] = 0
+    X.setflags(write=False)
+    return X
+
+
+def messages(function, *arguments, **keywords):
+    """Give the warnings of a call about samples without any count."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        function(*arguments, **keywords)
+    return [str(w.message) for w in caught if "no count above zero" in str(w.message)]
+
+
+METHODS = ["predict", "predict_proba", "transform", "score_samples", "reconstruct"]
+
+
+QUICK = {"pretrain_max_iter": 1, "max_iter": 1, "batch_size": 150}
+
+
+@pytest.mark.parametrize("likelihood", OF_COUNTS)
+def test_samples_without_any_count_are_reported_once(
+    make_estimator, counts, with_empty, likelihood
+):
+    expected = "X has no count above zero in row 3, 149: 2 of 150 samples. Clusters"
+    model = make_estimator(likelihood=likelihood, **QUICK)
+    for method in ("fit", "partial_fit", *METHODS):
+        (message,) = messages(getattr(model, method), with_empty)
+        assert message.startswith(expected), method
+        assert not messages(getattr(model, method), counts), method
+
+
+def test_samples_of_weight_zero_need_no_count(make_estimator, with_empty):
+    model = make_estimator(likelihood="poisson", **QUICK)
+    weight = np.ones(150)
+    weight[3] = 0
+    (message,) = messages(model.fit, with_empty, sample_weight=weight)
+    assert "in row 149: 1 of 150 samples" in message
+
+
+@pytest.mark.parametrize("changes", [ABSOLUTE, {"likelihood": "gaussian"}])
+def test_an_absolute_count_of_zero_says_something(make_estimator, with_empty, changes):
+    model = make_estimator(**changes, **QUICK)
+    assert not messages(model.fit, with_empty)
+    assert not messages(model.predict, with_empty)
+
+
+def test_other_columns_of_a_table_tell_the_cluster(make_estimator, with_empty):
+    parts = [("multinomial", slice(0, 6)), ("gaussian", slice(6, 12))]
+    model = make_estimator(likelihood=parts, **QUICK)
+    assert not messages(model.fit, with_empty)
+    model.set_params(likelihood=[("multinomial", slice(0, 12))])
+    assert len(messages(model.fit, with_empty)) == 1
+
+
+def test_a_document_of_unknown_words(make_estimator):
+    documents = ["a cat sat", "a dog ran", "the cat ran", "the dog sat"] * 10
+    clusterer = make_estimator(n_clusters=2, likelihood="multinomial", **QUICK)
+    pipeline = make_pipeline(CountVectorizer(), clusterer)
+    assert not messages(pipeline.fit, documents)
+    (message,) = messages(pipeline.predict, ["a dog sat", "xyz", "cat"])
+    assert message.startswith("X has no count above zero in row 1: 1 of 3 samples.")
+
+
+# --- Errors and warnings about parameters and columns -------------------------------
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_the_column_of_a_frame_is_named(make_estimator, counts, library):
+    frame = pytest.importorskip(library).DataFrame
+    names = [f"gene {i}" for i in range(12)]
+    X = frame(dict(zip(names, counts.T, strict=True)))
+    model = make_estimator(likelihood="poisson", max_iter=1).fit(X)
+    wrong = counts.copy()
+    wrong[3, 1] = -2
+    message = "a negative value, -2 in row 3, column 'gene 1' of X"
+    for method in ("fit", "predict"):
+        with pytest.raises(ValueError, match=message):
+            getattr(model, method)(frame(dict(zip(names, wrong.T, strict=True))))
 
 
 def test_parameters_of_other_likelihoods_have_no_effect(make_estimator, counts):

@@ -159,6 +159,19 @@ def test_a_prediction_reads_x_once_before_the_networks_do(
     assert n_passes() == 1 + 1
 
 
+def test_a_prediction_of_counts_reads_x_once_more(make_estimator, n_passes):
+    """To find what is no count, and samples without any."""
+    data = np.random.default_rng(0).poisson(2.0, (N_SAMPLES, N_FEATURES))
+    data = data.astype(np.float32)
+    data[5] = 0
+    estimator = make_estimator(n_clusters=1, likelihood="poisson", max_iter=1)
+    estimator.fit(data[100:200])
+    CountingArray.n_bytes = 0
+    with pytest.warns(UserWarning, match="no count above zero in row 5: 1 of 2048"):
+        estimator.predict(data)
+    assert n_passes() == 1 + 1 + 1
+
+
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_impute_reads_x_once_before_the_networks_do(estimator, data, n_passes):
     """Without missing entries they have nothing to do; the result takes two passes."""

@@ -101,6 +101,13 @@ def test_columns_are_chosen_as_in_a_column_transformer(table, numbers, categorie
     assert names[1] == [c for c in ("city", "member") if c in table]
 
 
+def test_an_error_of_a_selector_is_one_about_likelihood(table):
+    selector = make_column_selector(dtype_include="number")
+    message = "likelihood has the columns <.*make_column_selector .* only be applied to"
+    with pytest.raises(ValueError, match=message):
+        fit_encoder(table.to_numpy(dtype=object), ("gaussian", selector))
+
+
 def test_slices_are_of_names_or_positions(table):
     X = table[["city", "member", "age", "income", "visits"]]
     by_name = fit_encoder(
@@ -134,8 +141,18 @@ def test_slices_are_of_names_or_positions(table):
             [("gaussian", slice(None))],
             "'city' of X, of likelihood 'gaussian', does not",
         ),
-        ([("gamma", slice(None))], "must be a list of pairs .*Got .*'gamma'"),
-        (["gaussian"], "must be a list of pairs"),
+        (
+            [("gamma", slice(None))],
+            r"begin with a name among \['bernoulli'.*\. Got 'gamma' instead\.$",
+        ),
+        (
+            [("gaussian", [0, 2, 4]), ("Categoricals", [1, 3])],
+            r"The pair \('Categoricals', \[1, 3\]\) .* Did you mean 'categorical'\?",
+        ),
+        ([(["age"], "gaussian")], r"begin with a name .* Got \['age'\] instead"),
+        ([(np.arange(5), "gaussian")], "begin with a name .* Got array"),
+        (["gaussian"], r"must be a list of pairs .* It has 'gaussian' in the place of"),
+        (("gaussian", ["age"]), "must be a list of pairs .* It has 'gaussian' in"),
         ([("gaussian", [0], [1])], "must be a list of pairs"),
         ([], "is an empty list"),
         (
@@ -166,9 +183,14 @@ def test_parts_that_do_not_fit_the_table(make_estimator, table, pairs, message):
             "gaussian",
             "infinity in column 'x'. The first is in row 1",
         ),
+        ([1.0, 1e300, 2.0], "gaussian", "X has averages up to 3.33e\\+299 and a"),
         ([1, -2, 3], "poisson", "a negative value, -2 in row 1, column 'x' of X"),
         (pd.date_range("2020", periods=3), "gaussian", "'x' .*: it holds dates"),
-        ([0, 1, 2], "bernoulli", r"'bernoulli' needs X in \[0, 1\]. Got .* to 2"),
+        (
+            [0, 1, 2],
+            "bernoulli",
+            r"in \[0, 1\]. Got .* to 2 instead, those outside in column 'x'\.",
+        ),
     ],
 )
 def test_columns_that_their_likelihood_can_not_take(
@@ -208,6 +230,14 @@ def test_errors_about_rows_and_columns_that_hold_nothing(make_estimator):
         estimator.fit(X[:0])
 
 
+def test_a_column_that_only_samples_of_weight_zero_have_is_named(make_estimator):
+    X = pd.DataFrame({"plan": [*"ababa"], "age": [1.0, 2.0, *[np.nan] * 3]})
+    pairs = [("categorical", ["plan"]), ("gaussian", ["age"])]
+    estimator = make_estimator(n_clusters=1, likelihood=pairs)
+    with pytest.raises(ValueError, match="X are missing in column 'age'"):
+        estimator.fit(X, sample_weight=[0, 0, 1, 1, 1])
+
+
 def test_sparse_and_shared_tables_are_rejected(make_estimator):
     X = np.eye(4)
     estimator = make_estimator(n_clusters=2, likelihood="categorical")
@@ -217,6 +247,27 @@ def test_sparse_and_shared_tables_are_rejected(make_estimator):
         estimator.fit(X[0])
     with pytest.raises(ValueError, match="distributed=True can not fit"):
         validate_X(estimator.set_params(distributed=True), X, reset=True)
+
+
+def test_frames_of_other_libraries_are_named(make_estimator, table):
+    class Lazy:
+        columns = table.columns
+
+        def collect(self):
+            return table
+
+    class Arrow:
+        columns = [*table.to_numpy().T]
+        column_names = [*table.columns]
+        shape = table.shape
+
+    estimator = make_estimator(likelihood=PARTS)
+    with pytest.raises(TypeError, match=r"X is a Lazy, .* Give X\.collect\(\)"):
+        estimator.fit(Lazy())
+    with pytest.raises(TypeError, match=r"X is a Lazy, .* Give X\.collect\(\)"):
+        make_estimator().fit(Lazy())
+    with pytest.raises(TypeError, match=r"Got a Arrow of test_tables .*to_pandas\(\)"):
+        estimator.fit(Arrow())
 
 
 # --- The encoding -------------------------------------------------------------------
@@ -245,6 +296,39 @@ def test_a_table_comes_back_from_its_features(table):
     as_array = table.dropna().to_numpy(dtype=object)
     encoder = fit_encoder(as_array, ("gaussian", [0, 2, 4]), ("categorical", [1, 3]))
     assert_array_equal(encoder.decode(encoder.encode(as_array)), as_array)
+
+
+def test_a_dtype_of_categories_comes_back():
+    """With its order, and the categories that no sample has."""
+    levels = ["low", "high", "unused"]
+    X = pd.DataFrame({"x": pd.Categorical(["high", "low"], levels, ordered=True)})
+    encoder = fit_encoder(X, ("categorical", ["x"]))
+    assert encoder.categories[0].tolist() == ["high", "low"]
+    decoded = encoder.decode(encoder.encode(X))
+    pd.testing.assert_frame_equal(decoded, X)
+    polars = pytest.importorskip("polars")
+    X = polars.DataFrame(
+        {"x": polars.Series(["high", "low"], dtype=polars.Enum(levels))}
+    )
+    encoder = fit_encoder(X, ("categorical", ["x"]))
+    decoded = encoder.decode(encoder.encode(X))
+    assert decoded.equals(X)
+    assert decoded.schema == X.schema
+
+
+@pytest.mark.parametrize(
+    ("values", "others"),
+    [([1, 2, 1], ["1", None, "2"]), (["1", "2", "1"], [1, None, 2])],
+)
+def test_categories_of_another_type_than_in_fit_warn(values, others):
+    X = np.array(values)[:, None]
+    encoder = fit_encoder(X, ("categorical", [0]))
+    message = f"Column 0 of X holds none of the categories of fit.*: {others[0]!r} is"
+    with pytest.warns(UserWarning, match=message):
+        features = encoder.encode(np.array(others, dtype=object)[:, None])
+    assert np.isnan(features).all()
+    unseen = type(values[0])(3)
+    assert np.isnan(encoder.encode(np.array([[unseen], [None]], object))).all()
 
 
 def test_integer_codes_come_back_as_numbers():

@@ -15,11 +15,11 @@ from sklearn.cluster import AgglomerativeClustering
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.manifold import TSNE
 from sklearn.neighbors import KNeighborsTransformer
-from sklearn.utils._param_validation import InvalidParameterError
+from sklearn.utils._param_validation import InvalidParameterError, StrOptions
 from torch import nn
 
 from skvade import VaDEClusterer
-from skvade._validation import PARAMETER_CONSTRAINTS
+from skvade._validation import PARAMETER_CONSTRAINTS, validate_params
 
 
 @pytest.fixture
@@ -124,6 +124,48 @@ def test_invalid_parameter(make_estimator, X, name, value):
     with pytest.raises(ValueError, match=message):
         model.fit(X)
     assert not hasattr(model, "n_features_in_")
+
+
+NAMES = {
+    name: [c.options for c in constraints if isinstance(c, StrOptions)]
+    for name, constraints in PARAMETER_CONSTRAINTS.items()
+}
+
+
+@pytest.mark.parametrize(
+    "name, option",
+    [(name, option) for name in NAMES for options in NAMES[name] for option in options],
+)
+def test_a_misspelled_name_is_named_with_the_one_that_is_close(name, option):
+    value = f" {option.replace('_', '-').title()}s"
+    message = f"'{option}'.* Got '{value}' instead. Did you mean '{option}'\\?$"
+    with pytest.raises(InvalidParameterError, match=message):
+        validate_params(VaDEClusterer(**{name: value}))
+
+
+def test_a_name_that_is_close_to_none_gets_no_hint():
+    with pytest.raises(InvalidParameterError, match=r"Got 'student' instead\.$"):
+        validate_params(VaDEClusterer(likelihood="student"))
+
+
+@pytest.mark.parametrize(
+    "likelihood, pairs",
+    [
+        ({"gaussian": ["a", "b"], "poisson": [2]}, None),
+        ({"gausian": ["a"]}, None),
+        (
+            {"a": "gaussian", "b": "poisson", "c": "gaussian"},
+            [("gaussian", ["a", "c"]), ("poisson", ["b"])],
+        ),
+        ({}, [("gaussian", ["age"]), ("categorical", ["city"])]),
+    ],
+)
+def test_a_dict_of_likelihoods_is_shown_as_pairs(make_estimator, X, likelihood, pairs):
+    shown = repr([*likelihood.items()] if pairs is None else pairs)
+    message = f"Got {likelihood!r} instead. Give a list of pairs (name, columns): "
+    message += f"likelihood={shown}."
+    with pytest.raises(InvalidParameterError, match=f"{re.escape(message)}$"):
+        make_estimator(likelihood=likelihood).fit(X)
 
 
 def test_parameters_are_validated_before_the_data(make_estimator):
@@ -289,6 +331,24 @@ def test_feature_without_observed_entries(make_estimator, X, method):
     X = np.where(np.arange(150)[:, None] < 9, X, with_missing(X, feature=3))
     with pytest.raises(ValueError, match=message):
         getattr(make_estimator(), method)(X, sample_weight=np.arange(150) >= 9)
+
+
+def test_columns_of_a_frame_are_named(make_estimator, fitted, X):
+    names = list("abcde")
+    for changed, message in [
+        (with_missing(X, feature=3), "missing in column 'd'. A feature of which"),
+        (np.where(np.arange(5) == 2, np.inf, X), "in row 0, column 'c'. Replace it"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            make_estimator().fit(pd.DataFrame(changed, columns=names))
+    model = make_estimator(max_iter=1).fit(pd.DataFrame(X, columns=names))
+    with pytest.raises(ValueError, match=r"up to 1e\+50, in column 'b', but the data"):
+        model.predict(pd.DataFrame(X, columns=names).assign(b=1e50))
+    with pytest.raises(ValueError, match=r"up to 1e\+50, in column 1, but the data"):
+        fitted.predict(np.where(np.arange(5) == 1, 1e50, X))
+    outside = pd.DataFrame(X / 100, columns=names).assign(b=0.5, d=0.5, e=0.5)
+    with pytest.raises(ValueError, match="instead, those outside in column 'a', 'c'"):
+        make_estimator(likelihood="bernoulli").fit(outside)
 
 
 def test_feature_that_is_missing_in_a_prediction_is_imputed(fitted, X):
@@ -574,6 +634,9 @@ def test_columns_without_numbers_are_named(make_estimator, X):
     frame["4"] = pd.Timestamp("2020-01-01")
     message = "X has columns that do not hold numbers: 3, 4. Give them a likelih"
     assert_fit_raises(make_estimator(), frame, ValueError, message)
+    polars = pytest.importorskip("polars")
+    columns = {name: column.to_list() for name, column in frame.items()}
+    assert_fit_raises(make_estimator(), polars.DataFrame(columns), ValueError, message)
 
 
 def test_columns_of_numbers_in_other_dtypes_are_accepted(make_estimator, X):
@@ -581,4 +644,12 @@ def test_columns_of_numbers_in_other_dtypes_are_accepted(make_estimator, X):
     frame["0"] = frame["0"].astype(object).where(frame["0"] > 0, None)
     frame["1"] = pd.Categorical(np.round(X[:, 1]))
     frame["2"] = (X[:, 2] > 0).astype(object)
+    assert len(make_estimator().fit(frame).labels_) == len(X)
+    polars = pytest.importorskip("polars")
+    frame = polars.DataFrame(X.round(), schema=[*"abcde"]).with_columns(
+        polars.col("a").cast(polars.Int8),
+        polars.when(polars.col("b") > 0).then("b"),
+        polars.col("c") > 0,
+        polars.col("d").cast(str),
+    )
     assert len(make_estimator().fit(frame).labels_) == len(X)

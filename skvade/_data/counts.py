@@ -10,7 +10,7 @@ from scipy.sparse import csr_array, issparse
 from torch import Tensor
 
 from skvade._data.process_group import SINGLE_PROCESS, ProcessGroup
-from skvade._data.scaling import DataSummary, Scaling, iter_chunks
+from skvade._data.scaling import DataSummary, Scaling, feature_label, iter_chunks
 
 __all__ = [
     "check_counts",
@@ -34,7 +34,7 @@ def check_counts(
     likelihood: str,
     features: slice = slice(None),
     names: Sequence[Any] | None = None,
-) -> None:
+) -> NDArray[np.intp]:
     """Reject values that are no counts; NaN may stand for a missing one.
 
     Parameters
@@ -45,21 +45,27 @@ def check_counts(
         The likelihood that needs counts.
     features : slice, default=slice(None)
         The features that it needs them of.
-    names : sequence or None, default=None
-        What a message calls each of these features; None for its position.
+    names : sequence of length n_features, default=None
+        What an error calls all features of X; None for their positions.
+
+    Returns
+    -------
+    empty : ndarray of shape (n_empty,)
+        The samples in which no count is above zero.
 
     Raises
     ------
     ValueError
         Names the first negative or fractional value, and its row and column.
     """
+    empty = []
     for rows, chunk in iter_chunks(X):
         chunk = chunk[:, features]
         is_count = np.isnan(chunk) | ((chunk >= 0) & (chunk == np.floor(chunk)))
         if not is_count.all():
             row, column = np.argwhere(~is_count)[0]
             value = float(chunk[row, column])
-            name = column if names is None else repr(names[column])
+            name = feature_label(names, (features.start or 0) + column)
             kind = "a negative" if value < 0 else "a fractional"
             raise ValueError(
                 f"likelihood={likelihood!r} needs counts: integers from 0. Got {kind} "
@@ -67,6 +73,8 @@ def check_counts(
                 "Give the counts themselves, neither normalized nor as logarithms, or "
                 "use likelihood='gaussian'."
             )
+        empty.append(rows.start + np.flatnonzero(~(chunk > 0).any(1)))
+    return np.concatenate(empty)
 
 
 def size_factors(x: Tensor, reference_count: Tensor) -> Tensor:

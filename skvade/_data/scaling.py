@@ -24,6 +24,7 @@ __all__ = [
     "dense_samples",
     "drop_negligible_weights",
     "enumerate_first",
+    "feature_label",
     "fingerprint",
     "iter_chunks",
     "normalize_weights",
@@ -279,6 +280,8 @@ class DataSummary(NamedTuple):
         observed entries.
     feature_std : ndarray of shape (n_features,) or None
         The same of each feature; None unless weights were given.
+    names : sequence or None
+        What errors call the features; None for their positions.
     """
 
     feature_min: NDArray[np.float64]
@@ -287,6 +290,7 @@ class DataSummary(NamedTuple):
     feature_mean: NDArray[np.float64] | None = None
     std: float = 0.0
     feature_std: NDArray[np.float64] | None = None
+    names: Sequence[Any] | None = None
 
     @property
     def min(self) -> float:
@@ -306,6 +310,7 @@ class DataSummary(NamedTuple):
         group: ProcessGroup = SINGLE_PROCESS,
         transform: Callable[[NDArray], NDArray] | None = None,
         allow_empty: bool = False,
+        names: Sequence[Any] | None = None,
     ) -> Self:
         """Summarize X in one pass over its samples, in chunks.
 
@@ -323,6 +328,8 @@ class DataSummary(NamedTuple):
         allow_empty : bool, default=False
             Whether a sample may be without any observed entry, as one may be that has
             entries in other columns of a table.
+        names : sequence of length n_features, default=None
+            What errors call the features; None for their positions.
 
         Raises
         ------
@@ -335,7 +342,7 @@ class DataSummary(NamedTuple):
         empty: list[NDArray] = []
         moments = None if sample_weight is None else _Moments(X.shape[1])
         for rows, chunk in iter_chunks(X):
-            _check_no_infinity(chunk, rows)
+            _check_no_infinity(chunk, rows, names)
             low = np.fmin(low, np.fmin.reduce(chunk))
             high = np.fmax(high, np.fmax.reduce(chunk))
             missing = np.isnan(chunk)
@@ -353,11 +360,11 @@ class DataSummary(NamedTuple):
         # Of missing entries alone there is no least one.
         extremes = np.fmin.reduce(lows), np.fmax.reduce(highs)
         if moments is None:
-            return cls(*extremes, any(missing_flags))
+            return cls(*extremes, any(missing_flags), names=names)
         moments = all_moments[0]
         for other in all_moments[1:]:
             moments.merge(other)
-        return cls(*extremes, any(missing_flags), *moments.finish())
+        return cls(*extremes, any(missing_flags), *moments.finish(), names)
 
     def scaling(self, center: bool) -> Scaling:
         """Derive the scaling of X.
@@ -371,7 +378,7 @@ class DataSummary(NamedTuple):
             If all entries of a feature are missing.
         """
         assert self.feature_mean is not None
-        check_no_empty_features(np.flatnonzero(np.isnan(self.feature_mean)))
+        check_no_empty_features(np.isnan(self.feature_mean), self.names)
         location = self.feature_mean if center else np.zeros_like(self.feature_mean)
         scale = self.std / TARGET_STD if self.std > 0 else 1.0
         return Scaling(location, scale, self.feature_mean)
@@ -484,27 +491,37 @@ def _weighted_moments(
     return weight, mean, sample_weight @ np.square(deviation)
 
 
-def _check_no_infinity(chunk: NDArray, rows: slice) -> None:
+def _check_no_infinity(
+    chunk: NDArray, rows: slice, names: Sequence[Any] | None
+) -> None:
     try:
         with np.errstate(invalid="ignore"):  # a sum of infinite values
             assert_all_finite(chunk, allow_nan=True, input_name="X")
     except ValueError as error:
         row, column = np.argwhere(np.isinf(chunk))[0]
         raise ValueError(
-            f"{error} The first is in row {rows.start + row}, column {column}. Replace "
-            "it, with NaN where the value is missing."
+            f"{error} The first is in row {rows.start + row}, column "
+            f"{feature_label(names, column)}. Replace it, with NaN where the value is "
+            "missing."
         ) from None
 
 
-def check_no_empty_features(columns: Sequence | NDArray) -> None:
+def feature_label(names: Sequence[Any] | None, feature: int) -> str:
+    """Give what an error calls a feature: the name of its column, or its position."""
+    return str(feature) if names is None else repr(names[feature])
+
+
+def check_no_empty_features(is_empty: NDArray, names: Sequence[Any] | None) -> None:
     """Reject columns of X of which all entries are missing.
 
     Raises
     ------
     ValueError
-        Names them.
+        Names them. Several features may be of one column.
     """
-    if len(columns):
+    labels = [feature_label(names, feature) for feature in np.flatnonzero(is_empty)]
+    columns = [*dict.fromkeys(labels)]
+    if columns:
         raise ValueError(
             f"All entries of X are missing in column {enumerate_first(columns)}. A "
             "feature of which nothing is known can not be learned. Drop it."

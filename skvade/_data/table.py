@@ -9,8 +9,9 @@ lie side by side.
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, NamedTuple, Self
 
@@ -22,7 +23,7 @@ from sklearn.utils._missing import is_pandas_na
 
 from skvade._data.scaling import enumerate_first
 
-__all__ = ["CATEGORICAL", "Part", "TableEncoder"]
+__all__ = ["CATEGORICAL", "Part", "TableEncoder", "columns_without_numbers"]
 
 CATEGORICAL = "categorical"  # the likelihood whose columns are blocks
 
@@ -30,6 +31,8 @@ CATEGORICAL = "categorical"  # the likelihood whose columns are blocks
 # is a name or a number of the sample.
 MAX_CATEGORIES = 1000
 FEW_CATEGORIES = 20  # of however few entries
+
+NUMERIC_DTYPES = ("bool", "float", "int", "uint")  # how their names begin
 
 
 class Part(NamedTuple):
@@ -69,15 +72,19 @@ class TableEncoder:
         The sorted categories of each categorical column.
     frame : {"pandas", "polars", None}
         What the table was; None for an array.
-    categorical_dtypes : tuple of int
-        Columns of a frame whose dtype was one of categories.
+    levels : dict of int to (ndarray or None)
+        The categories of the dtype of a column of a frame, in their order, if it has a
+        dtype of categories. None if the dtype does not list them.
+    ordered : tuple of int
+        The columns whose dtype says that its categories are ordered.
     """
 
     parts: tuple[Part, ...]
     names: tuple[Any, ...]
     categories: dict[int, NDArray]
     frame: str | None = None
-    categorical_dtypes: tuple[int, ...] = ()
+    levels: dict[int, NDArray | None] = field(default_factory=dict)
+    ordered: tuple[int, ...] = ()
 
     @classmethod
     def fit(cls, X: Any, pairs: Sequence[tuple[str, Any]]) -> Self:
@@ -111,13 +118,15 @@ class TableEncoder:
             if indices:
                 parts.append(Part(likelihood, tuple(indices), tuple(n_categories)))
         frame = _kind_of_frame(X)
-        dtypes = () if frame is None else X.dtypes
-        has_categories = [
+        dtypes = {} if frame is None else dict(enumerate(X.dtypes))
+        has_levels = [
             column
-            for column, dtype in enumerate(dtypes)
-            if str(dtype).lower().startswith(("category", "categorical", "enum"))
+            for column in sorted(categories.keys() & dtypes.keys())
+            if str(dtypes[column]).lower().startswith(("categor", "enum"))
         ]
-        return cls(tuple(parts), names, categories, frame, tuple(has_categories))
+        levels = {column: _levels(dtypes[column]) for column in has_levels}
+        ordered = [c for c in has_levels if getattr(dtypes[c], "ordered", False)]
+        return cls(tuple(parts), names, categories, frame, levels, tuple(ordered))
 
     @property
     def feature_columns(self) -> NDArray[np.intp]:
@@ -190,13 +199,18 @@ class TableEncoder:
         library: Any = sys.modules[self.frame] if self.frame else None
         if self.frame == "polars":
             frame = library.DataFrame(dict(zip(self.names, columns, strict=True)))
-            names = [self.names[column] for column in self.categorical_dtypes]
-            return frame.with_columns(library.col(names).cast(library.Categorical))
+            dtypes = {
+                self.names[column]: library.Categorical()
+                if levels is None
+                else library.Enum(levels)
+                for column, levels in self.levels.items()
+            }
+            return frame.cast(dtypes)
         series: list[Any] = [*columns]
-        for column in self.categorical_dtypes:
-            categories = self.categories.get(column)
-            if categories is not None:
-                series[column] = library.Categorical(columns[column], categories)
+        for column, levels in self.levels.items():
+            series[column] = library.Categorical(
+                columns[column], levels, ordered=column in self.ordered
+            )
         # By position: names may not be strings.
         frame = library.DataFrame(dict(enumerate(series)), index=index)
         frame.columns = list(self.names)
@@ -208,17 +222,22 @@ def _kind_of_frame(X: Any) -> str | None:
     return library if library in ("pandas", "polars") else None
 
 
+def _levels(dtype: Any) -> NDArray | None:
+    """Give the categories of a dtype in their order; None if it does not list them."""
+    levels = getattr(dtype, "categories", None)
+    return levels.to_numpy() if hasattr(levels, "to_numpy") else None
+
+
 # --- Columns ------------------------------------------------------------------------
 
 
 def _resolve_columns(X: Any, likelihood: str, columns: Any) -> list[int]:
     """Give the positions of the columns of a likelihood."""
-    if callable(columns):
-        columns = columns(X)
     if isinstance(columns, slice) and columns == slice(None):
         return list(range(X.shape[1]))  # of no type to scikit-learn
     try:
-        return [int(column) for column in _get_column_indices(X, columns)]
+        chosen = columns(X) if callable(columns) else columns
+        return [int(column) for column in _get_column_indices(X, chosen)]
     except (ValueError, TypeError, RuntimeError) as error:
         # A RuntimeError is for a step in a slice of names.
         raise ValueError(
@@ -296,15 +315,58 @@ def _find_categories(values: Any, name: Any) -> NDArray:
 def _one_hot(values: Any, categories: NDArray, name: Any) -> NDArray[np.float64]:
     """Give the block of a categorical column, NaN where its entry is no category."""
     position = {value: code for code, value in enumerate(categories.tolist())}
+    entries = _to_list(values)
     try:
-        codes = np.array([position.get(value, -1) for value in _to_list(values)], int)
+        codes = np.array([position.get(value, -1) for value in entries], int)
     except TypeError as error:
         raise ValueError(
             f"Column {name!r} of X holds what can not be a category: {error}."
         ) from error
+    if (codes < 0).all():
+        _warn_other_type(entries, [*position], name)
     block = np.eye(len(categories))[codes]
     block[codes < 0] = np.nan
     return block
+
+
+def _warn_other_type(entries: list, categories: list, name: Any) -> None:
+    """Warn of strings where all categories are none, or the reverse."""
+    observed = [entry for entry in entries if not _is_missing(entry)]
+    if not observed:
+        return
+    entry, category = observed[0], categories[0]
+    if isinstance(entry, str) != isinstance(category, str):
+        warnings.warn(
+            f"Column {name!r} of X holds none of the categories of fit, so all its "
+            f"entries count as missing: {entry!r} is of type {type(entry).__name__}, "
+            f"and {category!r} of type {type(category).__name__}. Convert the column "
+            "to the type that it had in fit.",
+            stacklevel=2,
+        )
+
+
+def columns_without_numbers(X: Any) -> list[str]:
+    """List the columns of a frame that hold anything else; empty for other containers.
+
+    Numbers may be given as strings or objects.
+    """
+    if _kind_of_frame(X) is None or len(X.shape) != 2:
+        return []
+    others = []
+    for column, name in enumerate(X.columns):
+        values = _entries(X, column)
+        is_numeric = str(values.dtype).lower().startswith(NUMERIC_DTYPES)
+        if not is_numeric and not _holds_numbers(values):
+            others.append(str(name))
+    return others
+
+
+def _holds_numbers(values: Any) -> bool:
+    try:
+        _as_floats(values)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _numbers(values: Any, name: Any, likelihood: str) -> NDArray[np.float64]:

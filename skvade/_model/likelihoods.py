@@ -751,11 +751,10 @@ class Mixed(Likelihood):
     parts: Any  # its type knows modules alone
 
     def __init__(self, table: Sequence[Part], parameters: Mapping[str, Any]) -> None:
-        feature_columns = [part.feature_columns for part in table]
-        super().__init__(sum(map(len, feature_columns)))
+        widths = [len(part.feature_columns) for part in table]
+        super().__init__(sum(widths))
         self.table = tuple(table)
-        self.widths = [len(columns) for columns in feature_columns]
-        self.feature_columns = np.concatenate(feature_columns)
+        self.widths = widths
         self.n_columns = sum(len(part.columns) for part in table)
         is_indicator = [bool(part.n_categories) for part in table]
         self.is_indicator = np.repeat(is_indicator, self.widths)
@@ -824,7 +823,8 @@ class Mixed(Likelihood):
 
     def _mean_variance(self, feature_mean: NDArray) -> float:
         """Average the variances of the features, relative to that of numbers."""
-        of_indicators = feature_mean * (1 - feature_mean) * CATEGORY_DISTANCE / 2
+        share = np.where(self.is_indicator, feature_mean, 0.0)
+        of_indicators = share * (1 - share) * CATEGORY_DISTANCE / 2
         mean = np.where(self.is_indicator, of_indicators, 1.0).mean()
         return float(mean) if mean > 0 else 1.0
 
@@ -836,8 +836,7 @@ class Mixed(Likelihood):
         group: ProcessGroup = SINGLE_PROCESS,
     ) -> Scaling:
         assert summary.feature_mean is not None
-        is_empty = np.isnan(summary.feature_mean)
-        check_no_empty_features(np.unique(self.feature_columns[is_empty]))
+        check_no_empty_features(np.isnan(summary.feature_mean), summary.names)
         scalings = []
         for part, features in zip(self.parts, self._slices(), strict=True):
             of_part = summary._replace(feature_mean=summary.feature_mean[features])
