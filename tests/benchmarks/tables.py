@@ -535,7 +535,7 @@ def main():
             "networks": networks_table,
         },
         "reproducing.rst": {"faults": faults_table},
-        "user_guide.rst": {"n_clusters": n_clusters_table},
+        "user_guide/n_clusters.rst": {"n_clusters": n_clusters_table},
     }
     for page, tables in pages.items():
         for name, make_table in tables.items():
