@@ -31,7 +31,8 @@ model = VaDEClusterer(n_clusters=10, random_state=0).fit(X)
 # On the left is the contrastive loss of pretraining: how badly the encoder tells the
 # neighbors of a sample from all others. On the right is the bound that the joint
 # training maximizes. Its learning rate falls to zero in the end, so the curve levels
-# off. Below are the two parts of the bound.
+# off. Below are the two parts of the bound: the reconstruction gains more than the
+# latent terms lose.
 TrainingCurveDisplay.from_estimator(model)
 
 # %%
@@ -46,7 +47,9 @@ LatentSpaceDisplay.from_estimator(model, X, ax=axes[0])
 LatentSpaceDisplay.from_estimator(model, X, y, ax=axes[1])
 
 # %%
-# Each row is a cluster: its decoded center, and ten images of X that belong to it.
+# Each row is a cluster: its decoded center, and ten images of X that belong to it. A
+# row with two digits is a cluster that holds two groups. Here some ones are among the
+# eights, and others have a small cluster of their own.
 ClusterSamplesDisplay.from_estimator(model, X, image_shape=(8, 8))
 
 # %%

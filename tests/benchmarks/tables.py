@@ -19,6 +19,9 @@ README_DATASETS = [
     *("dermatology", "digits", "sc_pbmc4k", "optdigits", "har", "pendigits", "mnist"),
 ]
 README_METHODS = ["k-means", "GaussianMixture", "UMAP + GaussianMixture", "skvade"]
+# The README gives seconds of these methods, by a short name, with this many threads.
+README_THREADS = "2"
+README_TIMED = {"UMAP, s": "UMAP + GaussianMixture", "skvade, s": "skvade"}
 ACCURACY = ["Data (samples)", "Method", "Seeds", "Accuracy", "NMI"]
 RECIPES = ["Data (samples)", "Recipe", "Seeds", "Accuracy", "NMI", "Start"]
 STAGES = ["Data (samples)", "Seeds", "Start", "End"]
@@ -97,6 +100,13 @@ def brief_seconds(seconds):
     return f"{seconds:.1f}" if seconds < 9.95 else f"{seconds:,.0f}"
 
 
+def duration(seconds):
+    """Write a time as a user reads it; minutes, where there are several."""
+    if np.isnan(seconds):
+        return "–"
+    return f"{seconds:.0f} s" if seconds < 99.5 else f"{seconds / 60:.1f} min"
+
+
 def spread(values):
     mean = f"{values.mean():.3f}"
     return f"{mean} ± {values.std():.3f}" if len(values) > 1 else mean
@@ -161,14 +171,19 @@ def accuracy_table():
 
 
 def readme_table():
-    """Write a line for each data set, a column for each method."""
+    """Write a line for each data set: accuracy of each method, and seconds of two."""
     groups = grouped(FILES / "accuracy.csv", "dataset", "method")
+    timed = grouped(FILES / "timing.csv", "dataset", "method")
     lines = []
     for dataset in README_DATASETS:
         rivals = [groups[dataset, method] for method in README_METHODS]
         cells = [spread_in_bold(runs, rivals, "accuracy") for runs in rivals]
+        cells += (
+            brief_seconds(mean_seconds(timed[dataset, method], README_THREADS))
+            for method in README_TIMED.values()
+        )
         lines.append([data_title(dataset, rivals[0][0]["n"]), *cells])
-    return table([["Data (samples)", *README_METHODS], *lines])
+    return table([["Data (samples)", *README_METHODS, *README_TIMED], *lines])
 
 
 def stages_table():
@@ -203,18 +218,16 @@ def timing_table():
 
 
 def fit_time_table():
-    """Write the seconds of a fit, a line for each number of samples and features."""
+    """Write the time of a fit, a line for each number of samples and features."""
     groups = grouped(FILES / "fit_time.csv", "n", "n_features")
     threads = sorted({run["threads"] for runs in groups.values() for run in runs})
     lines = []
     for (n, n_features), runs in sorted(
         groups.items(), key=lambda group: tuple(map(int, group[0]))
     ):
-        cells = (brief_seconds(mean_seconds(runs, count)) for count in threads)
+        cells = (duration(mean_seconds(runs, count)) for count in threads)
         lines.append([f"{int(n):,}", f"{int(n_features):,}", *cells])
-    head = [
-        f"Seconds, {count} thread{'' if count == '1' else 's'}" for count in threads
-    ]
+    head = [f"{count} thread{'' if count == '1' else 's'}" for count in threads]
     return table([["Samples", "Features", *head], *lines])
 
 
@@ -485,7 +498,7 @@ def speed_table():
     lines = [
         [
             row["measure"],
-            row["setting"],
+            row["setting"].replace(" 1 seeds", " 1 seed"),
             f"{row['ours']} {row['unit']}",
             f"{row['reference']} {row['unit']}",
             row["ratio"],
@@ -522,7 +535,7 @@ def main():
             "networks": networks_table,
         },
         "reproducing.rst": {"faults": faults_table},
-        "user_guide.rst": {"n_clusters": n_clusters_table},
+        "user_guide/n_clusters.rst": {"n_clusters": n_clusters_table},
     }
     for page, tables in pages.items():
         for name, make_table in tables.items():

@@ -17,8 +17,8 @@ from skvade import VaDEClusterer
 # %%
 # Trips
 # -----
-# They are generated: how many trips began at a station in each hour of a week's days.
-# There are four kinds of stations. The largest have thirty times the trips of the
+# They are generated: how many trips of a week began at a station in each hour of the
+# day. There are four kinds of stations. The largest have thirty times the trips of the
 # smallest, and the counts vary more than those of a Poisson distribution would.
 rng = np.random.default_rng(0)
 hours = np.arange(24)

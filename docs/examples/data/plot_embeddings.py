@@ -71,8 +71,7 @@ for name, pipeline in pipelines.items():
 # %%
 # The length of the vectors hides the topics: normalize first. The clusters of
 # ``VaDEClusterer`` are then the topics. k-means cuts some of the curves. The components
-# change the clusters of neither. They make k-means several times faster, and
-# ``VaDEClusterer`` a little.
+# change the clusters of neither, and make both faster.
 #
 # The picture shows two directions of the latent space, for a quarter of the vectors.
 X = pipeline[:-1].transform(X)

@@ -79,7 +79,8 @@ vectorizer, svd, _, model = pipeline
 # What the clusters are about
 # ---------------------------
 # The components turn a center back into weights of words. The words that a center has
-# more of than the average center tell what its cluster is about.
+# more of than the average center tell what its cluster is about. Among them are made-up
+# words that a topic has more often than the others.
 words = vectorizer.get_feature_names_out()
 centers = svd.inverse_transform(model.cluster_centers_)
 excess = centers - centers.mean(axis=0)
@@ -87,7 +88,7 @@ fig, axes = plt.subplots(2, 3, figsize=(8, 5), layout="constrained")
 for c, ax in enumerate(axes.flat):
     top = np.argsort(excess[c])[-8:]
     ax.barh(words[top], excess[c, top])
-    ax.set(title=f"cluster {c}: {model.weights_[c]:.0%} of the documents", xticks=[])
+    ax.set(title=f"cluster {c} ({model.weights_[c]:.0%})", xticks=[])
 
 # %%
 # Words or components?
@@ -107,8 +108,8 @@ for name, labels in found.items():
     print(f"{name:25} adjusted Rand index {adjusted_rand_score(topic, labels):.3f}")
 
 # %%
-# k-means is as good here, or better, and quicker: these topics are compact groups. Try
-# it first. The components lose little, and a fit on the words takes longer.
+# k-means is better here, and quicker: these topics are compact groups. Try it first.
+# The components lose nothing, and a fit on the words takes longer.
 
 # %%
 # New documents

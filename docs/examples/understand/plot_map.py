@@ -46,7 +46,8 @@ axes[1].set_title("360 new samples, by digit")
 # %%
 # The map, drawn by the decoder
 # -----------------------------
-# The decoder gives an image for every point of the map.
+# The decoder gives an image for every point of the map. These points form a grid
+# between the outermost centers of clusters.
 low, high = model.means_.min(axis=0), model.means_.max(axis=0)
 grid = np.meshgrid(*np.linspace(low, high, 20).T)
 points = np.stack(grid, axis=-1)[::-1].reshape(-1, 2)
