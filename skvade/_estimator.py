@@ -127,7 +127,7 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         In both cases X may be a frame of pandas or polars with columns of strings,
         booleans, integers or categories, or an array of objects or codes. None and NaN
         are missing, and so are categories that were not in ``fit``. Methods that give
-        samples give categories back.
+        samples give categories back, in the dtype that they had.
 
     noise : {"scalar", "feature"}, default="scalar"
         Whether the Gaussian likelihood has one noise variance for all features or one

@@ -222,7 +222,7 @@ def test_summary_without_weights_has_no_moments(X_sparse):
         summary = DataSummary.from_array(given)
         assert_array_equal(summary.feature_min, X.min(0))
         assert_array_equal(summary.feature_max, X.max(0))
-        assert summary[2:] == (False, None, 0.0, None)
+        assert summary[2:] == (False, None, 0.0, None, None)
 
 
 def test_missing_entries_are_found_in_any_chunk():

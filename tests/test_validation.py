@@ -152,7 +152,7 @@ def test_a_name_that_is_close_to_none_gets_no_hint():
     "likelihood, pairs",
     [
         ({"gaussian": ["a", "b"], "poisson": [2]}, None),
-        ({"gausian": ["a"]}, None),
+        ({"Gaussian": ["a"]}, None),
         (
             {"a": "gaussian", "b": "poisson", "c": "gaussian"},
             [("gaussian", ["a", "c"]), ("poisson", ["b"])],

@@ -364,7 +364,8 @@ class DataSummary(NamedTuple):
         moments = all_moments[0]
         for other in all_moments[1:]:
             moments.merge(other)
-        return cls(*extremes, any(missing_flags), *moments.finish(), names)
+        summary = cls(*extremes, any(missing_flags), *moments.finish())
+        return summary._replace(names=names)
 
     def scaling(self, center: bool) -> Scaling:
         """Derive the scaling of X.
@@ -506,9 +507,9 @@ def _check_no_infinity(
         ) from None
 
 
-def feature_label(names: Sequence[Any] | None, feature: int) -> str:
+def feature_label(names: Sequence[Any] | None, feature: int | np.integer) -> str:
     """Give what an error calls a feature: the name of its column, or its position."""
-    return str(feature) if names is None else repr(names[feature])
+    return str(feature) if names is None else repr(names[int(feature)])
 
 
 def check_no_empty_features(is_empty: NDArray, names: Sequence[Any] | None) -> None:

@@ -32,7 +32,9 @@ CATEGORICAL = "categorical"  # the likelihood whose columns are blocks
 MAX_CATEGORIES = 1000
 FEW_CATEGORIES = 20  # of however few entries
 
-NUMERIC_DTYPES = ("bool", "float", "int", "uint")  # how their names begin
+# How the names of dtypes of frames begin.
+CATEGORICAL_DTYPES = ("category", "categorical", "enum")
+NUMERIC_DTYPES = ("bool", "float", "int", "uint")
 
 
 class Part(NamedTuple):
@@ -122,7 +124,7 @@ class TableEncoder:
         has_levels = [
             column
             for column in sorted(categories.keys() & dtypes.keys())
-            if str(dtypes[column]).lower().startswith(("categor", "enum"))
+            if str(dtypes[column]).lower().startswith(CATEGORICAL_DTYPES)
         ]
         levels = {column: _levels(dtypes[column]) for column in has_levels}
         ordered = [c for c in has_levels if getattr(dtypes[c], "ordered", False)]
@@ -224,7 +226,7 @@ def _kind_of_frame(X: Any) -> str | None:
 
 def _levels(dtype: Any) -> NDArray | None:
     """Give the categories of a dtype in their order; None if it does not list them."""
-    levels = getattr(dtype, "categories", None)
+    levels: Any = getattr(dtype, "categories", None)
     return levels.to_numpy() if hasattr(levels, "to_numpy") else None
 
 
