@@ -139,9 +139,9 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         "total" is the total of the sample: its depth, length or exposure then tells
         nothing about its cluster, and a warning names samples without any count. With
         None it does, and the counts are absolute.
-        "auto" is "total" where all features are counts of one likelihood, and None in a
-        table with a list of likelihoods. There "total" is that of the columns of each
-        part.
+        "auto" is "total" where all features are counts of one likelihood, and None for
+        a single feature, whose share is always one, and in a table with a list of
+        likelihoods. There "total" is that of the columns of each part.
         "multinomial" always keeps the total.
 
     responsibilities : {"expected", "sampled"}, default="expected"

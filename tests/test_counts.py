@@ -275,6 +275,14 @@ def test_without_a_size_factor_the_depth_tells_groups_apart(make_estimator):
     assert_allclose(model.cluster_centers_.mean(1), expected, rtol=0.3)
 
 
+def test_a_single_feature_of_counts_is_absolute_by_default(make_estimator):
+    y = np.arange(150) % 3
+    X = np.random.default_rng(0).poisson(np.array([3.0, 30.0, 200.0])[y])[:, None]
+    settings = {"pretrain_max_iter": 30, "max_iter": 20}
+    model = make_estimator(likelihood="poisson", **settings).fit(X)
+    assert adjusted_rand_score(y, model.labels_) > 0.9
+
+
 def test_module_and_estimator_agree(model, counts, missing):
     with torch.no_grad():
         module = model.to_torch("cpu")

@@ -904,7 +904,7 @@ def make_likelihood(
     """
     table, size_factor = parameters["table"], parameters["size_factor"]
     if size_factor == "auto":
-        size_factor = "total" if table is None else None
+        size_factor = "total" if table is None and n_features > 1 else None
     parameters = {**parameters, "size_factor": size_factor}
     if table is not None:
         return Mixed(table, parameters)
