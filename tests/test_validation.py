@@ -127,7 +127,7 @@ def test_invalid_parameter(make_estimator, X, name, value):
 
 
 NAMES = {
-    name: [c.options for c in constraints if isinstance(c, StrOptions)]
+    name: [sorted(c.options) for c in constraints if isinstance(c, StrOptions)]
     for name, constraints in PARAMETER_CONSTRAINTS.items()
 }
 
