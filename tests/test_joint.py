@@ -505,7 +505,7 @@ def test_budget_of_steps(n_samples, n_steps):
     n_warmup, n_joint = n_joint_epochs(n_samples, batch_size=50)
     n_batches = n_samples // 50
     assert n_steps <= (n_warmup + n_joint) * n_batches < n_steps + 2 * n_batches
-    assert n_warmup < n_joint / 10
+    assert n_warmup <= n_joint / 10
 
 
 def test_matrices_of_the_networks_decay_and_nothing_else(X):
