@@ -386,6 +386,17 @@ def call(function, *arguments, **keywords):
             raise Refused(str(error)) from error
 
 
+def fit_case(case, parameters, X, weights):
+    """Fit as the case says; where it says so, check that a second fit is the same."""
+    n_clusters = "auto" if case["estimate_n_clusters"] else case["n_clusters"]
+    parameters = dict(parameters, n_clusters=n_clusters)
+    model = fit(VaDEClusterer(**parameters), case["method"], X, weights)
+    if case["repeat"]:
+        again = fit(VaDEClusterer(**parameters), case["method"], X, weights)
+        assert_same_results(again, model)
+    return model
+
+
 def run_case(case):
     """Fit as the case says and check all that must hold; tell how it ended.
 
@@ -394,20 +405,14 @@ def run_case(case):
     state : {"fitted", "warned", "refused"}
     """
     X, dense = make_X(case)
-    n_clusters = "auto" if case["estimate_n_clusters"] else case["n_clusters"]
-    parameters = dict(case["parameters"], n_clusters=n_clusters)
-    model = VaDEClusterer(**parameters)
     rng = np.random.default_rng(case["seed"] + 1)
     weights = WEIGHTS[case["weights"]](rng, len(dense))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            fit(model, case["method"], X, weights)
+            model = fit_case(case, case["parameters"], X, weights)
         except Refused:
             return "refused"
-        if case["repeat"]:
-            again = fit(VaDEClusterer(**parameters), case["method"], X, weights)
-            assert_same_results(again, model)
     try:
         check_results(model, X, dense, weights)
     except Refused as error:
@@ -495,21 +500,16 @@ def run_table(case):
     """
     frame, likelihoods = make_frame(case)
     X = to_container(frame, case["container"])
-    n_clusters = "auto" if case["estimate_n_clusters"] else case["n_clusters"]
     pairs = make_pairs(case, [*frame.columns], likelihoods)
-    parameters = dict(case["parameters"], n_clusters=n_clusters, likelihood=pairs)
-    model = VaDEClusterer(**parameters)
+    parameters = dict(case["parameters"], likelihood=pairs)
     rng = np.random.default_rng(case["seed"] + 1)
     weights = WEIGHTS[case["weights"]](rng, len(frame))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            fit(model, case["method"], X, weights)
+            model = fit_case(case, parameters, X, weights)
         except Refused:
             return "refused"
-        if case["repeat"]:
-            again = fit(VaDEClusterer(**parameters), case["method"], X, weights)
-            assert_same_results(again, model)
         check_table(model, X, to_frame(X, frame), likelihoods)
         check_changed_table(model, case, frame)
     return "warned" if caught else "fitted"

@@ -416,8 +416,6 @@ def messages(function, *arguments, **keywords):
 
 
 METHODS = ["predict", "predict_proba", "transform", "score_samples", "reconstruct"]
-
-
 QUICK = {"pretrain_max_iter": 1, "max_iter": 1, "batch_size": 150}
 
 
