@@ -602,6 +602,8 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
 
         Raises
         ------
+        TypeError
+            If X is a path, a sequence of strings, or a frame yet to be computed.
         ValueError
             If X has infinite or extreme values, or a sample or a feature without any
             value. If there are fewer samples than clusters, values outside [0, 1] with

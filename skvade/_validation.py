@@ -10,6 +10,8 @@ from functools import partial
 from inspect import signature
 from itertools import chain
 from numbers import Integral, Real
+from os import PathLike
+from reprlib import repr as shorten
 from typing import Any
 
 import numpy as np
@@ -83,6 +85,14 @@ Dtype = torch.dtype | np.dtype
 
 # What a `likelihood` of a table looks like.
 EXAMPLE_PAIRS = [("gaussian", ["age"]), ("categorical", ["city"])]
+
+# What else an option is called, where that is no misspelling of it.
+SYNONYMS = {
+    "normal": "gaussian",
+    "continuous": "gaussian",
+    "numeric": "gaussian",
+    "binary": "bernoulli",
+}
 
 # Of X after centering: the square of it, times the noise variance of standardized
 # samples, must be a number of float64.
@@ -203,7 +213,7 @@ def validate_params(estimator: BaseEstimator) -> None:
                 constraints, {name: value}, caller_name=type(estimator).__name__
             )
         except InvalidParameterError as error:
-            if name == "likelihood" and isinstance(value, dict):
+            if name == "likelihood" and not isinstance(value, str):
                 hint = _suggest_pairs(value)
             else:
                 of_names = [c for c in constraints[name] if isinstance(c, StrOptions)]
@@ -212,16 +222,23 @@ def validate_params(estimator: BaseEstimator) -> None:
 
 
 def _suggest_name(value: Any, names: Iterable[str]) -> str:
-    """Ask for the name that a value is a misspelling of; empty if it is of none."""
+    """Ask for the name that a value misspells or is a synonym of, if there is one."""
     if not isinstance(value, str):
         return ""
+    names = [*names]
     normalized = re.sub(r"[\s-]+", "_", value.strip().lower())
-    matches = get_close_matches(normalized, list(names), n=1)
+    matches = [name for name in names if name == SYNONYMS.get(normalized)]
+    matches = matches or get_close_matches(normalized, names, n=1)
     return f" Did you mean {matches[0]!r}?" if matches else ""
 
 
-def _suggest_pairs(likelihood: dict) -> str:
-    """Show the list of pairs that a dict given as `likelihood` stands for."""
+def _suggest_pairs(likelihood: Any) -> str:
+    """Show a list of pairs: the one that a dict given as `likelihood` stands for."""
+    if not isinstance(likelihood, dict):
+        return (
+            " Give the name of a likelihood, or for a table a list of pairs (name, "
+            f"columns), such as {EXAMPLE_PAIRS!r}."
+        )
     by_name: dict[Any, Any] = {}
     if all(isinstance(v, str) and v in LIKELIHOODS for v in likelihood.values()):
         for column, name in likelihood.items():
@@ -694,7 +711,7 @@ def validate_X(estimator: BaseEstimator, X: Any, *, reset: bool) -> NDArray | cs
         If X is not two-dimensional and numeric, has another number of features than in
         `fit`, or is sparse and inconsistent.
     """
-    _check_is_collected(X)
+    _check_container(X)
     pairs = _likelihood_pairs(estimator) if reset else None
     if pairs is not None or (estimator._table is not None and not reset):
         return _validate_table(estimator, X, pairs)
@@ -718,18 +735,42 @@ def validate_X(estimator: BaseEstimator, X: Any, *, reset: bool) -> NDArray | cs
     return X
 
 
-def _check_is_collected(X: Any) -> None:
-    """Reject a frame whose values are yet to be computed.
+def _check_container(X: Any) -> None:
+    """Reject what holds no samples as numbers or columns, whatever the likelihood.
 
     Raises
     ------
     TypeError
-        Names its type.
+        If X is a path, a list of strings, or a frame whose values are yet to be
+        computed.
+    ValueError
+        If X is a frame without columns.
     """
+    if isinstance(X, str | bytes | PathLike):
+        raise TypeError(
+            f"X must hold samples. Got {shorten(X)} of type {type(X).__name__} "
+            "instead. If it names a file, read that first, for instance by "
+            "pandas.read_csv."
+        )
+    is_flat = isinstance(X, list | tuple) or len(getattr(X, "shape", ())) == 1
+    first = next(iter(X), None) if is_flat and not issparse(X) else None
+    if isinstance(first, str | PathLike):
+        raise TypeError(
+            "X must have the features of each sample. Got a sequence of strings "
+            f"instead, {shorten(str(first))} the first. Turn texts into numbers, for "
+            "instance by TfidfVectorizer. Read files first, for instance by "
+            "pandas.read_csv."
+        )
     if hasattr(X, "columns") and hasattr(X, "collect"):
         raise TypeError(
             f"X is a {type(X).__name__}, whose values are yet to be computed. Give "
             "X.collect(), or another frame of pandas or polars."
+        )
+    if hasattr(X, "columns") and not len(X.columns):
+        raise ValueError(
+            f"X is a frame without columns, of shape {X.shape}. Select at least one. "
+            "If a selection of numbers has none, the file may have been read as text: "
+            "see the options 'sep' and 'decimal' of pandas.read_csv."
         )
 
 
@@ -749,13 +790,16 @@ def _likelihood_pairs(estimator: BaseEstimator) -> list[tuple[str, Any]] | None:
             raise ValueError(
                 "The 'likelihood' parameter of a table must be a list of pairs (name, "
                 f"columns), such as {EXAMPLE_PAIRS!r}. It has {pair!r} in the place of "
-                "a pair."
+                f"a pair.{_suggest_list(likelihood)}"
             )
-        if not (isinstance(pair[0], str) and pair[0] in LIKELIHOODS):
+        name, columns = pair
+        if not _is_likelihood(name):
+            hint = _suggest_name(name, LIKELIHOODS)
+            if _is_likelihood(columns):
+                hint = f" Did you mean {(columns, name)!r}?"
             raise ValueError(
                 f"The pair {pair!r} of the 'likelihood' parameter must begin with a "
-                f"name among {sorted(LIKELIHOODS)}. Got {pair[0]!r} instead."
-                f"{_suggest_name(pair[0], LIKELIHOODS)}"
+                f"name among {sorted(LIKELIHOODS)}. Got {name!r} instead.{hint}"
             )
     if not likelihood:
         raise ValueError(
@@ -763,6 +807,17 @@ def _likelihood_pairs(estimator: BaseEstimator) -> list[tuple[str, Any]] | None:
             f"such as {EXAMPLE_PAIRS!r}, or the name of a single likelihood."
         )
     return [(name, columns) for name, columns in likelihood]
+
+
+def _is_likelihood(name: Any) -> bool:
+    return isinstance(name, str) and name in LIKELIHOODS
+
+
+def _suggest_list(likelihood: Sequence) -> str:
+    """Ask for the list that a single pair stands for; empty if it is none."""
+    if [_is_likelihood(value) for value in likelihood] != [True, False]:
+        return ""
+    return f" Did you mean {[tuple(likelihood)]!r}?"
 
 
 def _validate_table(

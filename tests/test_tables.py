@@ -149,10 +149,17 @@ def test_slices_are_of_names_or_positions(table):
             [("gaussian", [0, 2, 4]), ("Categoricals", [1, 3])],
             r"The pair \('Categoricals', \[1, 3\]\) .* Did you mean 'categorical'\?",
         ),
-        ([(["age"], "gaussian")], r"begin with a name .* Got \['age'\] instead"),
+        (
+            [(["age"], "gaussian")],
+            r"Got \['age'\] instead\. Did you mean \('gaussian', \['age'\]\)\?$",
+        ),
         ([(np.arange(5), "gaussian")], "begin with a name .* Got array"),
         (["gaussian"], r"must be a list of pairs .* It has 'gaussian' in the place of"),
-        (("gaussian", ["age"]), "must be a list of pairs .* It has 'gaussian' in"),
+        (
+            ("gaussian", ["age"]),
+            r"It has 'gaussian' in .* Did you mean \[\('gaussian', \['age'\]\)\]\?$",
+        ),
+        (["gaussian", "poisson"], r"'gaussian' in the place of a pair\.$"),
         ([("gaussian", [0], [1])], "must be a list of pairs"),
         ([], "is an empty list"),
         (

@@ -3,6 +3,7 @@
 import copy
 import re
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ import torch
 from missing_data import remove_entries
 from numpy.testing import assert_array_equal
 from scipy import sparse
-from sklearn.cluster import AgglomerativeClustering
+from sklearn.cluster import AgglomerativeClustering, KMeans
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.manifold import TSNE
 from sklearn.neighbors import KNeighborsTransformer
@@ -97,7 +98,7 @@ INVALID_VALUES = {
     "reg_covar": (NON_NEGATIVE, [-1e-6, "auto"]),
     "warm_start": (BOOLEAN, ["no", None]),
     "distributed": (BOOLEAN, ["no", None]),
-    "device": ("", ["tpu", "cuda:x", None, torch.device("cpu"), 0]),
+    "device": ("", ["tpu", "cuda:x", "gpu", None, torch.device("cpu"), 0]),
     "precision": ("a str among {.*'bfloat16'", ["float16", torch.float32, 32]),
     "random_state": ("", [-1, 0.5, "seed"]),
     "verbose": ("", [-1, "yes", 1.5]),
@@ -143,6 +144,29 @@ def test_a_misspelled_name_is_named_with_the_one_that_is_close(name, option):
         validate_params(VaDEClusterer(**{name: value}))
 
 
+@pytest.mark.parametrize(
+    ("value", "meant"),
+    [("normal", "gaussian"), ("Numeric", "gaussian"), ("binary", "bernoulli")],
+)
+def test_another_name_of_a_likelihood_is_known(make_estimator, X, value, meant):
+    message = f"Got '{value}' instead. Did you mean '{meant}'\\?$"
+    for likelihood in (value, [(value, slice(None))]):
+        with pytest.raises(ValueError, match=message):
+            make_estimator(likelihood=likelihood).fit(X)
+
+
+@pytest.mark.parametrize(
+    ("device", "meant"),
+    [("gpu", "cuda"), (" GPU:1", "cuda:1"), ("CUDA", "cuda"), ("Auto", "auto")],
+)
+def test_another_name_of_a_device_is_known(make_estimator, X, device, meant):
+    message = f"Got '{device}' instead. Did you mean '{meant}'\\?$"
+    with pytest.raises(ValueError, match=message):
+        make_estimator(device=device).fit(X)
+    with pytest.raises(ValueError, match=r"Got 'tpu' instead\.$"):
+        make_estimator(device="tpu").fit(X)
+
+
 def test_a_name_that_is_close_to_none_gets_no_hint():
     with pytest.raises(InvalidParameterError, match=r"Got 'student' instead\.$"):
         validate_params(VaDEClusterer(likelihood="student"))
@@ -168,12 +192,51 @@ def test_a_dict_of_likelihoods_is_shown_as_pairs(make_estimator, X, likelihood, 
         make_estimator(likelihood=likelihood).fit(X)
 
 
+@pytest.mark.parametrize("likelihood", [None, 3, KMeans, {"gaussian"}])
+def test_a_likelihood_of_another_type_gets_an_example(make_estimator, X, likelihood):
+    message = f"Got {likelihood!r} instead. Give the name of a likelihood, or for a"
+    with pytest.raises(InvalidParameterError, match=re.escape(message)):
+        make_estimator(likelihood=likelihood).fit(X)
+
+
 def test_parameters_are_validated_before_the_data(make_estimator):
     with pytest.raises(InvalidParameterError, match="n_clusters"):
         make_estimator(n_clusters=0).fit("no samples")
 
 
 # --- Data ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", "categorical"])
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("customers.csv", "X must hold samples. Got 'customers.csv' of type str inst"),
+        (
+            Path("a.csv"),
+            r"Got \w+\('a.csv'\) of .* file, read that first, for instan",
+        ),
+        (b"a,b", "Got b'a,b' of type bytes instead"),
+        (["a text", "another"], "Got a sequence of strings instead, 'a text' the fir"),
+        (np.array(["a", "b"]), "strings instead, 'a' the .* by TfidfVectorizer. Read"),
+        (pd.Series(["a", "b"]), "strings instead, 'a' the first"),
+        ([Path("a.csv")], "strings instead, 'a.csv' the first. .* by pandas.read_csv"),
+    ],
+)
+def test_texts_and_paths_are_no_samples(
+    make_estimator, fitted, likelihood, given, message
+):
+    for method in (make_estimator(likelihood=likelihood).fit, fitted.predict):
+        with pytest.raises(TypeError, match=message):
+            method(given)
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", "categorical"])
+def test_a_frame_without_columns(make_estimator, likelihood):
+    frame = pd.DataFrame({"price": ["1,5", "2,5"]}).select_dtypes("number")
+    message = r"frame without columns, of shape \(2, 0\)\. Select .* options 'sep' and"
+    with pytest.raises(ValueError, match=message):
+        make_estimator(likelihood=likelihood).fit(frame)
 
 
 def test_fewer_samples_than_clusters(make_estimator, X):

@@ -22,6 +22,7 @@ __all__ = [
     "resolve_device",
 ]
 
+DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
 MAX_CPU_CACHE = 2**26  # bytes
 
@@ -98,10 +99,12 @@ def resolve_device(device: str, precision: str, *, strict: bool = True) -> Devic
     ValueError
         If there is no such kind of device, or, when `strict`, none on this machine.
     """
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
+    if not DEVICE.fullmatch(device):
+        meant = device.strip().lower().replace("gpu", "cuda")
+        hint = f" Did you mean {meant!r}?" if DEVICE.fullmatch(meant) else ""
         raise ValueError(
             "The 'device' parameter of VaDEClusterer must be 'auto', 'cpu', 'cuda', "
-            f"'cuda:<index>' or 'mps'. Got {device!r} instead."
+            f"'cuda:<index>' or 'mps'. Got {device!r} instead.{hint}"
         )
     available = available_devices()
     if device == "auto":
