@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import re
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.model_selection import GridSearchCV, KFold
 from sklearn.neighbors import KNeighborsTransformer
 from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import nn
 from torch.autograd import gradcheck
 from torch.distributions import Categorical as CategoricalDistribution
@@ -99,6 +101,27 @@ def test_columns_are_chosen_as_in_a_column_transformer(table, numbers, categorie
     names = [[table.columns[c] for c in part.columns] for part in encoder.parts]
     assert sorted(names[0]) == ["age", "income", "visits"]
     assert names[1] == [c for c in ("city", "member") if c in table]
+
+
+def test_names_of_columns_after_a_scaler(make_estimator, table):
+    """An array has none; the message says that the scaler is not needed."""
+    numbers = table[["age", "income"]]
+    pairs = [("gaussian", ["age"]), ("gaussian", ["income"])]
+    model = make_estimator(likelihood=pairs, max_iter=1)
+    message = (
+        r"columns \['age'\] for 'gaussian'.* array, whose columns have no names\. If a "
+        r"scaler .* leave the scaler out: .* set_output\(transform='pandas'\)"
+    )
+    with pytest.raises(ValueError, match=message):
+        make_pipeline(StandardScaler(), model).fit(numbers)
+    for columns in ("age", slice("age", None), make_column_selector("age")):
+        with pytest.raises(ValueError, match="array, whose columns have no names"):
+            fit_encoder(numbers.to_numpy(), ("gaussian", columns))
+    for columns in (7, [7], np.array([7])):
+        with pytest.raises(ValueError, match=r"not those of X: .*\. Give names"):
+            fit_encoder(numbers.to_numpy(), ("gaussian", columns))
+    pipeline = make_pipeline(StandardScaler(), model).set_output(transform="pandas")
+    assert len(pipeline.fit_predict(numbers.drop(index=50))) == 119
 
 
 def test_an_error_of_a_selector_is_one_about_likelihood(table):
@@ -334,8 +357,26 @@ def test_categories_of_another_type_than_in_fit_warn(values, others):
     with pytest.warns(UserWarning, match=message):
         features = encoder.encode(np.array(others, dtype=object)[:, None])
     assert np.isnan(features).all()
-    unseen = type(values[0])(3)
-    assert np.isnan(encoder.encode(np.array([[unseen], [None]], object))).all()
+
+
+def test_a_column_without_any_known_category_warns():
+    X = np.array([["a", 1], ["b", 2], ["a", 1]], dtype=object)
+    encoder = fit_encoder(X, ("categorical", [0, 1]))
+    message = (
+        "Column {} of X holds none of the categories of fit.*: {} is none of {}\\."
+    )
+    for others, column, entry, categories in [
+        ([["c", 1], [None, 2]], 0, "'c'", "'a', 'b'"),
+        ([["a", None], ["b", 3]], 1, "3", "1, 2"),
+    ]:
+        with pytest.warns(UserWarning) as caught:
+            features = encoder.encode(np.array(others, dtype=object))
+        assert len(caught) == 1
+        expected = message.format(column, entry, categories)
+        assert re.match(expected, str(caught[0].message))
+        assert np.isnan(features[:, 2 * column : 2 * column + 2]).all()
+    # Nothing is said of a column that is missing, or has one known category.
+    encoder.encode(np.array([["a", None], ["c", None]], dtype=object))
 
 
 def test_integer_codes_come_back_as_numbers():

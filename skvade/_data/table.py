@@ -144,7 +144,8 @@ class TableEncoder:
     def encode(self, X: Any) -> NDArray[np.float64]:
         """Give the features of a table with the columns of `fit`, NaN where missing.
 
-        A category that `fit` has not seen is missing.
+        A category that `fit` has not seen is missing. A warning names each column that
+        holds no other.
 
         Raises
         ------
@@ -242,11 +243,30 @@ def _resolve_columns(X: Any, likelihood: str, columns: Any) -> list[int]:
         return [int(column) for column in _get_column_indices(X, chosen)]
     except (ValueError, TypeError, RuntimeError) as error:
         # A RuntimeError is for a step in a slice of names.
+        remedy = (
+            "Give names, positions, a slice, a mask, or a callable such as "
+            "make_column_selector"
+        )
+        if not hasattr(X, "columns") and _needs_names(columns):
+            remedy = (
+                "X is an array, whose columns have no names. If a scaler made it of a "
+                "frame, leave the scaler out: columns of numbers are standardized by "
+                "their likelihood. After another transformer, call its method "
+                "set_output(transform='pandas'), or give positions"
+            )
         raise ValueError(
             f"likelihood has the columns {columns!r} for {likelihood!r}, which are not "
-            f"those of X: {str(error).rstrip('.')}. Give names, positions, a slice, a "
-            "mask, or a callable such as make_column_selector."
+            f"those of X: {str(error).rstrip('.')}. {remedy}."
         ) from error
+
+
+def _needs_names(columns: Any) -> bool:
+    """Tell whether columns are chosen by what a frame has and an array has not."""
+    if isinstance(columns, slice):
+        columns = [columns.start, columns.stop]
+    is_single = isinstance(columns, str) or not hasattr(columns, "__iter__")
+    names = [columns] if is_single else columns
+    return callable(columns) or any(isinstance(name, str) for name in names)
 
 
 def _check_each_once(columns: list[list[int]], names: tuple) -> None:
@@ -325,26 +345,30 @@ def _one_hot(values: Any, categories: NDArray, name: Any) -> NDArray[np.float64]
             f"Column {name!r} of X holds what can not be a category: {error}."
         ) from error
     if (codes < 0).all():
-        _warn_other_type(entries, [*position], name)
+        _warn_unknown_categories(entries, [*position], name)
     block = np.eye(len(categories))[codes]
     block[codes < 0] = np.nan
     return block
 
 
-def _warn_other_type(entries: list, categories: list, name: Any) -> None:
-    """Warn of strings where all categories are none, or the reverse."""
+def _warn_unknown_categories(entries: list, categories: list, name: Any) -> None:
+    """Warn of entries none of which is a category, unless all are missing."""
     observed = [entry for entry in entries if not _is_missing(entry)]
     if not observed:
         return
     entry, category = observed[0], categories[0]
+    reason = f"{entry!r} is none of {enumerate_first([repr(c) for c in categories])}"
     if isinstance(entry, str) != isinstance(category, str):
-        warnings.warn(
-            f"Column {name!r} of X holds none of the categories of fit, so all its "
-            f"entries count as missing: {entry!r} is of type {type(entry).__name__}, "
-            f"and {category!r} of type {type(category).__name__}. Convert the column "
-            "to the type that it had in fit.",
-            stacklevel=2,
+        reason = (
+            f"{entry!r} is of type {type(entry).__name__}, and {category!r} of type "
+            f"{type(category).__name__}"
         )
+    warnings.warn(
+        f"Column {name!r} of X holds none of the categories of fit, so all its entries "
+        f"count as missing: {reason}. Give the column as it was in fit, or None where "
+        "the category is new.",
+        stacklevel=2,
+    )
 
 
 def columns_without_numbers(X: Any) -> list[str]:
