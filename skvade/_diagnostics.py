@@ -301,9 +301,9 @@ def _warn_uniform_responsibilities(
     _warn(
         "The responsibilities are close to uniform: on average they have "
         f"{normalized_entropy:.0%} of the entropy of equal ones, so the model does "
-        "not tell clusters apart. X may hold no groups, or fewer than "
-        f"n_clusters={estimator.n_clusters_}, as its features are scaled; if there "
-        f"should be groups, raise pretrain_max_iter={estimator.pretrain_max_iter!r}."
+        f"not tell clusters apart. n_clusters is {estimator.n_clusters_}: as its "
+        "features are scaled, X may hold fewer groups, or none. If there should be as "
+        f"many, raise pretrain_max_iter, which is {estimator.pretrain_max_iter!r}."
         f"{beta}"
     )
 
@@ -345,9 +345,9 @@ def _warn_split_clusters(
     _warn(
         f"Clusters share a mode in the latent space: {'; '.join(listed)}. The density "
         "of such a pair alone has a single peak, so the two may be pieces of one "
-        "group, and a small group may have no cluster of its own. If there may be "
-        f"fewer groups than n_clusters={n_clusters}, lower it; else try "
-        "another random_state or init."
+        "group, and a small group may have no cluster of its own. n_clusters is "
+        f"{n_clusters}: if there may be fewer groups, try fewer; else try another "
+        "random_state or init."
     )
 
 
@@ -361,8 +361,8 @@ def _warn_wide_clusters(
         _warn(
             f"Cluster {components[ratios.argmax()]} is {ratios.max():.1f} times as "
             "wide as the median one, in the latent space: it may hold several groups, "
-            "small ones among them, or outliers. If so, raise "
-            f"n_clusters={n_clusters}."
+            f"small ones among them, or outliers. n_clusters is {n_clusters}: if "
+            "samples of the cluster differ, try more."
         )
 
 
@@ -377,6 +377,6 @@ def _warn_outliers(estimator: BaseEstimator, n_outliers: int, n_samples: int) ->
             f"{n_outliers} samples ({n_outliers / n_samples:.1%}) lie farther from the "
             "mean of their cluster, in the latent space, than one in "
             f"{INVERSE_OUTLIER_PROBABILITY:,} would by chance: outliers, or small "
-            "groups without a cluster of their own. Raise "
-            f"n_clusters={estimator.n_clusters_} to give these one."
+            "groups without a cluster of their own. Look at them. n_clusters is "
+            f"{estimator.n_clusters_}: if they form groups, try more."
         )

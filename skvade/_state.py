@@ -56,7 +56,9 @@ from skvade._validation import (
     labels_from_init,
     module_params,
     n_validation_samples,
+    warn_feature_scales,
     warn_no_counts,
+    warn_sample_numbers,
 )
 from skvade._version import __version__
 
@@ -139,6 +141,9 @@ def init_training(
     dtypes = device_config.dtype, X.dtype
     check_data(likelihood, summary, scaling, *dtypes, table=table)
     warn_no_counts(empty[sample_weight[empty] > 0], scaling, X.shape[0])
+    if not group.rank:  # the first process warns for all
+        warn_feature_scales(likelihood, X, summary)
+        warn_sample_numbers(X, summary)
     dataset = Dataset.from_array(
         X, scaling, device_config, sample_weight, summary.has_missing
     )

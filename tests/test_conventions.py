@@ -262,6 +262,34 @@ def test_contributing_page_lists_every_private_module():
     assert not [file for file in files if f" {file} " not in page]
 
 
+def warning_texts():
+    """Iterate over the texts of all warnings, without what is filled in."""
+    for path in MODULES.values():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call):
+                function = ast.unparse(node.func).removeprefix("warnings.")
+                parts = [n for n in ast.walk(node) if isinstance(n, ast.Constant)]
+                text = " ".join(n.value for n in parts if isinstance(n.value, str))
+                if function.strip("_") == "warn" and text:
+                    yield re.sub(r"\s+", " ", text)
+
+
+def test_guide_lists_every_warning():
+    """By the words that are emphasized in the first column of the table."""
+    page = (ROOT / "docs" / "user_guide" / "diagnosing.rst").read_text()
+    table = page.split("\nSymptoms without a warning\n")[0]
+    cells = re.findall(r"^   \* - (.+(?:\n       .+)*)", table, re.M)[1:]
+    listed = [re.findall(r"\*([^*]+)\*", cell) for cell in cells]
+    assert all(listed)
+
+    def contains(text, words):
+        return all(part in text for part in words)
+
+    texts = [*warning_texts()]
+    assert not [t for t in texts if not any(contains(t, words) for words in listed)]
+    assert not [w for w in listed if not any(contains(text, w) for text in texts)]
+
+
 def test_citation_names_the_version():
     text = (ROOT / "docs" / "CITATION.cff").read_text()
     assert re.findall(r"^version: (.+)$", text, re.MULTILINE) == [skvade.__version__]

@@ -2,6 +2,7 @@
 
 import copy
 import re
+import warnings
 from functools import partial
 from pathlib import Path
 
@@ -13,14 +14,31 @@ from missing_data import remove_entries
 from numpy.testing import assert_array_equal
 from scipy import sparse
 from sklearn.cluster import AgglomerativeClustering, KMeans
+from sklearn.datasets import (
+    load_breast_cancer,
+    load_diabetes,
+    load_digits,
+    load_iris,
+    load_linnerud,
+    load_wine,
+)
+from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.manifold import TSNE
 from sklearn.neighbors import KNeighborsTransformer
+from sklearn.preprocessing import scale
 from sklearn.utils._param_validation import InvalidParameterError, StrOptions
 from torch import nn
 
 from skvade import VaDEClusterer
-from skvade._validation import PARAMETER_CONSTRAINTS, validate_params
+from skvade._data.scaling import DataSummary, uniform_weights
+from skvade._validation import (
+    PARAMETER_CONSTRAINTS,
+    validate_params,
+    warn_feature_scales,
+    warn_sample_numbers,
+)
 
 
 @pytest.fixture
@@ -716,3 +734,121 @@ def test_columns_of_numbers_in_other_dtypes_are_accepted(make_estimator, X):
         polars.col("d").cast(str),
     )
     assert len(make_estimator().fit(frame).labels_) == len(X)
+
+
+# --- Scales of the features, and numbers of the samples ------------------------------
+
+
+def caught_warnings(check, X, *arguments):
+    """Give the texts of the warnings of a check of X, which may be a frame."""
+    names = getattr(X, "columns", None)
+    X = X if sparse.issparse(X) else np.asarray(X, float)
+    summary = DataSummary.from_array(X, uniform_weights(X.shape[0]), names=names)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        check(*arguments, X, summary)
+    return [str(warning.message) for warning in caught]
+
+
+def salaries(n_samples=200):
+    rng = np.random.default_rng(0)
+    return pd.DataFrame(
+        {
+            "age": rng.uniform(20, 60, n_samples),
+            "member": rng.integers(2, size=n_samples),
+            "salary": rng.uniform(20_000, 40_000, n_samples),
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("X", "columns"),
+    [
+        (load_wine(as_frame=True).data, "'proline' spans up to 484,"),
+        (load_breast_cancer().data, "23, 3, 22, 2, 13 spans up to 569,"),
+        (salaries(), "'salary' spans .* have a range of at most 39.8"),
+        (salaries()[["salary", "age"]], "'salary' spans"),
+        (remove_entries(salaries().to_numpy()), "2 spans"),
+        (sparse.csr_array(salaries()), "2 spans"),
+    ],
+    ids=["wine", "breast cancer", "salaries", "two", "missing", "sparse"],
+)
+def test_a_feature_beside_which_others_do_not_count_warns(X, columns):
+    (message,) = caught_warnings(partial(warn_feature_scales, "gaussian"), X)
+    assert re.search(f"the middle half of the values in column {columns}", message)
+    assert message.endswith("scale X, for instance with StandardScaler.")
+
+
+def documents():
+    """Tf-idf of words whose frequencies fall as in a language, 1 / rank."""
+    rng = np.random.default_rng(0)
+    rates = 300 / np.arange(1, 2001)
+    counts = rng.poisson(rates * rng.gamma(0.3, 1 / 0.3, (400, 2000)))
+    return counts, TfidfTransformer().fit_transform(counts)
+
+
+def healthy_data():
+    counts, tfidf = documents()
+    rng = np.random.default_rng(0)
+    outliers = rng.normal(size=(200, 4))
+    outliers[7, 1], outliers[9, 2] = 1e6, -1e9
+    yield "digits", load_digits().data
+    yield "principal components of digits", PCA().fit_transform(load_digits().data)
+    yield "iris", load_iris().data
+    yield "diabetes", load_diabetes().data
+    yield "diabetes in its units", load_diabetes(scaled=False).data
+    yield "linnerud", load_linnerud().data
+    yield "standardized wine", scale(load_wine().data)
+    yield "standardized breast cancer", scale(load_breast_cancer().data)
+    yield "log1p of counts", np.log1p(counts)
+    yield "tf-idf", tfidf
+    yield "outliers", outliers
+    yield "rare indicators", np.eye(500)[:, :20]
+    yield "age and membership", salaries()[["age", "member"]]
+    yield "a single feature", salaries()[["salary"]]
+    yield "and constant ones", salaries()[["salary"]].assign(a=1.0, b=2.0)
+    yield "nothing but constants", np.ones((30, 3))
+
+
+@pytest.mark.parametrize("X", [pytest.param(X, id=name) for name, X in healthy_data()])
+def test_other_scales_do_not_warn(X):
+    assert caught_warnings(partial(warn_feature_scales, "gaussian"), X) == []
+
+
+@pytest.mark.parametrize("likelihood", ["poisson", [("gaussian", slice(None))]])
+def test_features_that_have_scales_of_their_own_do_not_warn(likelihood):
+    check = partial(warn_feature_scales, likelihood)
+    assert caught_warnings(check, salaries().round()) == []
+
+
+def numbered(n_samples=50, start=1):
+    return salaries(n_samples).assign(id=np.arange(start, start + n_samples))
+
+
+def test_a_column_that_numbers_the_samples_warns():
+    (message,) = caught_warnings(warn_sample_numbers, numbered(start=1001))
+    assert message.startswith("Column 'id' of X numbers the samples: each value is")
+    years = np.repeat(np.arange(25), 2)
+    for X in (
+        numbered()[::-1],
+        numbered().sample(frac=1, random_state=0),
+        numbered()[::2],
+        numbered(19),
+        numbered().to_numpy(),
+        numbered().assign(id=years),
+        numbered().assign(id=np.r_[1:50, 0]),
+        numbered().assign(id=np.r_[np.linspace(0, 49, 50)[:-1] ** 1.01, 49]),
+    ):
+        assert caught_warnings(warn_sample_numbers, X) == []
+
+
+def test_fit_warns_of_scales_and_numbers_once(make_estimator):
+    model = make_estimator(n_clusters=2, max_iter=1)
+    with pytest.warns(UserWarning) as caught:
+        model.fit(numbered(60))
+    messages = [str(warning.message) for warning in caught]
+    assert messages[0].startswith("X has features of very unequal scale")
+    assert messages[1].startswith("Column 'id' of X numbers the samples")
+    pairs = [("gaussian", ["age", "salary", "id"]), ("categorical", ["member"])]
+    with pytest.warns(UserWarning, match="Column 'id' of X numbers the samples"):
+        make_estimator(likelihood=pairs, n_clusters=1).fit(numbered(60))
