@@ -377,8 +377,9 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         - (n_clusters_,) if "spherical".
 
     cluster_centers_ : {ndarray, frame} of shape (n_clusters_, n_features_in_)
-        The decoded means, in the units of X. Counts are those of a sample of the
-        average total, and categories the most probable ones, see ``inverse_transform``.
+        The decoded means, in the units of X as ``fit`` got it: logarithms where X holds
+        logarithms. Counts are those of a sample of the average total, and categories
+        the most probable ones, see ``inverse_transform``.
 
     noise_variance_ : float or ndarray of shape (n_features_in_,)
         Noise variance of the Gaussian likelihood, in the squared unit of X. One for
@@ -428,8 +429,9 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         Whether the joint training met ``tol`` within ``max_iter``.
 
     n_effective_clusters_ : float
-        Exponential of the entropy of the mean responsibilities, from 1 to K. It is the
-        number of clusters of equal size that have the same entropy.
+        How many clusters are in use: K if all have the same size, fewer if some are
+        small or empty. It is the exponential of the entropy of the mean
+        responsibilities, from 1 to K.
 
     n_iter_ : int
         Number of epochs of the joint training.

@@ -27,10 +27,10 @@ print(f"estimate: {model.n_clusters_} clusters")
 # %%
 # Step 2: compare seeds
 # ---------------------
-# Do two seeds find the same clusters? An adjusted Rand index of 1 says that they do. A
-# low one says that there are too many clusters, or that groups overlap. Here the seeds
-# agree at every number. That rules none of them out, so the estimate and the next step
-# decide.
+# Do two seeds find the same clusters? Try the estimate, one more, one less, and a much
+# smaller number, such as half of a large estimate. An adjusted Rand index near 1 says
+# that they do. A low one says that there are too many clusters, or that groups overlap.
+# Here the seeds agree at every number. That rules none out: the next step decides.
 numbers = [2, 3, 4, 5]
 agreement = []
 for n_clusters in numbers:
@@ -49,8 +49,9 @@ ax.legend()
 # %%
 # Step 3: look
 # ------------
-# Do the clusters differ in a way that means something? Look at their means. A cluster
-# without a character of its own is a reason to choose fewer.
+# Do the clusters differ in a way that means something? Look at their means. Clusters of
+# nearly equal means are one group, and so are clusters that differ in one categorical
+# column only: go down to a smaller number. Here all three differ in several columns.
 means = wine.data.groupby(model.labels_).mean()
 columns = ["alcohol", "color_intensity", "flavanoids", "proline"]
 print(means[columns].round(2).to_string())
