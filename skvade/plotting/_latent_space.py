@@ -26,6 +26,9 @@ _REQUIRED_ATTRIBUTES = ["transform", "means_", "covariances_", "covariance_type"
 # Rows of the legend; more groups need more columns.
 _MAX_LEGEND_ROWS = 18
 
+# Of the ellipses.
+_CAPTION = "Ellipses: Gaussians at two standard deviations"
+
 # Largest residual of an affine map, relative to the range of the points.
 _MAX_RELATIVE_RESIDUAL = 1e-3
 
@@ -102,12 +105,16 @@ class LatentSpaceDisplay:
     """Visualization of samples and mixture components in the latent space.
 
     Create it with :meth:`from_estimator`. A sample is plotted at the mean of q(z|x),
-    its coordinates under ``transform``. A component is plotted as an ellipse with its
-    number, at two standard deviations from its mean; it contains 86 % of the
-    probability in two dimensions. As z also varies about the mean of q(z|x), the
-    samples of a cluster lie closer together than its ellipse is wide. More than two
-    latent dimensions are projected to two. Ellipses are plotted only if the projection
-    is affine.
+    its coordinates under ``transform``. More than two latent dimensions are projected
+    to two.
+
+    An ellipse with a number is a cluster of the model, not of the points that are
+    plotted: a component of the mixture, at two standard deviations from its mean. It
+    contains 86 % of the component's probability in two dimensions. As z also varies
+    about the mean of q(z|x), the samples of a cluster often lie closer together than
+    its ellipse is wide. Ellipses are plotted only if the projection is affine. The
+    title then says what they are, unless the Axes have one. The more samples, the
+    smaller are their markers.
 
     Parameters
     ----------
@@ -271,7 +278,7 @@ class LatentSpaceDisplay:
             ax, type(self).__name__, 1, n_columns=1, figsize=(6.4, 4.8)
         )
         self.figure_ = self.ax_.figure
-        marker_size = float(np.clip(20000 / len(self.points), 4, 30))
+        marker_size = float(np.clip(6000 / len(self.points), 4, 25))
         if type_of_target(self.groups) == "continuous":
             self._plot_continuous(marker_size)
         else:
@@ -285,7 +292,9 @@ class LatentSpaceDisplay:
 
     def _plot_continuous(self, marker_size: float) -> None:
         x, y = self.points.T
-        scatter = self.ax_.scatter(x, y, s=marker_size, c=self.groups, cmap="viridis")
+        scatter = self.ax_.scatter(
+            x, y, s=marker_size, c=self.groups, cmap="viridis", linewidth=0
+        )
         self.figure_.colorbar(scatter, ax=self.ax_, label=self.groups_name)
 
     def _plot_groups(self, marker_size: float) -> None:
@@ -316,7 +325,9 @@ class LatentSpaceDisplay:
 
     def _plot_components(self, means: NDArray, covariances: NDArray) -> None:
         from matplotlib.patches import Ellipse
+        from matplotlib.patheffects import withStroke
 
+        outline = withStroke(linewidth=2.5, foreground="white")
         components = zip(means, covariances, strict=True)
         for index, (mean, covariance) in enumerate(components):
             variances, directions = np.linalg.eigh(covariance)
@@ -337,10 +348,8 @@ class LatentSpaceDisplay:
                 mean,
                 ha="center",
                 va="center",
-                fontsize="small",
-                bbox={
-                    "boxstyle": "circle,pad=0.15",
-                    "facecolor": "white",
-                    "linewidth": 0.8,
-                },
+                fontweight="bold",
+                path_effects=[outline],
             )
+        if not self.ax_.get_title():
+            self.ax_.set_title(_CAPTION, fontsize="small")

@@ -58,6 +58,29 @@ def test_ellipses_are_two_standard_deviations_from_the_mean():
     assert_allclose(np.sqrt(squared_distances), 2, rtol=1e-3)
 
 
+def test_a_title_explains_the_ellipses_unless_there_is_one(fitted, X, plt):
+    display = LatentSpaceDisplay.from_estimator(fitted, X)
+    caption = "Ellipses: Gaussians at two standard deviations"
+    assert display.ax_.get_title() == caption
+    _, ax = plt.subplots()
+    ax.set_title("customers")
+    assert display.plot(ax=ax).ax_.get_title() == "customers"
+    display.means = None  # as where the projection is not affine
+    assert display.plot().ax_.get_title() == ""
+
+
+@pytest.mark.parametrize(
+    ("n_samples", "size"), [(100, 25), (600, 10), (1500, 4), (9000, 4)]
+)
+@pytest.mark.parametrize("continuous", [False, True])
+def test_markers_shrink_with_the_number_of_samples(n_samples, size, continuous):
+    points = np.random.default_rng(0).normal(size=(n_samples, 2))
+    groups = points[:, 0] if continuous else np.zeros(n_samples, int)
+    display = LatentSpaceDisplay(points=points, groups=groups).plot()
+    (scatter,) = display.ax_.collections
+    assert_allclose(scatter.get_sizes(), size)
+
+
 def test_projection_by_a_transformer(fitted_3d, X):
     Z = fitted_3d.transform(X)
     whitening = make_pipeline(StandardScaler(), PCA(2, whiten=True, random_state=0))
