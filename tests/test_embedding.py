@@ -237,7 +237,10 @@ def test_coordinates_that_the_encoder_does_not_learn_warn(make_estimator, blobs)
     X = np.hstack([X, noise])
     within = make_pipeline(StandardScaler(), PCA(2))
     message = r"it leaves \d\d% .* before fit .* raise embedding_max_iter=100"
-    with pytest.warns(ConvergenceWarning, match=message):
+    with (
+        pytest.warns(UserWarning, match="features of very unequal scale: .* column 5"),
+        pytest.warns(ConvergenceWarning, match=message),
+    ):
         make_estimator(embedding=within, embedding_max_iter=100).fit(X)
     make_estimator(**PCA_EMBEDDING).fit(StandardScaler().fit_transform(X))
 
