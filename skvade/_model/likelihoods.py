@@ -728,11 +728,11 @@ class Categorical(Likelihood):
 class Mixed(Likelihood):
     """The likelihoods of the parts of a table, whose features lie side by side.
 
-    For the networks columns of numbers have the same variance, so two random samples differ in one by a squared distance of 2 on average,
-    in units of it. Two samples of different category have `CATEGORY_DISTANCE`. The
-    dissimilarity is that of k-prototypes (Huang, "Extensions to the k-means algorithm
-    for clustering large data sets with categorical values", Data Mining and Knowledge
-    Discovery 2, 1998).
+    For the networks columns of numbers have the same variance, so two random samples
+    differ in one by a squared distance of 2 on average, in units of it. Two samples of
+    different category have `CATEGORY_DISTANCE`. The dissimilarity is that of
+    k-prototypes (Huang, "Extensions to the k-means algorithm for clustering large data
+    sets with categorical values", Data Mining and Knowledge Discovery 2, 1998).
 
     Fitted attributes have one number for each column of the table, NaN where its
     likelihood has no such parameter.
