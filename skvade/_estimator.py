@@ -120,9 +120,8 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         ``[("gaussian", ["age"]), ("categorical", ["city"])]``. Columns are chosen as in
         :class:`~sklearn.compose.ColumnTransformer`: names, positions, slice, mask, or a
         callable such as :class:`~sklearn.compose.make_column_selector`. Every column
-        needs exactly one likelihood. For the networks and the search for neighbors, a
-        column of numbers has unit variance, and two samples of different category the
-        squared distance 2.
+        needs exactly one likelihood. For the networks a column of numbers has unit
+        variance, and two samples of different category the squared distance 2.
 
         In both cases X may be a frame of pandas or polars with columns of strings,
         booleans, integers or categories, or an array of objects or codes. None and NaN
@@ -188,6 +187,8 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
 
         - int: so many nearest samples by the Euclidean distance of X, at most a third
           of the others. More than 100 features are replaced by 50 principal components.
+          Categories are compared by what they have in common with other columns, so a
+          column of mere chance does not tell samples apart.
           Missing values have the mean and the variance of the feature in similar
           samples, and distances are expected ones. Beyond 30,000 samples the search is
           approximate;

@@ -10,11 +10,15 @@ from missing_data import remove_entries
 from numpy.random import RandomState
 from numpy.testing import assert_array_equal
 from scipy import sparse
+from scipy.spatial.distance import pdist
 from sklearn.datasets import make_blobs
+from sklearn.decomposition import PCA
 from sklearn.neighbors import KNeighborsTransformer
 from training_states import make_training_state
 
 from skvade._data import neighbors
+from skvade._data.dataset import Dataset
+from skvade._data.device import resolve_device
 from skvade._data.imputation import NeighborImputer
 from skvade._data.neighbors import (
     NeighborGraph,
@@ -25,6 +29,9 @@ from skvade._data.neighbors import (
     neighbors_from_transformer,
     search_features,
 )
+from skvade._data.scaling import DataSummary, uniform_weights
+from skvade._data.table import Part
+from skvade._model.likelihoods import Mixed
 
 
 def brute_force(X, n_neighbors):
@@ -305,3 +312,144 @@ def test_neighbors_of_a_transformer(mode):
 def test_what_is_no_graph_of_the_samples_is_rejected(graph, message):
     with pytest.raises(ValueError, match=f"^The graph must .*{message}"):
         check_graph(graph, 3, "The graph")
+
+
+# --- Tables with categories ---------------------------------------------------------
+
+
+def make_table(numbers, codes, sample_weight=None):
+    """Make the dataset of some numbers and categories, and tell the indicators."""
+    sizes = [int(np.nanmax(column)) + 1 for column in codes.T]
+    blocks = []
+    for column, size in zip(codes.T, sizes, strict=True):
+        block = np.eye(size)[np.nan_to_num(column).astype(int)]
+        block[np.isnan(column)] = np.nan
+        blocks.append(block)
+    X = np.hstack([numbers, *blocks])
+    n_numbers = numbers.shape[1]
+    positions = range(n_numbers, n_numbers + len(sizes))
+    parts = [Part("categorical", tuple(positions), tuple(sizes))]
+    if n_numbers:
+        parts.insert(0, Part("gaussian", tuple(range(n_numbers))))
+    mixed = Mixed(parts, {"noise": "scalar"})
+    if sample_weight is None:
+        sample_weight = uniform_weights(len(X))
+    summary = DataSummary.from_array(X, sample_weight)
+    scaling = mixed.make_scaling(X, sample_weight, summary)
+    dataset = Dataset.from_array(
+        X, scaling, resolve_device("cpu", "float64"), sample_weight, summary.has_missing
+    )
+    return dataset, mixed.is_indicator
+
+
+def make_groups(n_samples=600, n_numbers=4, n_chance=2, seed=0):
+    """Three groups by numbers and two columns; further columns are of mere chance."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(3, size=n_samples)
+    numbers = 2.5 * np.eye(3, n_numbers)[y] + rng.normal(size=(n_samples, n_numbers))
+    telling = np.where(
+        rng.random((n_samples, 2)) < 0.8, y[:, None], rng.integers(3, size=2)
+    )
+    chance = rng.integers([2, 4][:n_chance], size=(n_samples, n_chance))
+    return numbers, np.hstack([telling, chance]).astype(float), y
+
+
+def distances_of(dataset, is_indicator):
+    """Give the distances of the search, in units of the average one."""
+    features = search_features(dataset, RandomState(0), is_indicator).x
+    distances = pdist(features.double().numpy())
+    return distances / distances.mean()
+
+
+@pytest.mark.parametrize("solver", ["LAPACK", "ARPACK"])
+@pytest.mark.parametrize("n_numbers", [0, 4])
+def test_tables_are_compared_by_what_their_columns_share(
+    n_numbers, solver, monkeypatch
+):
+    """The distances are those of components that scikit-learn computes."""
+    if solver == "ARPACK":
+        monkeypatch.setattr(neighbors, "MAX_DENSE_EIGENVECTORS", 0)
+        monkeypatch.setattr(neighbors, "N_SEARCH_COMPONENTS", 5)
+    numbers, codes, _ = make_groups(n_numbers=n_numbers)
+    dataset, is_indicator = make_table(numbers, codes)
+    share = dataset.X[:, is_indicator].mean(0)
+    unit = np.r_[dataset.X[:, ~is_indicator].std(0), np.sqrt(share)]
+    Z = (dataset.X - dataset.X.mean(0)) / unit
+    n_samples, n_degrees = len(Z), n_numbers + is_indicator.sum() - codes.shape[1]
+    variances = np.square(PCA().fit(Z).singular_values_) / n_samples
+    n_components = (variances > (1 + np.sqrt(n_degrees / n_samples)) ** 2).sum()
+    pca = PCA(n_components).fit(Z)
+    shared = pca.inverse_transform(pca.transform(Z))
+    compared = np.where(is_indicator, unit * shared, (shared + Z) / 2)
+    expected = pdist(compared)
+    assert n_components == 2  # of three groups
+    np.testing.assert_allclose(
+        distances_of(dataset, is_indicator), expected / expected.mean(), rtol=1e-4
+    )
+
+
+def test_neighbors_disagree_in_a_column_of_mere_chance(generator):
+    numbers, codes, y = make_groups()
+    dataset, is_indicator = make_table(numbers, codes)
+    agreement = []
+    for features in (
+        search_features(dataset, RandomState(0)),
+        search_features(dataset, RandomState(0), is_indicator),
+    ):
+        graph = find_neighbors(features.x, 15, generator).mutual()
+        sources, targets = graph.sources(), graph.indices
+        columns = np.column_stack([y, codes[:, 3]])
+        agreement.append((columns[sources] == columns[targets]).mean(0))
+    (_, by_default), (in_group, by_chance) = agreement
+    assert by_default > 0.7
+    assert in_group > 0.9
+    assert by_chance < 0.35  # a quarter, of four categories
+
+
+@pytest.mark.parametrize("n_numbers", [0, 3])
+def test_columns_that_share_nothing(n_numbers):
+    """Numbers are compared alone; where there are none, the categories are."""
+    rng = np.random.default_rng(0)
+    numbers = rng.normal(size=(400, n_numbers))
+    codes = rng.integers([2, 3, 5], size=(400, 3)).astype(float)
+    dataset, is_indicator = make_table(numbers, codes)
+    kept = ~is_indicator if n_numbers else is_indicator
+    Z = dataset.get_batch(np.arange(400)).x[:, kept]
+    expected = pdist(Z.numpy())
+    np.testing.assert_allclose(
+        distances_of(dataset, is_indicator), expected / expected.mean(), rtol=1e-4
+    )
+
+
+def test_weights_count_as_copies_in_what_columns_share():
+    numbers, codes, _ = make_groups(200)
+    counts = np.random.default_rng(1).integers(1, 4, size=200)
+    copied = make_table(np.repeat(numbers, counts, 0), np.repeat(codes, counts, 0))
+    weighted = make_table(numbers, codes, counts / counts.mean())
+    axes = [
+        neighbors._shared_axes(dataset, is_indicator, RandomState(0))
+        for dataset, is_indicator in (copied, weighted)
+    ]
+    grams = [a @ a.T / (a @ a.T).trace() for a in axes]
+    np.testing.assert_allclose(*grams, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["rare", "constant", "missing", "few", "many"])
+def test_degenerate_tables_are_compared_without_warnings(
+    kind, forbid_warnings, generator
+):
+    numbers, codes, _ = make_groups(8 if kind == "few" else 300)
+    if kind == "rare":
+        codes[:3, 0] = [3, 4, 5]
+    elif kind == "constant":
+        numbers[:, 0], codes[:, 1] = 7, 0
+    elif kind == "missing":
+        numbers, codes = remove_entries(numbers), remove_entries(codes)
+    elif kind == "many":
+        numbers = np.tile(numbers, 40)
+    dataset, is_indicator = make_table(numbers, codes)
+    features = search_features(dataset, RandomState(0), is_indicator)
+    assert features.x.isfinite().all()
+    assert features.x.shape[1] <= 50
+    graph = find_neighbors(features.x, 5, generator, features.variance)
+    assert (graph.sources() != graph.indices).all()

@@ -11,6 +11,7 @@ import torch
 from numpy.random import RandomState
 from numpy.typing import NDArray
 from scipy.sparse import csr_array, issparse
+from scipy.sparse.linalg import eigsh
 from sklearn.neighbors import NearestNeighbors
 from torch import Generator, Tensor
 
@@ -35,6 +36,10 @@ MAX_PCA_SAMPLES = 20_000  # that the components are estimated from
 N_OVERSAMPLES = 10  # axes beside them, of which the subspace iteration takes hold
 N_SUBSPACE_ITER = 5
 MAX_READ_VALUES = 2**19  # of X, at a time
+
+WEIGHT_OF_REST = 0.5  # of what a number does not share with other columns of a table
+MIN_CATEGORY_SAMPLES = 10  # a rarer category is weighted as one of so many samples
+MAX_DENSE_EIGENVECTORS = 1000  # features of a table; of more, ARPACK takes the first
 
 MAX_EXACT_SAMPLES = 30_000  # from here on the search is approximate
 CELL_SIZE = 256  # samples of a cell of the approximate search, on average
@@ -134,17 +139,35 @@ class SearchFeatures(NamedTuple):
     variance: Tensor | None
 
 
-def search_features(dataset: Dataset, random_state: RandomState) -> SearchFeatures:
+def search_features(
+    dataset: Dataset,
+    random_state: RandomState,
+    is_indicator: NDArray[np.bool_] | None = None,
+) -> SearchFeatures:
     """Give the samples that the distances are computed from.
 
-    Standardized samples, missing entries imputed by a `NeighborImputer`; or their first
-    principal components if there are more than `MAX_SEARCH_FEATURES` features.
+    Standardized samples, missing entries imputed by a `NeighborImputer`. If there are
+    more than `MAX_SEARCH_FEATURES` features, they are projected onto their first
+    principal components; tables with categories are mapped by `_shared_axes` before.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        The samples.
+    random_state : RandomState
+        Source of randomness.
+    is_indicator : ndarray of shape (n_features,) of bool, default=None
+        Whether a feature indicates a category; None if none does.
     """
-    device, n_features = dataset.device_config.device, dataset.n_features
-    components, imputer, variance = None, None, None
-    if n_features > MAX_SEARCH_FEATURES and len(dataset) > N_SEARCH_COMPONENTS:
-        components = _principal_axes(dataset, random_state)
-    n_columns = n_features if components is None else components.shape[1]
+    device = dataset.device_config.device
+    axes, imputer, variance = None, None, None
+    if is_indicator is not None and is_indicator.any():
+        axes = _shared_axes(dataset, is_indicator, random_state)
+    n_columns = dataset.n_features if axes is None else axes.shape[1]
+    if n_columns > MAX_SEARCH_FEATURES and len(dataset) > N_SEARCH_COMPONENTS:
+        components = _principal_axes(dataset, random_state, axes)
+        axes = components if axes is None else axes @ components
+        n_columns = axes.shape[1]
     x = torch.empty(len(dataset), n_columns, dtype=torch.float32, device=device)
     if dataset.has_missing:
         imputer = NeighborImputer(dataset, random_state)
@@ -153,10 +176,10 @@ def search_features(dataset: Dataset, random_state: RandomState) -> SearchFeatur
         samples = batch.x.float()
         if imputer is not None and variance is not None:
             samples, variances = imputer.impute(batch)
-            if components is not None:
-                variances = variances @ components.square()
+            if axes is not None:
+                variances = variances @ axes.square()
             variance[rows] = variances.sum(1)
-        x[rows] = samples if components is None else samples @ components
+        x[rows] = samples if axes is None else samples @ axes
     # In a unit in which squares do not overflow, however far outliers are.
     low, high = x.aminmax()
     largest = max(-float(low), float(high))
@@ -176,28 +199,115 @@ def _iter_blocks(dataset: Dataset) -> Iterator[tuple[slice, Batch]]:
         yield slice(start, stop), dataset.get_batch(np.arange(start, stop))
 
 
-def _principal_axes(dataset: Dataset, random_state: RandomState) -> Tensor:
-    """Estimate the first principal axes, (n_features, N_SEARCH_COMPONENTS).
+def _principal_axes(
+    dataset: Dataset, random_state: RandomState, matrix: Tensor | None = None
+) -> Tensor:
+    """Estimate the first principal axes, (n_columns, at most N_SEARCH_COMPONENTS).
 
     By subspace iteration on a subsample (Halko, Martinsson and Tropp, 2011, algorithm
-    4.4), block by block: no copy of the samples is made.
+    4.4), block by block: no copy of the samples is made. The samples are multiplied by
+    the `matrix` before, (n_features, n_columns), if there is one.
     """
     subset = dataset.subsample(MAX_PCA_SAMPLES, random_state)
     device = subset.device_config.device
     mean = torch.tensor(subset.scaling.standardized_mean, dtype=torch.float32)
     mean = mean.to(device)
-    blocks = (batch.x.float() for _, batch in _iter_blocks(subset))
-    largest = max(float((x - mean).abs().max()) for x in blocks)
+
+    def iter_centered() -> Iterator[Tensor]:
+        for _, batch in _iter_blocks(subset):
+            x = batch.x.float() - mean
+            yield x if matrix is None else x @ matrix
+
+    n_columns = subset.n_features if matrix is None else matrix.shape[1]
+    largest = max(float(x.abs().max()) for x in iter_centered())
     n_axes = N_SEARCH_COMPONENTS + N_OVERSAMPLES
-    start = random_state.standard_normal((subset.n_features, n_axes))
+    start = random_state.standard_normal((n_columns, n_axes))
     axes = torch.tensor(start, dtype=torch.float32, device=device)
     for _ in range(N_SUBSPACE_ITER if largest > 0 else 0):
         product = torch.zeros_like(axes)
-        for _, batch in _iter_blocks(subset):
-            x = (batch.x.float() - mean) / largest
+        for x in iter_centered():
+            x = x / largest
             product += x.T @ (x @ axes)
         axes = torch.linalg.qr(product).Q
     return axes[:, :N_SEARCH_COMPONENTS]
+
+
+# --- Tables with categories ---------------------------------------------------------
+
+
+def _shared_axes(
+    dataset: Dataset, is_indicator: NDArray[np.bool_], random_state: RandomState
+) -> Tensor | None:
+    """Choose the axes along which the samples of a table are compared.
+
+    Two categories are far apart, so the nearest samples would be those that agree in
+    all categories, also in a column of mere chance. But clusters show in categories by
+    an association with other columns only. Principal components of mixed data (Pages,
+    "Multiple Factor Analysis by Example Using R", 2014, chapter 3) are what columns
+    share: those of a larger variance than independent columns have (Marchenko and
+    Pastur, 1967). Of a category only its part in them counts. Of a number the rest
+    counts too, by `WEIGHT_OF_REST`: clusters can show in one number alone.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        The samples.
+    is_indicator : ndarray of shape (n_features,) of bool
+        Whether a feature indicates a category.
+    random_state : RandomState
+        Source of randomness.
+
+    Returns
+    -------
+    axes : Tensor of shape (n_features, n_columns) or None
+        The samples are to be multiplied by it. None if nothing would be left of them.
+    """
+    covariance, n_samples = _covariance(dataset, random_state)
+    # Independent columns then have a variance of one in every direction.
+    unit = np.sqrt(covariance.diagonal())
+    share = dataset.scaling.feature_mean[is_indicator]
+    width = np.sqrt(np.maximum(share, MIN_CATEGORY_SAMPLES / n_samples))
+    unit[is_indicator] = width / np.asarray(dataset.scaling.scale)[is_indicator]
+    unit[unit == 0] = 1.0
+    correlation = covariance / np.outer(unit, unit)
+    variances, components = _leading_eigenvectors(correlation, random_state)
+    largest_of_noise = (1 + math.sqrt(correlation.trace() / n_samples)) ** 2
+    components = components[:, variances > largest_of_noise]
+    scores = components / unit[:, None]
+    # Coordinates of the categories' part, between indicators of the same size.
+    _, of_categories = np.linalg.qr(width[:, None] * components[is_indicator])
+    number = ~is_indicator
+    of_numbers = (1 - WEIGHT_OF_REST) * scores @ components[number].T
+    of_numbers += WEIGHT_OF_REST * np.diag(1 / unit)[:, number]
+    axes = np.hstack([scores @ of_categories.T, of_numbers])
+    if not axes.any():
+        return None
+    device = dataset.device_config.device
+    return torch.tensor(axes, dtype=torch.float32, device=device)
+
+
+def _covariance(
+    dataset: Dataset, random_state: RandomState
+) -> tuple[NDArray[np.float64], int]:
+    """Compute the weighted covariance of a subsample, and its number of samples."""
+    subset = dataset.subsample(MAX_PCA_SAMPLES, random_state)
+    mean = subset.scaling.standardized_mean
+    covariance = np.zeros((subset.n_features, subset.n_features))
+    for rows, batch in _iter_blocks(subset):
+        x = batch.x.numpy(force=True).astype(np.float64) - mean
+        covariance += x.T @ (subset.weights[rows, None] * x)
+    return covariance / subset.weights.sum(), len(subset)
+
+
+def _leading_eigenvectors(
+    matrix: NDArray, random_state: RandomState
+) -> tuple[NDArray, NDArray]:
+    """Give the largest eigenvalues of a symmetric matrix and their eigenvectors."""
+    if len(matrix) <= MAX_DENSE_EIGENVECTORS:
+        values, vectors = np.linalg.eigh(matrix)
+        return values[-N_SEARCH_COMPONENTS:], vectors[:, -N_SEARCH_COMPONENTS:]
+    start = random_state.standard_normal(len(matrix))
+    return eigsh(matrix, k=N_SEARCH_COMPONENTS, v0=start)
 
 
 def find_neighbors(

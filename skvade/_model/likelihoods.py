@@ -246,6 +246,8 @@ class Likelihood(nn.Module, ABC):
         See :class:`~skvade._data.scaling.Scaling`.
     scale : Tensor of shape () or (D,)
         See there. One for each feature only in a part of `Mixed`.
+    is_indicator : ndarray of shape (D,) of bool
+        Whether a feature of `Mixed` indicates a category.
     """
 
     centered: ClassVar[bool] = True
@@ -263,6 +265,7 @@ class Likelihood(nn.Module, ABC):
         self.register_buffer("location", zeros)
         self.register_buffer("scale", torch.ones((), dtype=torch.float32))
         self.register_buffer("feature_mean", zeros.clone())
+        self.is_indicator = np.zeros(n_features, bool)
 
     # --- What a likelihood defines --------------------------------------------------
 
@@ -725,12 +728,11 @@ class Categorical(Likelihood):
 class Mixed(Likelihood):
     """The likelihoods of the parts of a table, whose features lie side by side.
 
-    For the networks and the search for neighbors, columns of numbers have the same
-    variance, so two random samples differ in one by a squared distance of 2 on average,
-    in units of it. Two samples of different category have `CATEGORY_DISTANCE`. The
-    dissimilarity is that of k-prototypes (Huang, "Extensions to the k-means algorithm
-    for clustering large data sets with categorical values", Data Mining and Knowledge
-    Discovery 2, 1998).
+    For the networks columns of numbers have the same variance, so two random samples
+    differ in one by a squared distance of 2 on average, in units of it. Two samples of
+    different category have `CATEGORY_DISTANCE`. The dissimilarity is that of
+    k-prototypes (Huang, "Extensions to the k-means algorithm for clustering large data
+    sets with categorical values", Data Mining and Knowledge Discovery 2, 1998).
 
     Fitted attributes have one number for each column of the table, NaN where its
     likelihood has no such parameter.
