@@ -314,11 +314,11 @@ def test_what_is_no_graph_of_the_samples_is_rejected(graph, message):
         check_graph(graph, 3, "The graph")
 
 
-# --- Tables with categories ---------------------------------------------------------
+# --- Tables -------------------------------------------------------------------------
 
 
-def make_table(numbers, codes, sample_weight=None):
-    """Make the dataset of some numbers and categories, and tell the indicators."""
+def make_table(numbers, codes, counts=None, sample_weight=None):
+    """Make the dataset of some numbers, categories and counts, and list its parts."""
     sizes = [int(np.nanmax(column)) + 1 for column in codes.T]
     blocks = []
     for column, size in zip(codes.T, sizes, strict=True):
@@ -331,7 +331,10 @@ def make_table(numbers, codes, sample_weight=None):
     parts = [Part("categorical", tuple(positions), tuple(sizes))]
     if n_numbers:
         parts.insert(0, Part("gaussian", tuple(range(n_numbers))))
-    mixed = Mixed(parts, {"noise": "scalar"})
+    if counts is not None:
+        X = np.column_stack([X, counts])
+        parts.append(Part("poisson", (n_numbers + len(sizes),)))
+    mixed = Mixed(parts, {"noise": "scalar", "size_factor": None})
     if sample_weight is None:
         sample_weight = uniform_weights(len(X))
     summary = DataSummary.from_array(X, sample_weight)
@@ -339,7 +342,7 @@ def make_table(numbers, codes, sample_weight=None):
     dataset = Dataset.from_array(
         X, scaling, resolve_device("cpu", "float64"), sample_weight, summary.has_missing
     )
-    return dataset, mixed.is_indicator
+    return dataset, mixed.table
 
 
 def make_groups(n_samples=600, n_numbers=4, n_chance=2, seed=0):
@@ -354,9 +357,9 @@ def make_groups(n_samples=600, n_numbers=4, n_chance=2, seed=0):
     return numbers, np.hstack([telling, chance]).astype(float), y
 
 
-def distances_of(dataset, is_indicator):
+def distances_of(dataset, table):
     """Give the distances of the search, in units of the average one."""
-    features = search_features(dataset, RandomState(0), is_indicator).x
+    features = search_features(dataset, RandomState(0), table).x
     distances = pdist(features.double().numpy())
     return distances / distances.mean()
 
@@ -371,7 +374,8 @@ def test_tables_are_compared_by_what_their_columns_share(
         monkeypatch.setattr(neighbors, "MAX_DENSE_EIGENVECTORS", 0)
         monkeypatch.setattr(neighbors, "N_SEARCH_COMPONENTS", 5)
     numbers, codes, _ = make_groups(n_numbers=n_numbers)
-    dataset, is_indicator = make_table(numbers, codes)
+    dataset, table = make_table(numbers, codes)
+    is_indicator = np.arange(dataset.n_features) >= n_numbers
     share = dataset.X[:, is_indicator].mean(0)
     unit = np.r_[dataset.X[:, ~is_indicator].std(0), np.sqrt(share)]
     Z = (dataset.X - dataset.X.mean(0)) / unit
@@ -384,26 +388,27 @@ def test_tables_are_compared_by_what_their_columns_share(
     expected = pdist(compared)
     assert n_components == 2  # of three groups
     np.testing.assert_allclose(
-        distances_of(dataset, is_indicator), expected / expected.mean(), rtol=1e-4
+        distances_of(dataset, table), expected / expected.mean(), rtol=1e-4
     )
 
 
-def test_neighbors_disagree_in_a_column_of_mere_chance(generator):
+def test_neighbors_disagree_in_columns_of_mere_chance(generator):
     numbers, codes, y = make_groups()
-    dataset, is_indicator = make_table(numbers, codes)
+    counts = np.random.default_rng(1).poisson(1.0, len(y))
+    dataset, table = make_table(numbers, codes, counts)
+    columns = np.column_stack([y, codes[:, 3], counts])
     agreement = []
-    for features in (
-        search_features(dataset, RandomState(0)),
-        search_features(dataset, RandomState(0), is_indicator),
-    ):
+    for parts in ((), table):
+        features = search_features(dataset, RandomState(0), parts)
         graph = find_neighbors(features.x, 15, generator).mutual()
-        sources, targets = graph.sources(), graph.indices
-        columns = np.column_stack([y, codes[:, 3]])
-        agreement.append((columns[sources] == columns[targets]).mean(0))
-    (_, by_default), (in_group, by_chance) = agreement
-    assert by_default > 0.7
-    assert in_group > 0.9
-    assert by_chance < 0.35  # a quarter, of four categories
+        pairs = columns[graph.sources()] == columns[graph.indices]
+        agreement.append(pairs.mean(0))
+    (_, category_alike, count_alike), (group, category, count) = agreement
+    assert category_alike > 0.6
+    assert count_alike > 0.6
+    assert group > 0.9
+    assert category < 0.35  # a quarter, of four categories
+    assert count < 0.4  # as of any two samples: 0.31
 
 
 @pytest.mark.parametrize("n_numbers", [0, 3])
@@ -412,12 +417,12 @@ def test_columns_that_share_nothing(n_numbers):
     rng = np.random.default_rng(0)
     numbers = rng.normal(size=(400, n_numbers))
     codes = rng.integers([2, 3, 5], size=(400, 3)).astype(float)
-    dataset, is_indicator = make_table(numbers, codes)
-    kept = ~is_indicator if n_numbers else is_indicator
-    Z = dataset.get_batch(np.arange(400)).x[:, kept]
+    dataset, table = make_table(numbers, codes)
+    Z = dataset.get_batch(np.arange(400)).x
+    Z = Z[:, :n_numbers] if n_numbers else Z
     expected = pdist(Z.numpy())
     np.testing.assert_allclose(
-        distances_of(dataset, is_indicator), expected / expected.mean(), rtol=1e-4
+        distances_of(dataset, table), expected / expected.mean(), rtol=1e-4
     )
 
 
@@ -425,10 +430,10 @@ def test_weights_count_as_copies_in_what_columns_share():
     numbers, codes, _ = make_groups(200)
     counts = np.random.default_rng(1).integers(1, 4, size=200)
     copied = make_table(np.repeat(numbers, counts, 0), np.repeat(codes, counts, 0))
-    weighted = make_table(numbers, codes, counts / counts.mean())
+    weighted = make_table(numbers, codes, sample_weight=counts / counts.mean())
     axes = [
-        neighbors._shared_axes(dataset, is_indicator, RandomState(0))
-        for dataset, is_indicator in (copied, weighted)
+        neighbors._shared_axes(dataset, table, RandomState(0))
+        for dataset, table in (copied, weighted)
     ]
     grams = [a @ a.T / (a @ a.T).trace() for a in axes]
     np.testing.assert_allclose(*grams, rtol=1e-3, atol=1e-5)
@@ -447,8 +452,8 @@ def test_degenerate_tables_are_compared_without_warnings(
         numbers, codes = remove_entries(numbers), remove_entries(codes)
     elif kind == "many":
         numbers = np.tile(numbers, 40)
-    dataset, is_indicator = make_table(numbers, codes)
-    features = search_features(dataset, RandomState(0), is_indicator)
+    dataset, table = make_table(numbers, codes)
+    features = search_features(dataset, RandomState(0), table)
     assert features.x.isfinite().all()
     assert features.x.shape[1] <= 50
     graph = find_neighbors(features.x, 5, generator, features.variance)

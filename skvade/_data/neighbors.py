@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch import Generator, Tensor
 
 from skvade._data.dataset import Batch, Dataset
 from skvade._data.imputation import NeighborImputer
+from skvade._data.table import CATEGORICAL, Part
 
 __all__ = [
     "NeighborGraph",
@@ -37,7 +38,7 @@ N_OVERSAMPLES = 10  # axes beside them, of which the subspace iteration takes ho
 N_SUBSPACE_ITER = 5
 MAX_READ_VALUES = 2**19  # of X, at a time
 
-WEIGHT_OF_REST = 0.5  # of what a number does not share with other columns of a table
+WEIGHT_OF_REST = 0.5  # of what a number of a table does not share with other columns
 MIN_CATEGORY_SAMPLES = 10  # a rarer category is weighted as one of so many samples
 MAX_DENSE_EIGENVECTORS = 1000  # features of a table; of more, ARPACK takes the first
 
@@ -142,13 +143,14 @@ class SearchFeatures(NamedTuple):
 def search_features(
     dataset: Dataset,
     random_state: RandomState,
-    is_indicator: NDArray[np.bool_] | None = None,
+    table: Sequence[Part] = (),
 ) -> SearchFeatures:
     """Give the samples that the distances are computed from.
 
-    Standardized samples, missing entries imputed by a `NeighborImputer`. If there are
+    Standardized samples, missing entries imputed by a `NeighborImputer`. Tables with
+    several likelihoods, or with categories, are mapped by `_shared_axes`. If there are
     more than `MAX_SEARCH_FEATURES` features, they are projected onto their first
-    principal components; tables with categories are mapped by `_shared_axes` before.
+    principal components.
 
     Parameters
     ----------
@@ -156,13 +158,14 @@ def search_features(
         The samples.
     random_state : RandomState
         Source of randomness.
-    is_indicator : ndarray of shape (n_features,) of bool, default=None
-        Whether a feature indicates a category; None if none does.
+    table : sequence of Part, default=()
+        The columns of each likelihood; empty if there is a single one.
     """
     device = dataset.device_config.device
     axes, imputer, variance = None, None, None
-    if is_indicator is not None and is_indicator.any():
-        axes = _shared_axes(dataset, is_indicator, random_state)
+    kinds = {part.likelihood for part in table}
+    if len(kinds) > 1 or CATEGORICAL in kinds:
+        axes = _shared_axes(dataset, table, random_state)
     n_columns = dataset.n_features if axes is None else axes.shape[1]
     if n_columns > MAX_SEARCH_FEATURES and len(dataset) > N_SEARCH_COMPONENTS:
         components = _principal_axes(dataset, random_state, axes)
@@ -232,28 +235,29 @@ def _principal_axes(
     return axes[:, :N_SEARCH_COMPONENTS]
 
 
-# --- Tables with categories ---------------------------------------------------------
+# --- Tables -------------------------------------------------------------------------
 
 
 def _shared_axes(
-    dataset: Dataset, is_indicator: NDArray[np.bool_], random_state: RandomState
+    dataset: Dataset, table: Sequence[Part], random_state: RandomState
 ) -> Tensor | None:
     """Choose the axes along which the samples of a table are compared.
 
     Two categories are far apart, so the nearest samples would be those that agree in
-    all categories, also in a column of mere chance. But clusters show in categories by
-    an association with other columns only. Principal components of mixed data (Pages,
-    "Multiple Factor Analysis by Example Using R", 2014, chapter 3) are what columns
-    share: those of a larger variance than independent columns have (Marchenko and
-    Pastur, 1967). Of a category only its part in them counts. Of a number the rest
-    counts too, by `WEIGHT_OF_REST`: clusters can show in one number alone.
+    all categories, also in a column of mere chance. So would those of the same small
+    count. But clusters show in such columns by an association with others only.
+    Principal components of mixed data (Pages, "Multiple Factor Analysis by Example
+    Using R", 2014, chapter 3) are what columns share: those of a larger variance than
+    independent columns have (Marchenko and Pastur, 1967). A sample is compared by its
+    part in them. Of continuous numbers the rest counts too, by `WEIGHT_OF_REST`:
+    clusters can show in one of them alone.
 
     Parameters
     ----------
     dataset : Dataset
         The samples.
-    is_indicator : ndarray of shape (n_features,) of bool
-        Whether a feature indicates a category.
+    table : sequence of Part
+        The columns of each likelihood.
     random_state : RandomState
         Source of randomness.
 
@@ -263,27 +267,36 @@ def _shared_axes(
         The samples are to be multiplied by it. None if nothing would be left of them.
     """
     covariance, n_samples = _covariance(dataset, random_state)
-    # Independent columns then have a variance of one in every direction.
-    unit = np.sqrt(covariance.diagonal())
-    share = dataset.scaling.feature_mean[is_indicator]
-    width = np.sqrt(np.maximum(share, MIN_CATEGORY_SAMPLES / n_samples))
-    unit[is_indicator] = width / np.asarray(dataset.scaling.scale)[is_indicator]
+    # Indicators are divided by the root of the category's share, so that independent
+    # columns have a variance of one in every direction.
+    is_indicator = _is_of(table, CATEGORICAL)
+    share = np.maximum(dataset.scaling.feature_mean, MIN_CATEGORY_SAMPLES / n_samples)
+    size = np.sqrt(np.where(is_indicator, share, 1.0))
+    unit = np.where(
+        is_indicator, size / dataset.scaling.scale, np.sqrt(covariance.diagonal())
+    )
     unit[unit == 0] = 1.0
     correlation = covariance / np.outer(unit, unit)
     variances, components = _leading_eigenvectors(correlation, random_state)
     largest_of_noise = (1 + math.sqrt(correlation.trace() / n_samples)) ** 2
     components = components[:, variances > largest_of_noise]
     scores = components / unit[:, None]
-    # Coordinates of the categories' part, between indicators of the same size.
-    _, of_categories = np.linalg.qr(width[:, None] * components[is_indicator])
-    number = ~is_indicator
-    of_numbers = (1 - WEIGHT_OF_REST) * scores @ components[number].T
-    of_numbers += WEIGHT_OF_REST * np.diag(1 / unit)[:, number]
-    axes = np.hstack([scores @ of_categories.T, of_numbers])
+    # All but the continuous columns have common coordinates, of the same distances.
+    is_continuous = _is_of(table, "gaussian")
+    _, of_others = np.linalg.qr((size[:, None] * components)[~is_continuous])
+    of_numbers = (1 - WEIGHT_OF_REST) * scores @ components[is_continuous].T
+    of_numbers += WEIGHT_OF_REST * np.diag(1 / unit)[:, is_continuous]
+    axes = np.hstack([scores @ of_others.T, of_numbers])
     if not axes.any():
         return None
     device = dataset.device_config.device
     return torch.tensor(axes, dtype=torch.float32, device=device)
+
+
+def _is_of(table: Sequence[Part], likelihood: str) -> NDArray[np.bool_]:
+    """Tell which features of a table are of a likelihood."""
+    widths = [len(part.feature_columns) for part in table]
+    return np.repeat([part.likelihood == likelihood for part in table], widths)
 
 
 def _covariance(

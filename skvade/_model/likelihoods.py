@@ -246,8 +246,8 @@ class Likelihood(nn.Module, ABC):
         See :class:`~skvade._data.scaling.Scaling`.
     scale : Tensor of shape () or (D,)
         See there. One for each feature only in a part of `Mixed`.
-    is_indicator : ndarray of shape (D,) of bool
-        Whether a feature of `Mixed` indicates a category.
+    table : tuple of Part
+        The columns of each likelihood of `Mixed`; empty if there is a single one.
     """
 
     centered: ClassVar[bool] = True
@@ -265,7 +265,7 @@ class Likelihood(nn.Module, ABC):
         self.register_buffer("location", zeros)
         self.register_buffer("scale", torch.ones((), dtype=torch.float32))
         self.register_buffer("feature_mean", zeros.clone())
-        self.is_indicator = np.zeros(n_features, bool)
+        self.table: tuple[Part, ...] = ()
 
     # --- What a likelihood defines --------------------------------------------------
 

@@ -81,9 +81,7 @@ def _compute_graph(state: TrainingState, dataset: Dataset) -> NeighborGraph:
         ):
             transformer = seeded_clone(neighbors, random_state)
             return neighbors_from_transformer(transformer, X)
-    features = search_features(
-        dataset, random_state, state.module.likelihood.is_indicator
-    )
+    features = search_features(dataset, random_state, state.module.likelihood.table)
     return find_neighbors(
         features.x, neighbors, state.random.shuffle, features.variance
     )

@@ -65,10 +65,6 @@ print(people.dtypes)
 # ------------------------------------
 # Incomes are skewed, so the Gaussian gets their logarithm. Nothing else is prepared: no
 # scaling, no one-hot encoding, and no filling of gaps.
-#
-# With the default start from neighbors, managers and about half of the workers would
-# share a cluster. A reconstruction looks at all columns together, and is the better
-# start here.
 table = people.assign(income=np.log10(people["income"]))
 model = VaDEClusterer(
     n_clusters=4,
@@ -77,8 +73,6 @@ model = VaDEClusterer(
         ("categorical", ["education", "work", "married"]),
         ("poisson", ["children"]),
     ],
-    pretraining="autoencoder",
-    init="kmeans",
     random_state=0,
 )
 labels = model.fit_predict(table)
