@@ -137,14 +137,17 @@ def iter_pair_batches(
     bounds = np.cumsum([0.0, *group.gather(cumulative[-1])])
     low, high = bounds[group.rank : group.rank + 2] / bounds[-1]
     cumulative = (bounds[group.rank] + cumulative) / bounds[-1]
-    for _ in range(STEPS_PER_EPOCH):
-        uniform = torch.rand(2, N_PAIRS, generator=generator, dtype=torch.float64)
-        by_weight, of_anchor = uniform.numpy()
-        own = (low <= by_weight) & (by_weight < high)
-        anchors = np.searchsorted(cumulative, by_weight[own], side="right")
-        edges = (of_anchor[own] * degrees[anchors]).astype(np.int64)
-        edges += graph.indptr[anchors]
-        batch = dataset.get_batch(np.concatenate([anchors, graph.indices[edges]]))
+    size = STEPS_PER_EPOCH, 2, N_PAIRS
+    uniform = torch.rand(size, generator=generator, dtype=torch.float64).numpy()
+    by_weight, of_anchor = uniform[:, 0], uniform[:, 1]
+    own = (low <= by_weight) & (by_weight < high)
+    anchors = np.searchsorted(cumulative, by_weight[own], side="right")
+    edges = (of_anchor[own] * degrees[anchors]).astype(np.int64)
+    neighbors = graph.indices[graph.indptr[anchors] + edges]
+    stops = np.cumsum(own.sum(1))[:-1]
+    steps = zip(np.split(anchors, stops), np.split(neighbors, stops), strict=True)
+    for pairs in steps:
+        batch = dataset.get_batch(np.concatenate(pairs))
         yield batch._replace(total_size=2 * N_PAIRS)
 
 

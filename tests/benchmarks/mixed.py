@@ -4,7 +4,9 @@
     python tests/benchmarks/mixed.py --datasets dermatology --data FOLDER
 
 Generated tables of four groups that only the numbers, only the categories, or only both
-tell apart, and dermatology, whose findings have grades from 0 to 3. Every method gets
+tell apart; of four groups of customers by four numbers, with a plan that goes with the
+group and a region that hardly does; and dermatology, whose findings have grades from 0
+to 3. Every method gets
 the true number of groups and standardized numbers. A tenth of the generated samples is
 held out. Runs that the CSV already holds are skipped, so an interrupted study resumes.
 Labels judge a result and select nothing. Beside skvade it needs
@@ -66,6 +68,25 @@ def generated(numbers_tell, categories_tell, seed):
     return scale(numbers), categories, y
 
 
+def customers(seed, folder):
+    """Generate customers by age, logarithm of income, rate of returns and tenure."""
+    rng = np.random.default_rng(seed)
+    y = rng.choice(N_CLUSTERS, N_SAMPLES, p=[0.35, 0.3, 0.2, 0.15])
+    means = [[28, 10.1, 0.1, 6], [45, 11.0, 0.4, 30], [62, 10.5, 0.2, 80]]
+    means = np.array([*means, [40, 11.6, 0.7, 40]])
+    numbers = rng.normal(means[y], [6, 0.2, 0.1, 8])
+    shares_of_plans = [[0.8, 0.15, 0.05], [0.2, 0.7, 0.1], [0.6, 0.3, 0.1]]
+    shares_of_plans.append([0.05, 0.15, 0.8])
+    shares_of_regions = [[0.4, 0.3, 0.2, 0.1], [0.25] * 4, [0.1, 0.2, 0.3, 0.4]]
+    shares_of_regions.append([0.7, 0.1, 0.1, 0.1])
+    columns = []
+    for shares in (shares_of_plans, shares_of_regions):
+        cumulative = np.cumsum(shares, axis=1)[y, :-1]
+        drawn = (rng.random((N_SAMPLES, 1)) > cumulative).sum(1)
+        columns.append(np.array(list("abcd"))[drawn])
+    return scale(numbers), np.column_stack(columns), y
+
+
 def nothing(y):
     return np.zeros_like(y)
 
@@ -78,6 +99,7 @@ DATASETS = {
     "numbers": lambda seed, folder: generated(everything, nothing, seed),
     "categories": lambda seed, folder: generated(nothing, everything, seed),
     "both": lambda seed, folder: generated(lambda y: y % 2, lambda y: y // 2, seed),
+    "customers": customers,
 }
 
 
