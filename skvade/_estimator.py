@@ -187,8 +187,9 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
 
         - int: so many nearest samples by the Euclidean distance of X, at most a third
           of the others. More than 100 features are replaced by 50 principal components.
-          Categories are compared by what they have in common with other columns, so a
-          column of mere chance does not tell samples apart.
+          In a table with several likelihoods, categories and counts are compared by what
+          they have in common with other columns: one of mere chance tells no samples
+          apart.
           Missing values have the mean and the variance of the feature in similar
           samples, and distances are expected ones. Beyond 30,000 samples the search is
           approximate;
