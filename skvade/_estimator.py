@@ -187,9 +187,9 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
 
         - int: so many nearest samples by the Euclidean distance of X, at most a third
           of the others. More than 100 features are replaced by 50 principal components.
-          In a table with several likelihoods, categories and counts are compared by what
-          they have in common with other columns: one of mere chance tells no samples
-          apart.
+          Categories, as columns of a table or as indicators among real values, are
+          compared by what they have in common with other features, and so are counts
+          in a table: one of mere chance tells no samples apart.
           Missing values have the mean and the variance of the feature in similar
           samples, and distances are expected ones. Beyond 30,000 samples the search is
           approximate;

@@ -11,7 +11,7 @@ from numpy.random import RandomState
 from numpy.testing import assert_array_equal
 from scipy import sparse
 from scipy.spatial.distance import pdist
-from sklearn.datasets import make_blobs
+from sklearn.datasets import load_digits, make_blobs
 from sklearn.decomposition import PCA
 from sklearn.neighbors import KNeighborsTransformer
 from training_states import make_training_state
@@ -32,6 +32,7 @@ from skvade._data.neighbors import (
 from skvade._data.scaling import DataSummary, uniform_weights
 from skvade._data.table import Part
 from skvade._model.likelihoods import Mixed
+from skvade._training import neighbor_embedding
 
 
 def brute_force(X, n_neighbors):
@@ -432,11 +433,59 @@ def test_weights_count_as_copies_in_what_columns_share():
     copied = make_table(np.repeat(numbers, counts, 0), np.repeat(codes, counts, 0))
     weighted = make_table(numbers, codes, sample_weight=counts / counts.mean())
     axes = [
-        neighbors._shared_axes(dataset, table, RandomState(0))
+        neighbors._shared_axes(
+            dataset, neighbors._kinds_of_table(dataset, table), RandomState(0)
+        )
         for dataset, table in (copied, weighted)
     ]
     grams = [a @ a.T / (a @ a.T).trace() for a in axes]
     np.testing.assert_allclose(*grams, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("is_scaled", [False, True])
+@pytest.mark.parametrize("missing", [False, True])
+def test_indicators_among_real_values_are_compared_as_categories(missing, is_scaled):
+    """The distances are those of the table, also if the indicators are scaled."""
+    numbers, codes, _ = make_groups()
+    dataset, table = make_table((numbers - numbers.mean(0)) / numbers.std(0), codes)
+    X = dataset.X.copy()
+    if is_scaled:
+        X[:, -6:] = 3 * X[:, -6:] - 1
+    if missing:
+        X[:5, -4:] = np.nan
+    array = make_training_state(X).dataset
+    kinds = neighbors._kinds_of_features(array, RandomState(0))
+    of_table = neighbors._kinds_of_table(dataset, table)
+    assert_array_equal(kinds.is_continuous, of_table.is_continuous)
+    np.testing.assert_allclose(kinds.share, of_table.share, atol=0.01)
+    features = search_features(array, RandomState(0), finds_indicators=True).x
+    assert features.isfinite().all()
+    if not is_scaled and not missing:
+        distances = pdist(features.double().numpy())
+        expected = distances_of(dataset, table)
+        np.testing.assert_allclose(distances / distances.mean(), expected, rtol=1e-4)
+
+
+def test_pixels_of_two_values_do_not_change_the_distances():
+    X = load_digits().data
+    n_values = np.array([len(np.unique(column)) for column in X.T])
+    assert (n_values == 2).any()
+    dataset = make_training_state(X).dataset
+    features = search_features(dataset, RandomState(0), finds_indicators=True).x
+    assert_array_equal(features, search_features(dataset, RandomState(0)).x)
+
+
+def test_the_search_knows_indicators_of_the_gaussian_only(monkeypatch):
+    X = RandomState(0).randint(2, size=(60, 4)).astype(float)
+    found = []
+    monkeypatch.setattr(
+        neighbor_embedding,
+        "search_features",
+        lambda *args, **options: found.append(options) or search_features(*args),
+    )
+    for likelihood in ("gaussian", "bernoulli"):
+        neighbor_embedding.neighbor_graph(make_training_state(X, likelihood=likelihood))
+    assert found == [{"finds_indicators": True}, {"finds_indicators": False}]
 
 
 @pytest.mark.parametrize("kind", ["rare", "constant", "missing", "few", "many"])

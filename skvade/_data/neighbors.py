@@ -38,9 +38,12 @@ N_OVERSAMPLES = 10  # axes beside them, of which the subspace iteration takes ho
 N_SUBSPACE_ITER = 5
 MAX_READ_VALUES = 2**19  # of X, at a time
 
-WEIGHT_OF_REST = 0.5  # of what a number of a table does not share with other columns
+# Where some features are discrete, samples are compared by what features share.
+WEIGHT_OF_REST = 0.5  # of what a continuous feature does not share with others
 MIN_CATEGORY_SAMPLES = 10  # a rarer category is weighted as one of so many samples
-MAX_DENSE_EIGENVECTORS = 1000  # features of a table; of more, ARPACK takes the first
+MIN_DISCRETE_VARIANCE = 0.05  # of all, in features that are not known to be discrete
+MAX_SHARED_FEATURES = 5_000  # the covariance of more would take much memory
+MAX_DENSE_EIGENVECTORS = 1_000  # features; of more, ARPACK finds the first ones
 
 MAX_EXACT_SAMPLES = 30_000  # from here on the search is approximate
 CELL_SIZE = 256  # samples of a cell of the approximate search, on average
@@ -144,11 +147,13 @@ def search_features(
     dataset: Dataset,
     random_state: RandomState,
     table: Sequence[Part] = (),
+    *,
+    finds_indicators: bool = False,
 ) -> SearchFeatures:
     """Give the samples that the distances are computed from.
 
-    Standardized samples, missing entries imputed by a `NeighborImputer`. Tables with
-    several likelihoods, or with categories, are mapped by `_shared_axes`. If there are
+    Standardized samples, missing entries imputed by a `NeighborImputer`. They are
+    mapped by `_shared_axes` if there are discrete features among them. If there are
     more than `MAX_SEARCH_FEATURES` features, they are projected onto their first
     principal components.
 
@@ -160,12 +165,20 @@ def search_features(
         Source of randomness.
     table : sequence of Part, default=()
         The columns of each likelihood; empty if there is a single one.
+    finds_indicators : bool, default=False
+        Whether features of two values are taken for indicators of categories, where
+        there is a single likelihood.
     """
     device = dataset.device_config.device
     axes, imputer, variance = None, None, None
-    kinds = {part.likelihood for part in table}
-    if len(kinds) > 1 or CATEGORICAL in kinds:
-        axes = _shared_axes(dataset, table, random_state)
+    kinds = None
+    if dataset.n_features <= MAX_SHARED_FEATURES:
+        if table:
+            kinds = _kinds_of_table(dataset, table)
+        elif finds_indicators:
+            kinds = _kinds_of_features(dataset, random_state)
+    if kinds is not None:
+        axes = _shared_axes(dataset, kinds, random_state)
     n_columns = dataset.n_features if axes is None else axes.shape[1]
     if n_columns > MAX_SEARCH_FEATURES and len(dataset) > N_SEARCH_COMPONENTS:
         components = _principal_axes(dataset, random_state, axes)
@@ -235,13 +248,65 @@ def _principal_axes(
     return axes[:, :N_SEARCH_COMPONENTS]
 
 
-# --- Tables -------------------------------------------------------------------------
+# --- Discrete features --------------------------------------------------------------
+
+
+class FeatureKinds(NamedTuple):
+    """What the search must know of features, (n_features,) each.
+
+    Attributes
+    ----------
+    is_continuous : ndarray of bool
+        Whether a feature takes real values.
+    share : ndarray
+        The share of its category where a feature is the indicator of one, else NaN.
+    width : ndarray
+        The difference of the two values of an indicator, after standardization.
+    """
+
+    is_continuous: NDArray[np.bool_]
+    share: NDArray[np.float64]
+    width: NDArray[np.float64]
+
+
+def _kinds_of_table(dataset: Dataset, table: Sequence[Part]) -> FeatureKinds | None:
+    """Give the kinds of the features of a table; None if all are of one number's."""
+    names = [part.likelihood for part in table]
+    if len({*names}) == 1 and CATEGORICAL not in names:
+        return None
+    name = np.repeat(names, [len(part.feature_columns) for part in table])
+    share = np.where(name == CATEGORICAL, dataset.scaling.feature_mean, np.nan)
+    width = 1 / np.broadcast_to(dataset.scaling.scale, share.shape)
+    return FeatureKinds(name == "gaussian", share, width)
+
+
+def _kinds_of_features(
+    dataset: Dataset, random_state: RandomState
+) -> FeatureKinds | None:
+    """Find the features that take two values, as one-hot categories do.
+
+    None if they hold less than `MIN_DISCRETE_VARIANCE`, as some pixels of images do.
+    """
+    subset = dataset.subsample(MAX_PCA_SAMPLES, random_state)
+    mean = subset.scaling.standardized_mean
+    variance = np.zeros_like(mean)  # times the number of samples
+    low, high = np.full_like(mean, np.inf), np.full_like(mean, -np.inf)
+    for x in _iter_observed(subset):
+        low, high = np.fmin(low, np.fmin.reduce(x)), np.fmax(high, np.fmax.reduce(x))
+        variance += np.square(np.nan_to_num(x - mean)).sum(0)
+    is_indicator = high > low
+    for x in _iter_observed(subset):
+        is_indicator &= ((x == low) | (x == high) | np.isnan(x)).all(0)
+    if not variance[is_indicator].sum() > MIN_DISCRETE_VARIANCE * variance.sum():
+        return None
+    width = np.where(is_indicator, high - low, np.nan)
+    return FeatureKinds(~is_indicator, (mean - low) / width, width)
 
 
 def _shared_axes(
-    dataset: Dataset, table: Sequence[Part], random_state: RandomState
+    dataset: Dataset, kinds: FeatureKinds, random_state: RandomState
 ) -> Tensor | None:
-    """Choose the axes along which the samples of a table are compared.
+    """Choose the axes along which samples with discrete features are compared.
 
     Two categories are far apart, so the nearest samples would be those that agree in
     all categories, also in a column of mere chance. So would those of the same small
@@ -249,15 +314,15 @@ def _shared_axes(
     Principal components of mixed data (Pages, "Multiple Factor Analysis by Example
     Using R", 2014, chapter 3) are what columns share: those of a larger variance than
     independent columns have (Marchenko and Pastur, 1967). A sample is compared by its
-    part in them. Of continuous numbers the rest counts too, by `WEIGHT_OF_REST`:
+    part in them. Of continuous features the rest counts too, by `WEIGHT_OF_REST`:
     clusters can show in one of them alone.
 
     Parameters
     ----------
     dataset : Dataset
         The samples.
-    table : sequence of Part
-        The columns of each likelihood.
+    kinds : FeatureKinds
+        Which features are discrete.
     random_state : RandomState
         Source of randomness.
 
@@ -269,34 +334,34 @@ def _shared_axes(
     covariance, n_samples = _covariance(dataset, random_state)
     # Indicators are divided by the root of the category's share, so that independent
     # columns have a variance of one in every direction.
-    is_indicator = _is_of(table, CATEGORICAL)
-    share = np.maximum(dataset.scaling.feature_mean, MIN_CATEGORY_SAMPLES / n_samples)
-    size = np.sqrt(np.where(is_indicator, share, 1.0))
-    unit = np.where(
-        is_indicator, size / dataset.scaling.scale, np.sqrt(covariance.diagonal())
-    )
+    share = np.maximum(kinds.share, MIN_CATEGORY_SAMPLES / n_samples)
+    std = np.sqrt(covariance.diagonal())
+    unit = np.where(np.isnan(share), std, kinds.width * np.sqrt(share))
     unit[unit == 0] = 1.0
     correlation = covariance / np.outer(unit, unit)
     variances, components = _leading_eigenvectors(correlation, random_state)
     largest_of_noise = (1 + math.sqrt(correlation.trace() / n_samples)) ** 2
     components = components[:, variances > largest_of_noise]
-    scores = components / unit[:, None]
-    # All but the continuous columns have common coordinates, of the same distances.
-    is_continuous = _is_of(table, "gaussian")
-    _, of_others = np.linalg.qr((size[:, None] * components)[~is_continuous])
-    of_numbers = (1 - WEIGHT_OF_REST) * scores @ components[is_continuous].T
-    of_numbers += WEIGHT_OF_REST * np.diag(1 / unit)[:, is_continuous]
-    axes = np.hstack([scores @ of_others.T, of_numbers])
+    to_scores, from_scores = components / unit[:, None], components * unit[:, None]
+    # The discrete features have common coordinates, of the same distances.
+    _, of_discrete = np.linalg.qr(from_scores[~kinds.is_continuous])
+    of_continuous = (1 - WEIGHT_OF_REST) * to_scores @ from_scores.T
+    of_continuous += WEIGHT_OF_REST * np.eye(len(unit))
+    parts = to_scores @ of_discrete.T, of_continuous[:, kinds.is_continuous]
+    axes = np.hstack(parts)
     if not axes.any():
         return None
     device = dataset.device_config.device
     return torch.tensor(axes, dtype=torch.float32, device=device)
 
 
-def _is_of(table: Sequence[Part], likelihood: str) -> NDArray[np.bool_]:
-    """Tell which features of a table are of a likelihood."""
-    widths = [len(part.feature_columns) for part in table]
-    return np.repeat([part.likelihood == likelihood for part in table], widths)
+def _iter_observed(dataset: Dataset) -> Iterator[NDArray]:
+    """Iterate over standardized samples in blocks, NaN where an entry is missing."""
+    for _, batch in _iter_blocks(dataset):
+        x = batch.x.numpy(force=True)
+        if batch.mask is not None:
+            x = np.where(batch.mask.numpy(force=True) > 0, x, np.nan)
+        yield x
 
 
 def _covariance(

@@ -23,6 +23,7 @@ from skvade._data.neighbors import (
 )
 from skvade._data.process_group import SINGLE_PROCESS, ProcessGroup
 from skvade._model.custom_networks import add_note_on_error
+from skvade._model.likelihoods import Gaussian
 from skvade._model.module import LossOutput
 from skvade._training.optim import Adam
 from skvade._training.state import TrainingState, seeded_clone
@@ -81,7 +82,13 @@ def _compute_graph(state: TrainingState, dataset: Dataset) -> NeighborGraph:
         ):
             transformer = seeded_clone(neighbors, random_state)
             return neighbors_from_transformer(transformer, X)
-    features = search_features(dataset, random_state, state.module.likelihood.table)
+    likelihood = state.module.likelihood
+    features = search_features(
+        dataset,
+        random_state,
+        likelihood.table,
+        finds_indicators=isinstance(likelihood, Gaussian),
+    )
     return find_neighbors(
         features.x, neighbors, state.random.shuffle, features.variance
     )
