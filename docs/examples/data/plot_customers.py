@@ -72,8 +72,7 @@ print(df.head().to_string())
 # --------------------------
 # Amounts and counts are skewed: take their logarithm. Scale all numbers, since their
 # units differ. Gaps among the numbers stay as they are. Categories become columns of
-# zeros and ones. They get a weight of one half: customers of different channels would
-# hardly be neighbors otherwise.
+# zeros and ones. They get a weight of one half, since the numbers matter more here.
 amounts = ["months", "orders", "spent", "income"]
 numbers = ["age", "discount"]
 log = FunctionTransformer(np.log1p, np.expm1, check_inverse=False)
