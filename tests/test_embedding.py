@@ -371,8 +371,14 @@ def test_without_embedding_its_curve_is_empty(fitted):
     assert fitted.embedding_loss_curve_ == []
 
 
+@pytest.mark.filterwarnings("ignore:.* no effect", "ignore:The encoder does not repr")
 def test_clone_pickle_and_search(make_estimator, X):
-    model = make_estimator(embedding=TSNE(perplexity=5))
+    model = make_estimator(
+        embedding=TSNE(perplexity=5),
+        embedding_max_iter=5,
+        pretraining="autoencoder",
+        pretrain_max_iter=5,
+    )
     search = GridSearchCV(clone(model), {"embedding": [None, PCA(2)]}, cv=2).fit(X)
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
     fitted = model.fit(X)
