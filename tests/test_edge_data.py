@@ -12,6 +12,7 @@ from scipy.sparse import csr_array
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import adjusted_rand_score
+from starts import one_start
 
 from skvade import VaDEClusterer
 from skvade._data.dataset import Dataset
@@ -222,9 +223,6 @@ def test_data_far_from_the_origin_are_clustered(blobs, precision):
 
 # --- The container of the data ------------------------------------------------------
 
-# A container is left behind before anything is learned.
-one_start = pytest.mark.parametrize("start", ["autoencoder"], indirect=True)
-
 
 def memory_mapped(X, folder):
     np.save(folder / "X.npy", X)
@@ -305,7 +303,12 @@ MISSING = {
     "frame of objects": lambda X: pd.DataFrame(
         np.where(np.isnan(X), pd.NA, X.astype(object))
     ),
+    "frame of None": lambda X: pd.DataFrame(
+        np.where(np.isnan(X), None, X.astype(object))
+    ),
+    "frame": pd.DataFrame,
     "nullable frame": lambda X: pd.DataFrame(X).astype("Float64"),
+    "lists of NaN": lambda X: X.tolist(),
     "tensor": torch.tensor,
 }
 

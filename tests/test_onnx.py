@@ -21,7 +21,7 @@ def convolutional(n_features_in, latent_dim):
 
 # Parameters of each exported model, and the exported method: an export takes seconds.
 CASES = {
-    "defaults": ({}, "predict_proba"),
+    "full covariances": ({"covariance_type": "full"}, "predict_proba"),
     "sampled": (
         {"responsibilities": "sampled", "precision": "float64"},
         "predict_proba",
