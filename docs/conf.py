@@ -15,10 +15,10 @@ from sphinx_gallery.sorting import ExplicitOrder
 
 import skvade
 
-# To check that the examples run, fits of small networks in a few steps are enough.
+# To check that the examples run, fits of a few steps are enough.
 if os.environ.get("SHORT_FITS"):
     defaults = skvade.VaDEClusterer.__init__.__kwdefaults__
-    defaults.update(hidden_layer_sizes=(32,), pretrain_max_iter=1, max_iter=12)
+    defaults.update(pretrain_max_iter=1, max_iter=12)
 
 # The gallery shows progress bars as they are in the end, as plain text: no matter
 # whether it is built in a terminal.

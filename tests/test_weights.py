@@ -243,7 +243,11 @@ def test_weighted_and_repeated_samples_agree_over_seeds():
     def means(X, weight):
         parameters = {"latent_dim": 1, "hidden_layer_sizes": (8,), "n_init": 1}
         parameters |= {"pretrain_max_iter": 5, "warmup_max_iter": 1, "max_iter": 10}
-        parameters |= {"tol": 0, "batch_size": len(X), "pretrain_learning_rate_init": 0.3}
+        parameters |= {
+            "tol": 0,
+            "batch_size": len(X),
+            "pretrain_learning_rate_init": 0.3,
+        }
         parameters |= {"pretraining": "autoencoder", "init": "kmeans"}
         models = [
             VaDEClusterer(1, random_state=seed, **parameters).fit(
