@@ -59,7 +59,7 @@ class Checkpoint:
     >>> from skvade import VaDEClusterer
     >>> from skvade.callbacks import Checkpoint
     >>> X, y = make_blobs(n_samples=300, n_features=5, centers=3, random_state=0)
-    >>> model = VaDEClusterer(n_clusters=3, max_iter=5, random_state=0)
+    >>> model = VaDEClusterer(3, pretrain_max_iter=5, max_iter=5, random_state=0)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = f"{folder}/fit.npz"
     ...     model = model.set_callbacks(Checkpoint(path, every=2)).fit(X)

@@ -93,9 +93,11 @@ TESTED_WITH_EVERY_START = {
 
 
 def pytest_generate_tests(metafunc):
+    marks = metafunc.definition.iter_markers("parametrize")
     if (
         metafunc.module.__name__ in TESTED_WITH_EVERY_START
         and "start" in metafunc.fixturenames
+        and "start" not in [mark.args[0] for mark in marks]
     ):
         metafunc.parametrize("start", [*STARTS], indirect=True, scope="session")
 

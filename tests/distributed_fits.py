@@ -305,8 +305,12 @@ def main():
         found["killed"] = check_killed(X, rank)
         path.write_bytes(pickle.dumps(found))
     else:
-        # The example of the documentation; it ends the group.
-        with mock.patch.object(dist, "init_process_group"):
+        # The example of the documentation, with a small network; it ends the group.
+        small = {"hidden_layer_sizes": (16,), "pretrain_max_iter": 1}
+        with (
+            mock.patch.dict(VaDEClusterer.__init__.__kwdefaults__, small),
+            mock.patch.object(dist, "init_process_group"),
+        ):
             runpy.run_path(str(EXAMPLE), run_name="__main__")
 
 

@@ -114,18 +114,6 @@ def test_training_goes_on(model, X):
         copy.deepcopy(model).set_params(covariance_type=other).partial_fit(X)
 
 
-@pytest.mark.filterwarnings("ignore:`isinstance\\(treespec, LeafSpec\\)`:FutureWarning")
-def test_the_onnx_file_gives_the_same(make_estimator, X, tmp_path):
-    for package in ("onnx", "onnxscript"):
-        pytest.importorskip(package)
-    onnxruntime = pytest.importorskip("onnxruntime")
-    model = make_estimator(covariance_type="full").fit(X)
-    model.to_onnx(tmp_path / "model.onnx")
-    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
-    (output,) = session.run(None, {"X": X.astype(np.float32)})
-    assert_allclose(output, model.predict_proba(X), rtol=0, atol=1e-5)
-
-
 # --- The start ----------------------------------------------------------------------
 
 

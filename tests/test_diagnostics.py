@@ -247,13 +247,13 @@ def count_modes(weights, means, covariances):
 def test_unimodal_pairs_agree_with_a_search_on_a_grid():
     rng = np.random.default_rng(0)
     unimodal = []
-    for _ in range(60):
+    for _ in range(30):
         weights, variances = rng.dirichlet([1, 1]), rng.uniform(0.2, 3, (2, 2))
         means = rng.normal(scale=1.6, size=(2, 2))
         unimodal.append(is_unimodal(weights, means, variances))
         matrices = variances[:, :, None] * np.eye(2)
         assert unimodal[-1] == (count_modes(weights, means, matrices) == 1)
-    assert 20 <= sum(unimodal) <= 40
+    assert 10 <= sum(unimodal) <= 20
 
 
 def test_unimodal_pairs_with_correlations_agree_with_a_search_on_a_grid():
@@ -362,15 +362,17 @@ def test_cluster_of_several_groups_warns():
     X, y = make_blobs(1000, 8, centers=5, random_state=0)
     model = VaDEClusterer(
         3,
+        hidden_layer_sizes=(64,),
         pretraining="autoencoder",
+        pretrain_max_iter=10,
         init="kmeans",
         learning_rate="constant",
         learning_rate_init=1e-3,
-        max_iter=60,
-        batch_size=31,
+        max_iter=30,
+        batch_size=50,
         random_state=0,
     )
-    message = r"Cluster 0 is [34]\.\d times as wide .*n_clusters is 3: .*, try more\."
+    message = r"Cluster 0 is \d\.\d times as wide .*n_clusters is 3: .*, try more\."
     with pytest.warns(ConvergenceWarning, match=message):
         model.fit(X)
     assert len(set(y[model.labels_ == 0])) == 3

@@ -285,7 +285,9 @@ def test_groups_that_only_neighborhoods_separate():
     kmeans = KMeans(2, random_state=0)
     assert adjusted_rand_score(y, kmeans.fit_predict(X)) < 0.6
     neighbors = SpectralEmbedding(2, affinity="rbf", gamma=30)
-    model = VaDEClusterer(2, latent_dim=2, embedding=neighbors, random_state=0).fit(X)
+    model = VaDEClusterer(
+        2, latent_dim=2, embedding=neighbors, max_iter=20, random_state=0
+    ).fit(X)
     assert adjusted_rand_score(y, model.labels_) > 0.95
     X_new, y_new = make_moons(300, noise=0.05, random_state=1)
     assert adjusted_rand_score(y_new, model.predict(X_new)) > 0.9
@@ -295,7 +297,12 @@ def test_the_last_stage_keeps_the_groups_of_the_embedding(make_estimator):
     """On digits the joint training must not dissolve what t-SNE found."""
     X, y = load_digits(return_X_y=True)
     model = make_estimator(
-        n_clusters=10, hidden_layer_sizes=(128, 64), embedding=TSNE(), max_iter=10
+        n_clusters=10,
+        hidden_layer_sizes=(128, 64),
+        embedding=TSNE(),
+        embedding_max_iter=20,
+        max_iter=10,
+        batch_size=32,
     ).fit(X[:600] / 16)
     assert adjusted_rand_score(y[:600], model.labels_) > 0.7
     assert adjusted_rand_score(model.init_labels_, model.labels_) > 0.85
@@ -374,8 +381,14 @@ def test_without_embedding_its_curve_is_empty(fitted):
     assert fitted.embedding_loss_curve_ == []
 
 
+@pytest.mark.filterwarnings("ignore:.* no effect", "ignore:The encoder does not repr")
 def test_clone_pickle_and_search(make_estimator, X):
-    model = make_estimator(embedding=TSNE(perplexity=5))
+    model = make_estimator(
+        embedding=TSNE(perplexity=5),
+        embedding_max_iter=5,
+        pretraining="autoencoder",
+        pretrain_max_iter=5,
+    )
     search = GridSearchCV(clone(model), {"embedding": [None, PCA(2)]}, cv=2).fit(X)
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
     fitted = model.fit(X)

@@ -18,7 +18,7 @@ from sklearn.utils import check_random_state
 from torch import nn
 
 from skvade import VaDEClusterer
-from skvade._training import joint
+from skvade._training import joint, neighbor_embedding
 from skvade.callbacks import Checkpoint
 
 NUMPY_RANDOM = check_random_state(None)  # the global generator
@@ -255,7 +255,7 @@ class EncoderOfDefaults(nn.Module):
 
 @pytest.fixture(scope="module")
 def make_evaluate(make_estimator):
-    """Make functions that give what a method gives.
+    """Make functions that give what a method gives, after few steps.
 
     Of 120 features, since more than 100 are projected for the search of neighbors.
     """
@@ -266,6 +266,7 @@ def make_evaluate(make_estimator):
     @cache
     def make(encoder):
         parameters = {"pretraining": "neighbors", "n_draws": 2, "max_iter": 1}
+        parameters["batch_size"] = 30
         new = make_estimator(encoder=encoder, **parameters)
         fitted = clone(new).fit(X)
 
@@ -274,7 +275,9 @@ def make_evaluate(make_estimator):
 
         return evaluate, cache(evaluate)
 
-    return make
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(neighbor_embedding, "STEPS_PER_EPOCH", 5)
+        yield make
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")

@@ -24,6 +24,12 @@ def partial_fit_all(model, chunks):
     return model
 
 
+@pytest.fixture(scope="module")
+def streamed(make_estimator, chunks):
+    """A model of all chunks. It is shared: read it, or change a copy."""
+    return partial_fit_all(make_estimator(), chunks)
+
+
 def learned(model):
     """Give all that a model has learned: networks, mixture and noise."""
     names = ("_network_state", "weights_", "means_", "covariances_", "noise_variance_")
@@ -50,7 +56,7 @@ def test_partial_fit_finds_the_clusters_and_raises_the_score(
     make_estimator, blobs, X_new
 ):
     X, y = blobs
-    model = make_estimator(pretrain_max_iter=20).partial_fit(X)
+    model = make_estimator(pretrain_max_iter=10).partial_fit(X)
     assert adjusted_rand_score(y, model.labels_) > 0.95
     bounds = [model.score(X)]
     for chunk in [*np.array_split(X_new, 7), *np.array_split(X_new, 7)]:
@@ -60,8 +66,8 @@ def test_partial_fit_finds_the_clusters_and_raises_the_score(
     assert adjusted_rand_score(y, model.predict(X)) > 0.95
 
 
-def test_attributes_after_some_calls(make_estimator, chunks):
-    model = partial_fit_all(make_estimator(), chunks)
+def test_attributes_after_some_calls(streamed, chunks):
+    model = streamed
     assert model.n_samples_seen_ == 700
     assert model.n_iter_ == len(model.lower_bounds_) == len(model.loss_curve_) == 7
     assert len(model.pretrain_loss_curve_) == model.pretrain_max_iter
@@ -78,11 +84,11 @@ def test_first_call_runs_the_stages_before_the_last(make_estimator, chunks):
     assert len(model.pretrain_loss_curve_) == 4
 
 
-def test_the_seed_decides_the_result(make_estimator, chunks):
-    model = partial_fit_all(make_estimator(), chunks)
-    assert_same(learned(partial_fit_all(make_estimator(), chunks)), learned(model))
+def test_the_seed_decides_the_result(make_estimator, chunks, streamed):
+    again = partial_fit_all(make_estimator(), chunks)
+    assert_same(learned(again), learned(streamed))
     other = partial_fit_all(make_estimator(random_state=1), chunks)
-    assert not np.array_equal(other.means_, model.means_)
+    assert not np.array_equal(other.means_, streamed.means_)
 
 
 def test_every_call_has_fresh_draws(make_estimator, X):
@@ -91,10 +97,9 @@ def test_every_call_has_fresh_draws(make_estimator, X):
     assert len(set(model.loss_curve_)) == 3
 
 
-def test_pickling_between_calls_changes_nothing(make_estimator, chunks):
-    expected = partial_fit_all(make_estimator(), chunks)
+def test_pickling_between_calls_changes_nothing(make_estimator, chunks, streamed):
     model = pickle.loads(pickle.dumps(partial_fit_all(make_estimator(), chunks[:3])))
-    assert_same(vars(partial_fit_all(model, chunks[3:])), vars(expected))
+    assert_same(vars(partial_fit_all(model, chunks[3:])), vars(streamed))
 
 
 def test_components_keep_their_numbers(make_estimator, blobs):
@@ -119,9 +124,9 @@ def test_the_scaling_is_that_of_the_first_call(make_estimator, X, fitted):
     assert_same(model._scaling, fitted._scaling)
 
 
-def test_sparse_samples_give_the_result_of_dense_ones(make_estimator, chunks):
+def test_sparse_samples_give_the_result_of_dense_ones(make_estimator, chunks, streamed):
     model = partial_fit_all(make_estimator(), map(sparse.csr_array, chunks))
-    assert_same(learned(model), learned(partial_fit_all(make_estimator(), chunks)))
+    assert_same(learned(model), learned(streamed))
 
 
 # --- Beside fit ---------------------------------------------------------------------
@@ -137,24 +142,23 @@ def test_partial_fit_goes_on_from_a_fit(make_estimator, X, chunks):
     assert len(model.pretrain_loss_curve_) == model.pretrain_max_iter
 
 
-def test_a_fit_starts_afresh_after_partial_fit(make_estimator, X, chunks, fitted):
-    model = partial_fit_all(make_estimator(), chunks).fit(X)
+def test_a_fit_starts_afresh_after_partial_fit(X, streamed, fitted):
+    model = copy.deepcopy(streamed).fit(X)
     assert_same(vars(model), vars(fitted))
 
 
 # --- State between the calls --------------------------------------------------------
 
 
-def test_state_is_plain_python_and_numpy(make_estimator, chunks):
+def test_state_is_plain_python_and_numpy(streamed):
     def types_within(value):
         if isinstance(value, dict | list | tuple):
             items = value.items() if isinstance(value, dict) else value
             return set().union(*(types_within(item) for item in items))
         return {type(value)}
 
-    model = partial_fit_all(make_estimator(), chunks)
     plain = {type(None), bool, int, float, str, np.ndarray}
-    assert types_within(vars(model)) <= plain
+    assert types_within(vars(streamed)) <= plain
 
 
 def test_the_optimizer_keeps_its_state_across_calls(make_estimator, chunks):
@@ -256,13 +260,16 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("wrong", WRONG)
-@pytest.mark.parametrize("n_calls", [0, 2])
-def test_a_failed_call_changes_nothing(make_estimator, X_unit, n_calls, wrong):
-    call, message = WRONG[wrong]
+@pytest.fixture(scope="module", params=[0, 2], ids="{} calls before".format)
+def model_of_shares(request, make_estimator, X_unit):
     model = make_estimator(likelihood="bernoulli", n_clusters=2)
-    for _ in range(n_calls):
-        model.partial_fit(X_unit)
+    return partial_fit_all(model, [X_unit] * request.param)
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_failed_call_changes_nothing(model_of_shares, wrong):
+    call, message = WRONG[wrong]
+    model = copy.deepcopy(model_of_shares)
     before = copy.deepcopy(vars(model))
     with pytest.raises(ValueError, match=message):
         model.partial_fit(**call)

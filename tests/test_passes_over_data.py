@@ -10,6 +10,7 @@ from skvade._data import device
 from skvade._inference import MAX_CHUNK_SAMPLES
 
 N_SAMPLES, N_FEATURES = 4 * MAX_CHUNK_SAMPLES, 6
+FEW_STEPS = {"pretrain_max_iter": 1, "max_iter": 1, "batch_size": 256}
 
 
 class CountingArray(np.ndarray):
@@ -104,7 +105,7 @@ def test_fit_reads_x_at_most_twice_before_training(
         monkeypatch.setattr(device, "MAX_CPU_CACHE", 0)
     if change.get("likelihood") == "bernoulli":
         data = 1 / (1 + np.exp(data))
-    estimator = make_estimator(pretrain_max_iter=1, max_iter=1, **change)
+    estimator = make_estimator(**FEW_STEPS, **change)
     assert passes_before_training(estimator, n_passes, data) == (2 if cached else 1)
 
 
@@ -112,7 +113,7 @@ def test_fit_reads_x_at_most_twice_before_training(
 def test_fit_with_weights_reads_x_at_most_twice_before_training(
     make_estimator, data, n_passes
 ):
-    estimator = make_estimator(pretrain_max_iter=1, max_iter=1)
+    estimator = make_estimator(**FEW_STEPS)
     weight = np.arange(N_SAMPLES) % 4
     passes = passes_before_training(estimator, n_passes, data, sample_weight=weight)
     assert passes <= 2
@@ -124,7 +125,7 @@ def test_a_warm_start_reads_x_at_most_twice_before_training(
     make_estimator, data, n_passes, monkeypatch, cached
 ):
     """Once for its summary, and once for the cache or the clusters before it."""
-    estimator = make_estimator(pretrain_max_iter=1, max_iter=1, warm_start=True)
+    estimator = make_estimator(**FEW_STEPS, warm_start=True)
     estimator.fit(data)
     if not cached:
         monkeypatch.setattr(device, "MAX_CPU_CACHE", 0)
@@ -135,7 +136,7 @@ def test_a_warm_start_reads_x_at_most_twice_before_training(
 @pytest.fixture
 def estimator(make_estimator, data):
     """An estimator that is fitted before passes are counted."""
-    return make_estimator(pretrain_max_iter=1, max_iter=1).fit(data)
+    return make_estimator(**FEW_STEPS).fit(data)
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")

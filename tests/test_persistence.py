@@ -4,6 +4,7 @@ import os
 import pickle
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import cloudpickle
@@ -13,6 +14,8 @@ import pytest
 from numpy.testing import assert_array_equal
 from sklearn.base import clone
 from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
+from starts import one_start
 
 from skvade import VaDEClusterer, __version__
 
@@ -53,19 +56,23 @@ def assert_same_predictions(model, other, X):
         assert_array_equal(drawn, expected)
 
 
-@pytest.mark.filterwarnings("ignore:Clusters share a mode")
-@pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
-def test_fitted_state_is_plain_python_and_numpy(make_estimator, X_unit, likelihood):
-    model = make_estimator(likelihood=likelihood, early_stopping=True).fit(X_unit)
+@pytest.fixture(scope="module", params=["gaussian", "bernoulli"])
+def model(request, make_estimator, X_unit):
+    """A model of each likelihood that was fitted with validation samples."""
+    estimator = make_estimator(likelihood=request.param, early_stopping=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return estimator.fit(X_unit)
+
+
+def test_fitted_state_is_plain_python_and_numpy(model):
     assert types_within(vars(model)) <= PLAIN | {np.ndarray}
     arrays = [v for v in vars(model).values() if isinstance(v, np.ndarray)]
     assert all(array.dtype.kind in "if" for array in arrays)
 
 
-@pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
 @pytest.mark.parametrize("method", COPIES)
-def test_a_copy_gives_the_same_predictions(make_estimator, X_unit, likelihood, method):
-    model = make_estimator(likelihood=likelihood).fit(X_unit)
+def test_a_copy_gives_the_same_predictions(model, X_unit, method):
     restored = COPIES[method](model)
     assert_same_predictions(model, restored, X_unit)
     assert restored.get_params() == model.get_params()
@@ -122,6 +129,7 @@ def fresh_process(fitted, X, tmp_path_factory):
     return folder, run.stderr
 
 
+@one_start
 def test_cloudpickle_into_a_fresh_process(fresh_process, fitted, X):
     results = np.load(fresh_process[0] / "results.npz")
     assert_array_equal(results["predict_proba"], fitted.predict_proba(X))
@@ -129,6 +137,7 @@ def test_cloudpickle_into_a_fresh_process(fresh_process, fitted, X):
     assert_array_equal(results["sample"], fitted.sample(5)[0])
 
 
+@one_start
 def test_a_fresh_process_loads_models_without_a_warning(fresh_process):
     assert fresh_process[1] == ""
 
@@ -212,10 +221,8 @@ def test_a_clone_has_no_version(of_earlier_version, fitted):
 
 
 @pytest.mark.filterwarnings("ignore:Clusters share a mode")
-@pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
-def test_skops_asks_to_trust_only_the_class(make_estimator, X_unit, likelihood):
+def test_skops_asks_to_trust_only_the_class(model, X_unit):
     skops_io = pytest.importorskip("skops.io")
-    model = make_estimator(likelihood=likelihood, early_stopping=True).fit(X_unit)
     dumped = skops_io.dumps(model)
     trusted = ["skvade._estimator.VaDEClusterer"]
     assert skops_io.get_untrusted_types(data=dumped) == trusted

@@ -115,7 +115,7 @@ def test_x_is_never_dense_as_a_whole(make_estimator, monkeypatch, cached):
     if not cached:
         monkeypatch.setattr(device, "MAX_CPU_CACHE", 0)
     assert resolve_device("cpu", "float32").fits_on_device(12_000_000) == cached
-    model = make_estimator(pretrain_max_iter=1, max_iter=1, n_init=1)
+    model = make_estimator(pretrain_max_iter=1, max_iter=1, batch_size=256)
     tracemalloc.start()
     model.fit(X)
     for method in METHODS[:3] + METHODS[4:]:

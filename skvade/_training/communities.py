@@ -7,6 +7,7 @@ and dense: on such graphs the moves below take milliseconds as NumPy operations.
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import combinations
 
 import numpy as np
 from numpy.random import RandomState
@@ -359,14 +360,13 @@ def choose_partition(
     index with all candidates.
     """
     subset = random_state.permutation(len(sample_weight))[:N_AGREEMENT_SAMPLES]
-    scores = []
-    for labels in candidates:
-        score = 0.0
-        if len(graph.indices):
+    agreement = np.eye(len(candidates))  # which is symmetric
+    for i, j in combinations(range(len(candidates)), 2):
+        pair = candidates[i][subset], candidates[j][subset]
+        agreement[i, j] = agreement[j, i] = adjusted_rand_score(*pair)
+    scores = AGREEMENT_WEIGHT * agreement.mean(1)
+    if len(graph.indices):
+        for i, labels in enumerate(candidates):
             edge_counts = _edge_counts(labels, graph, sample_weight)
-            score = _modularity(edge_counts, CHOICE_RESOLUTION)
-        agreement = [
-            adjusted_rand_score(labels[subset], other[subset]) for other in candidates
-        ]
-        scores.append(score + AGREEMENT_WEIGHT * float(np.mean(agreement)))
+            scores[i] += _modularity(edge_counts, CHOICE_RESOLUTION)
     return candidates[int(np.argmax(scores))]

@@ -117,7 +117,7 @@ class ClusterSamplesDisplay:
     >>> from skvade import VaDEClusterer
     >>> from skvade.plotting import ClusterSamplesDisplay
     >>> X, _ = make_blobs(n_samples=300, n_features=5, centers=3, random_state=0)
-    >>> model = VaDEClusterer(n_clusters=3, max_iter=5, tol=0, random_state=0).fit(X)
+    >>> model = VaDEClusterer(3, pretrain_max_iter=5, max_iter=5, random_state=0).fit(X)
     >>> ClusterSamplesDisplay.from_estimator(model, n_samples=20).ax_.shape
     (3,)
     """
