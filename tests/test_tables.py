@@ -815,7 +815,7 @@ def test_recovery_of_groups_that_numbers_and_categories_tell_together(make_estim
     model = make_estimator(
         n_clusters=4, likelihood=PARTS, pretraining="neighbors", pretrain_max_iter=6
     )
-    model.set_params(init="communities", max_iter=5)
+    model.set_params(init="communities", max_iter=15)
     labels = model.fit_predict(table)
     assert adjusted_rand_score(y, labels) > 0.9
     centers = model.cluster_centers_
