@@ -16,7 +16,6 @@ Labels judge a result and select nothing. Beside skvade it needs
 import argparse
 import time
 import warnings
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -124,11 +123,7 @@ def as_one_matrix(numbers, categories, held_out):
     return np.column_stack([numbers, encoder.transform(categories)])
 
 
-# A start that does not use the neighbors of a sample.
-RECONSTRUCTION = {"pretraining": "autoencoder", "init": "kmeans"}
-
-
-def skvade_mixed(numbers, categories, k, seed, held_out, **parameters):
+def skvade_mixed(numbers, categories, k, seed, held_out):
     table = pd.DataFrame(numbers).join(pd.DataFrame(categories), rsuffix="_")
     table.columns = table.columns.astype(str)
     n_numbers = numbers.shape[1]
@@ -136,7 +131,7 @@ def skvade_mixed(numbers, categories, k, seed, held_out, **parameters):
         ("gaussian", slice(n_numbers)),
         ("categorical", slice(n_numbers, None)),
     ]
-    model = VaDEClusterer(k, likelihood=parts, random_state=seed, **parameters)
+    model = VaDEClusterer(k, likelihood=parts, random_state=seed)
     model.fit(table[~held_out])
     return model.labels_, model, table[held_out]
 
@@ -185,7 +180,6 @@ def stepmix(numbers, categories, k, seed, held_out):
 
 METHODS = {
     "skvade mixed": skvade_mixed,
-    "skvade mixed, autoencoder": partial(skvade_mixed, **RECONSTRUCTION),
     "skvade gaussian": skvade_gaussian,
     "GaussianMixture": gaussian_mixture,
     "k-prototypes": k_prototypes,
