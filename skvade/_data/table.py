@@ -324,7 +324,7 @@ def _find_categories(values: Any, name: Any) -> NDArray:
         raise ValueError(
             f"Column {name!r} of X has {len(found):,} categories in {len(observed):,} "
             "entries: it looks like a name or a number of the samples. Leave it out, "
-            "or join rare categories into one."
+            "join rare categories into one, or turn dates into a number of days."
         )
     categories = np.array(found)
     if categories.dtype.kind in "biuf":
@@ -402,8 +402,9 @@ def _numbers(values: Any, name: Any, likelihood: str) -> NDArray[np.float64]:
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"Column {name!r} of X, of likelihood {likelihood!r}, does not hold "
-            f"numbers: {error}. Turn it into numbers, dates into days for instance. "
-            "Categories have the likelihood 'categorical'."
+            f"numbers: {error}. Turn it into numbers, for instance by "
+            "pandas.to_numeric with errors='coerce', and dates into days. Categories "
+            "have the likelihood 'categorical'."
         ) from error
     infinite = np.flatnonzero(np.isinf(numbers))
     if len(infinite):
