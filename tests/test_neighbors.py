@@ -454,7 +454,7 @@ def test_indicators_among_real_values_are_compared_as_categories(missing, is_sca
     if missing:
         X[:5, -4:] = np.nan
     array = make_training_state(X).dataset
-    kinds = neighbors._kinds_of_features(array, RandomState(0))
+    kinds = neighbors._kinds_of_features(array)
     of_table = neighbors._kinds_of_table(dataset, table)
     assert_array_equal(kinds.is_continuous, of_table.is_continuous)
     np.testing.assert_allclose(kinds.share, of_table.share, atol=0.01)

@@ -33,7 +33,7 @@ __all__ = [
 # More features are projected onto principal components, for the search only.
 MAX_SEARCH_FEATURES = 100
 N_SEARCH_COMPONENTS = 50
-MAX_PCA_SAMPLES = 20_000  # that the components are estimated from
+MAX_PCA_SAMPLES = 20_000  # that components are estimated from
 N_OVERSAMPLES = 10  # axes beside them, of which the subspace iteration takes hold
 N_SUBSPACE_ITER = 5
 MAX_READ_VALUES = 2**19  # of X, at a time
@@ -176,7 +176,7 @@ def search_features(
         if table:
             kinds = _kinds_of_table(dataset, table)
         elif finds_indicators:
-            kinds = _kinds_of_features(dataset, random_state)
+            kinds = _kinds_of_features(dataset)
     if kinds is not None:
         axes = _shared_axes(dataset, kinds, random_state)
     n_columns = dataset.n_features if axes is None else axes.shape[1]
@@ -280,14 +280,12 @@ def _kinds_of_table(dataset: Dataset, table: Sequence[Part]) -> FeatureKinds | N
     return FeatureKinds(name == "gaussian", share, width)
 
 
-def _kinds_of_features(
-    dataset: Dataset, random_state: RandomState
-) -> FeatureKinds | None:
+def _kinds_of_features(dataset: Dataset) -> FeatureKinds | None:
     """Find the features that take two values, as one-hot categories do.
 
     None if they hold less than `MIN_DISCRETE_VARIANCE`, as some pixels of images do.
     """
-    subset = dataset.subsample(MAX_PCA_SAMPLES, random_state)
+    subset = _evenly_spaced(dataset)
     mean = subset.scaling.standardized_mean
     variance = np.zeros_like(mean)  # times the number of samples
     low, high = np.full_like(mean, np.inf), np.full_like(mean, -np.inf)
@@ -331,7 +329,7 @@ def _shared_axes(
     axes : Tensor of shape (n_features, n_columns) or None
         The samples are to be multiplied by it. None if nothing would be left of them.
     """
-    covariance, n_samples = _covariance(dataset, random_state)
+    covariance, n_samples = _covariance(dataset)
     # Indicators are divided by the root of the category's share, so that independent
     # columns have a variance of one in every direction.
     share = np.maximum(kinds.share, MIN_CATEGORY_SAMPLES / n_samples)
@@ -364,11 +362,15 @@ def _iter_observed(dataset: Dataset) -> Iterator[NDArray]:
         yield x
 
 
-def _covariance(
-    dataset: Dataset, random_state: RandomState
-) -> tuple[NDArray[np.float64], int]:
-    """Compute the weighted covariance of a subsample, and its number of samples."""
-    subset = dataset.subsample(MAX_PCA_SAMPLES, random_state)
+def _evenly_spaced(dataset: Dataset) -> Dataset:
+    """Take samples for the moments; all of them if there are few."""
+    n_samples = min(len(dataset), MAX_PCA_SAMPLES)
+    return dataset.subset(np.linspace(0, len(dataset) - 1, n_samples).astype(int))
+
+
+def _covariance(dataset: Dataset) -> tuple[NDArray[np.float64], int]:
+    """Compute the weighted covariance of a subset, and its number of samples."""
+    subset = _evenly_spaced(dataset)
     mean = subset.scaling.standardized_mean
     covariance = np.zeros((subset.n_features, subset.n_features))
     for rows, batch in _iter_blocks(subset):
