@@ -270,7 +270,7 @@ class FeatureKinds(NamedTuple):
 
 
 def _kinds_of_table(dataset: Dataset, table: Sequence[Part]) -> FeatureKinds | None:
-    """Give the kinds of the features of a table; None if all are of one number's."""
+    """Give the kinds of a table's features; None if all are numbers of one kind."""
     names = [part.likelihood for part in table]
     if len({*names}) == 1 and CATEGORICAL not in names:
         return None
