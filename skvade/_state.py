@@ -58,6 +58,7 @@ from skvade._validation import (
     n_validation_samples,
     warn_feature_scales,
     warn_no_counts,
+    warn_placeholders,
     warn_sample_numbers,
 )
 from skvade._version import __version__
@@ -144,6 +145,7 @@ def init_training(
     if not group.rank:  # the first process warns for all
         warn_feature_scales(likelihood, X, summary)
         warn_sample_numbers(X, summary)
+        warn_placeholders(X, summary)
     dataset = Dataset.from_array(
         X, scaling, device_config, sample_weight, summary.has_missing
     )

@@ -79,6 +79,7 @@ __all__ = [
     "validate_params",
     "warn_feature_scales",
     "warn_no_counts",
+    "warn_placeholders",
     "warn_sample_numbers",
     "warn_support",
     "warn_version_mismatch",
@@ -106,6 +107,12 @@ MIN_SCALE, MAX_SCALE = 1e-150, 1e152
 # images, counts, tf-idf, standardized features and principal components.
 MAX_SCALE_RATIO = 50
 N_SCALE_SAMPLES = 1000  # that the quartiles are of
+
+# A value stands for a gap if it is so many times as far from all other values of its
+# feature as these are from each other. It occurs several times, and they are no codes.
+MIN_PLACEHOLDER_DISTANCE = 3
+MIN_PLACEHOLDERS = 5
+MIN_OTHER_VALUES = 10
 
 # In fewer samples, consecutive values may be no numbers of samples.
 MIN_NUMBERED_SAMPLES = 20
@@ -1080,6 +1087,39 @@ def warn_feature_scales(
             "clusters. If the units differ, scale X, for instance with StandardScaler.",
             stacklevel=2,
         )
+
+
+def warn_placeholders(X: NDArray | csr_array, summary: DataSummary) -> None:
+    """Warn of a value that repeats far from all others of its feature, as -999 does.
+
+    Zero is a value of its own, such as no income. Of sparse X most are zero.
+    """
+    if issparse(X):
+        return
+    indices = np.linspace(0, X.shape[0] - 1, min(X.shape[0], N_SCALE_SAMPLES))
+    samples = dense_samples(X, indices.astype(int))
+    for value in (summary.feature_min, summary.feature_max):
+        is_value = samples == value
+        others = np.where(is_value, np.nan, samples)
+        low, high = np.fmin.reduce(others), np.fmax.reduce(others)
+        with np.errstate(over="ignore"):
+            distance = np.fmin(np.abs(value - low), np.abs(value - high))
+            is_far = distance > MIN_PLACEHOLDER_DISTANCE * (high - low)
+        is_far &= (value != 0) & (is_value.sum(0) >= MIN_PLACEHOLDERS)
+        found = [
+            feature
+            for feature in np.flatnonzero(is_far)
+            if len(np.unique(others[:, feature])) > MIN_OTHER_VALUES
+        ]
+        if found:
+            labels = [feature_label(summary.names, feature) for feature in found]
+            warnings.warn(
+                f"Column {enumerate_first(labels)} of X holds {value[found[0]]:.6g} "
+                "several times, far from all its other values. If it stands for a "
+                "missing value, replace it by NaN, as na_values of pandas.read_csv "
+                "does: it changes the scale of the column, and so the clusters.",
+                stacklevel=2,
+            )
 
 
 def warn_sample_numbers(X: NDArray | csr_array, summary: DataSummary) -> None:

@@ -37,6 +37,7 @@ from skvade._validation import (
     PARAMETER_CONSTRAINTS,
     validate_params,
     warn_feature_scales,
+    warn_placeholders,
     warn_sample_numbers,
 )
 
@@ -819,6 +820,37 @@ def test_other_scales_do_not_warn(X):
 def test_features_that_have_scales_of_their_own_do_not_warn(likelihood):
     check = partial(warn_feature_scales, likelihood)
     assert caught_warnings(check, salaries().round()) == []
+
+
+@pytest.mark.parametrize("value", [-999, 99999, -1e300])
+@pytest.mark.parametrize("has_gaps", [False, True])
+def test_a_value_that_stands_for_a_gap_warns(value, has_gaps):
+    X = salaries(200)
+    X.loc[X.index[::20], "age"] = value
+    if has_gaps:
+        X.loc[X.index[1::20], "age"] = np.nan
+    (message,) = caught_warnings(warn_placeholders, X)
+    assert message.startswith(f"Column 'age' of X holds {value:.6g} several times")
+
+
+@pytest.mark.parametrize("X", [pytest.param(X, id=name) for name, X in healthy_data()])
+def test_other_values_do_not_warn(X):
+    assert caught_warnings(warn_placeholders, X) == []
+
+
+def test_repeated_values_that_are_no_gaps_do_not_warn():
+    rng = np.random.default_rng(0)
+    incomes = rng.lognormal(10, 0.1, 300)
+    counts = rng.poisson(2, 300)
+    is_few = np.arange(300) < 60
+    for column in (
+        np.where(is_few, 0, incomes),
+        np.where(is_few, 12, counts),
+        np.where(is_few, incomes.max(), incomes),
+        np.where(np.arange(300) < 4, -999, incomes),
+        rng.integers(2, size=300),
+    ):
+        assert caught_warnings(warn_placeholders, column[:, None].astype(float)) == []
 
 
 def numbered(n_samples=50, start=1):
