@@ -108,11 +108,10 @@ MIN_SCALE, MAX_SCALE = 1e-150, 1e152
 MAX_SCALE_RATIO = 50
 N_SCALE_SAMPLES = 1000  # that the quartiles are of
 
-# A value stands for a gap if it is so many times as far from all other values of its
-# feature as these are from each other. It occurs several times, and they are no codes.
-MIN_PLACEHOLDER_DISTANCE = 3
+# A number of nines stands for a gap if it is farther from all other values of its
+# feature than these are from each other, and occurs several times.
+PLACEHOLDERS = [10.0**n_digits - 1 for n_digits in range(2, 16)]
 MIN_PLACEHOLDERS = 5
-MIN_OTHER_VALUES = 10
 
 # In fewer samples, consecutive values may be no numbers of samples.
 MIN_NUMBERED_SAMPLES = 20
@@ -1090,31 +1089,28 @@ def warn_feature_scales(
 
 
 def warn_placeholders(X: NDArray | csr_array, summary: DataSummary) -> None:
-    """Warn of a value that repeats far from all others of its feature, as -999 does.
+    """Warn of a number of nines, such as -999, that repeats far from all other values.
 
-    Zero is a value of its own, such as no income. Of sparse X most are zero.
+    X is read only where it is the least or largest value of a feature.
     """
-    if issparse(X):
-        return
-    indices = np.linspace(0, X.shape[0] - 1, min(X.shape[0], N_SCALE_SAMPLES))
-    samples = dense_samples(X, indices.astype(int))
-    for value in (summary.feature_min, summary.feature_max):
+    n_samples = X.shape[0]
+    indices = np.linspace(0, n_samples - 1, min(n_samples, N_SCALE_SAMPLES)).astype(int)
+    for extremes in (summary.feature_min, summary.feature_max):
+        candidates = np.flatnonzero(np.isin(np.abs(extremes), PLACEHOLDERS))
+        if not len(candidates):
+            continue
+        value = extremes[candidates]
+        samples = dense_samples(X, indices)[:, candidates]
         is_value = samples == value
         others = np.where(is_value, np.nan, samples)
         low, high = np.fmin.reduce(others), np.fmax.reduce(others)
-        with np.errstate(over="ignore"):
-            distance = np.fmin(np.abs(value - low), np.abs(value - high))
-            is_far = distance > MIN_PLACEHOLDER_DISTANCE * (high - low)
-        is_far &= (value != 0) & (is_value.sum(0) >= MIN_PLACEHOLDERS)
-        found = [
-            feature
-            for feature in np.flatnonzero(is_far)
-            if len(np.unique(others[:, feature])) > MIN_OTHER_VALUES
-        ]
-        if found:
+        distance = np.fmin(np.abs(value - low), np.abs(value - high))
+        is_far = (distance > high - low) & (high > low)
+        found = candidates[is_far & (is_value.sum(0) >= MIN_PLACEHOLDERS)]
+        if len(found):
             labels = [feature_label(summary.names, feature) for feature in found]
             warnings.warn(
-                f"Column {enumerate_first(labels)} of X holds {value[found[0]]:.6g} "
+                f"Column {enumerate_first(labels)} of X holds {extremes[found[0]]:.6g} "
                 "several times, far from all its other values. If it stands for a "
                 "missing value, replace it by NaN, as na_values of pandas.read_csv "
                 "does: it changes the scale of the column, and so the clusters.",

@@ -822,7 +822,7 @@ def test_features_that_have_scales_of_their_own_do_not_warn(likelihood):
     assert caught_warnings(check, salaries().round()) == []
 
 
-@pytest.mark.parametrize("value", [-999, 99999, -1e300])
+@pytest.mark.parametrize("value", [-99, -999, 99999])
 @pytest.mark.parametrize("has_gaps", [False, True])
 def test_a_value_that_stands_for_a_gap_warns(value, has_gaps):
     X = salaries(200)
@@ -840,15 +840,15 @@ def test_other_values_do_not_warn(X):
 
 def test_repeated_values_that_are_no_gaps_do_not_warn():
     rng = np.random.default_rng(0)
-    incomes = rng.lognormal(10, 0.1, 300)
+    incomes = rng.lognormal(10, 0.5, 300)
     counts = rng.poisson(2, 300)
     is_few = np.arange(300) < 60
     for column in (
         np.where(is_few, 0, incomes),
-        np.where(is_few, 12, counts),
-        np.where(is_few, incomes.max(), incomes),
-        np.where(np.arange(300) < 4, -999, incomes),
-        rng.integers(2, size=300),
+        np.where(is_few, 99, 10 * counts),
+        np.where(is_few, 99999, incomes),
+        np.where(np.arange(300) < 4, -999999, incomes),
+        99 * rng.integers(2, size=300),
     ):
         assert caught_warnings(warn_placeholders, column[:, None].astype(float)) == []
 
