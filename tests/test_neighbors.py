@@ -17,6 +17,7 @@ from sklearn.neighbors import KNeighborsTransformer
 from training_states import make_training_state
 
 from skvade._data import neighbors
+from skvade._data import search_features as search_module
 from skvade._data.dataset import Dataset
 from skvade._data.device import resolve_device
 from skvade._data.imputation import NeighborImputer
@@ -27,9 +28,9 @@ from skvade._data.neighbors import (
     exact_neighbors,
     find_neighbors,
     neighbors_from_transformer,
-    search_features,
 )
 from skvade._data.scaling import DataSummary, uniform_weights
+from skvade._data.search_features import search_features
 from skvade._data.table import Part
 from skvade._model.likelihoods import Mixed
 from skvade._training import neighbor_embedding
@@ -372,8 +373,8 @@ def test_tables_are_compared_by_what_their_columns_share(
 ):
     """The distances are those of components that scikit-learn computes."""
     if solver == "ARPACK":
-        monkeypatch.setattr(neighbors, "MAX_DENSE_EIGENVECTORS", 0)
-        monkeypatch.setattr(neighbors, "N_SEARCH_COMPONENTS", 5)
+        monkeypatch.setattr(search_module, "MAX_DENSE_EIGENVECTORS", 0)
+        monkeypatch.setattr(search_module, "N_SEARCH_COMPONENTS", 5)
     numbers, codes, _ = make_groups(n_numbers=n_numbers)
     dataset, table = make_table(numbers, codes)
     is_indicator = np.arange(dataset.n_features) >= n_numbers
@@ -433,8 +434,8 @@ def test_weights_count_as_copies_in_what_columns_share():
     copied = make_table(np.repeat(numbers, counts, 0), np.repeat(codes, counts, 0))
     weighted = make_table(numbers, codes, sample_weight=counts / counts.mean())
     axes = [
-        neighbors._shared_axes(
-            dataset, neighbors._kinds_of_table(dataset, table), RandomState(0)
+        search_module._shared_axes(
+            dataset, search_module._kinds_of_table(dataset, table), RandomState(0)
         )
         for dataset, table in (copied, weighted)
     ]
@@ -454,8 +455,8 @@ def test_indicators_among_real_values_are_compared_as_categories(missing, is_sca
     if missing:
         X[:5, -4:] = np.nan
     array = make_training_state(X).dataset
-    kinds = neighbors._kinds_of_features(array)
-    of_table = neighbors._kinds_of_table(dataset, table)
+    kinds = search_module._kinds_of_features(array)
+    of_table = search_module._kinds_of_table(dataset, table)
     assert_array_equal(kinds.is_continuous, of_table.is_continuous)
     np.testing.assert_allclose(kinds.share, of_table.share, atol=0.01)
     features = search_features(array, RandomState(0), finds_indicators=True).x

@@ -159,6 +159,11 @@ class Dataset:
         positions = random_state.permutation(len(self))[:max_samples]
         return self.subset(np.sort(positions))
 
+    def evenly_spaced(self, max_samples: int) -> "Dataset":
+        """Give samples at equal distances, in order; all if there are no more."""
+        n_samples = min(len(self), max_samples)
+        return self.subset(np.linspace(0, len(self) - 1, n_samples).astype(int))
+
     def split(
         self, n_validation_samples: int, generator: Generator
     ) -> "tuple[Dataset, Dataset | None]":

@@ -19,9 +19,9 @@ from skvade._data.neighbors import (
     check_graph,
     find_neighbors,
     neighbors_from_transformer,
-    search_features,
 )
 from skvade._data.process_group import SINGLE_PROCESS, ProcessGroup
+from skvade._data.search_features import search_features
 from skvade._model.custom_networks import add_note_on_error
 from skvade._model.likelihoods import Gaussian
 from skvade._model.module import LossOutput
@@ -152,8 +152,8 @@ def iter_pair_batches(
     edges = (of_anchor[own] * degrees[anchors]).astype(np.int64)
     neighbors = graph.indices[graph.indptr[anchors] + edges]
     stops = np.cumsum(own.sum(1))[:-1]
-    steps = zip(np.split(anchors, stops), np.split(neighbors, stops), strict=True)
-    for pairs in steps:
+    steps = np.split(anchors, stops), np.split(neighbors, stops)
+    for pairs in zip(*steps, strict=True):
         batch = dataset.get_batch(np.concatenate(pairs))
         yield batch._replace(total_size=2 * N_PAIRS)
 

@@ -1,6 +1,5 @@
 """Pretraining of the networks, on neighbors or by reconstruction of the samples."""
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from skvade._data.dataset import Batch, Dataset
 from skvade._data.scaling import TARGET_STD
+from skvade._data.search_features import largest_noise_variance
 from skvade._model.elbo import posterior_entropy, reparameterize, squared_error
 from skvade._model.likelihoods import n_observed
 from skvade._model.module import LossOutput, VaDE
@@ -306,8 +306,8 @@ def explained_variance_ratio(
 
     From evenly spaced samples where there are many.
     """
-    positions = np.linspace(0, len(dataset) - 1, _n_svd_samples(dataset)).astype(int)
-    batch = dataset.get_batch(positions)
+    subset = dataset.evenly_spaced(MAX_SVD_SAMPLES)
+    batch = subset.get_batch(np.arange(len(subset)))
     x, weight = batch.x.numpy(force=True), batch.sample_weight.numpy(force=True)
     x -= np.average(x, axis=0, weights=weight)
     x *= np.sqrt(weight)[:, None]
@@ -320,13 +320,6 @@ def explained_variance_ratio(
 
 
 def marchenko_pastur_ratio(dataset: Dataset) -> float:
-    """Compute what the first principal component of white noise explains.
-
-    The edge of the spectrum of random matrices (Marchenko and Pastur, 1967).
-    """
-    n_features = dataset.n_features
-    return (1 + math.sqrt(n_features / _n_svd_samples(dataset))) ** 2 / n_features
-
-
-def _n_svd_samples(dataset: Dataset) -> int:
-    return min(len(dataset), MAX_SVD_SAMPLES)
+    """Compute what the first principal component of white noise explains."""
+    n_features, n_samples = dataset.n_features, min(len(dataset), MAX_SVD_SAMPLES)
+    return largest_noise_variance(n_features, n_samples) / n_features
