@@ -106,7 +106,7 @@ MIN_SCALE, MAX_SCALE = 1e-150, 1e152
 # nothing. It is 127 in wine and 1,300 in breast cancer as they come, and at most 15 in
 # images, counts, tf-idf, standardized features and principal components.
 MAX_SCALE_RATIO = 50
-N_SCALE_SAMPLES = 1000  # that the quartiles are of
+N_CHECKED_SAMPLES = 1000  # that quartiles and repeated values are of
 
 # A number of nines stands for a gap if it is farther from all other values of its
 # feature than these are from each other, and occurs several times.
@@ -1049,6 +1049,12 @@ def warn_no_counts(empty: NDArray, scaling: Scaling, n_samples: int) -> None:
         )
 
 
+def _some_samples(X: NDArray | csr_array) -> NDArray:
+    """Take evenly spaced samples, enough for a warning to tell what is common."""
+    n_samples = min(X.shape[0], N_CHECKED_SAMPLES)
+    return dense_samples(X, np.linspace(0, X.shape[0] - 1, n_samples).astype(int))
+
+
 def warn_feature_scales(
     likelihood: Any, X: NDArray | csr_array, summary: DataSummary
 ) -> None:
@@ -1069,9 +1075,7 @@ def warn_feature_scales(
     if not len(wide):
         return
     assert summary.feature_mean is not None
-    n_samples = X.shape[0]
-    indices = np.linspace(0, n_samples - 1, min(n_samples, N_SCALE_SAMPLES))
-    samples = dense_samples(X, indices.astype(int))[:, wide]
+    samples = _some_samples(X)[:, wide]
     samples = np.where(np.isnan(samples), summary.feature_mean[wide], samples)
     spread = np.subtract(*np.percentile(samples, [75, 25], axis=0))
     order = np.argsort(-spread)
@@ -1093,14 +1097,12 @@ def warn_placeholders(X: NDArray | csr_array, summary: DataSummary) -> None:
 
     X is read only where it is the least or largest value of a feature.
     """
-    n_samples = X.shape[0]
-    indices = np.linspace(0, n_samples - 1, min(n_samples, N_SCALE_SAMPLES)).astype(int)
     for extremes in (summary.feature_min, summary.feature_max):
         candidates = np.flatnonzero(np.isin(np.abs(extremes), PLACEHOLDERS))
         if not len(candidates):
             continue
         value = extremes[candidates]
-        samples = dense_samples(X, indices)[:, candidates]
+        samples = _some_samples(X)[:, candidates]
         is_value = samples == value
         others = np.where(is_value, np.nan, samples)
         low, high = np.fmin.reduce(others), np.fmax.reduce(others)

@@ -6,10 +6,10 @@
 Generated tables of four groups that only the numbers, only the categories, or only both
 tell apart; of four groups of customers by four numbers, with a plan that goes with the
 group and a region that hardly does; and dermatology, whose findings have grades from 0
-to 3. Every method gets
-the true number of groups and standardized numbers. A tenth of the generated samples is
-held out. Runs that the CSV already holds are skipped, so an interrupted study resumes.
-Labels judge a result and select nothing. Beside skvade it needs
+to 3. Every method gets the true number of groups and standardized numbers. A tenth of
+the generated samples is held out. Runs that the CSV already holds are skipped, so an
+interrupted study resumes. Labels judge a result and select nothing. Beside skvade it
+needs
 `pip install -c tests/constraints.txt kmodes stepmix`.
 """
 
@@ -47,14 +47,19 @@ def numbers_of(group, n_groups, rng):
     return means[group] + rng.normal(size=(len(group), 5))
 
 
+def drawn_categories(group, shares, rng):
+    """Draw a category for each sample, by the shares in its group."""
+    cumulative = shares[group].cumsum(1)[:, :-1]
+    drawn = (rng.random((len(group), 1)) > cumulative).sum(1)
+    return np.array(list("abcde"))[drawn]
+
+
 def categories_of(group, n_groups, rng):
     """Generate eight columns of two to five categories by group."""
     columns = []
     for n_categories in (2, 2, 3, 3, 4, 4, 5, 5):
         shares = rng.dirichlet(np.full(n_categories, 0.5), size=n_groups)
-        cumulative = shares[group].cumsum(1)[:, :-1]
-        drawn = (rng.random((len(group), 1)) > cumulative).sum(1)
-        columns.append(np.array(list("abcde"))[drawn])
+        columns.append(drawn_categories(group, shares, rng))
     return np.column_stack(columns)
 
 
@@ -74,15 +79,12 @@ def customers(seed, folder):
     means = [[28, 10.1, 0.1, 6], [45, 11.0, 0.4, 30], [62, 10.5, 0.2, 80]]
     means = np.array([*means, [40, 11.6, 0.7, 40]])
     numbers = rng.normal(means[y], [6, 0.2, 0.1, 8])
-    shares_of_plans = [[0.8, 0.15, 0.05], [0.2, 0.7, 0.1], [0.6, 0.3, 0.1]]
-    shares_of_plans.append([0.05, 0.15, 0.8])
-    shares_of_regions = [[0.4, 0.3, 0.2, 0.1], [0.25] * 4, [0.1, 0.2, 0.3, 0.4]]
-    shares_of_regions.append([0.7, 0.1, 0.1, 0.1])
-    columns = []
-    for shares in (shares_of_plans, shares_of_regions):
-        cumulative = np.cumsum(shares, axis=1)[y, :-1]
-        drawn = (rng.random((N_SAMPLES, 1)) > cumulative).sum(1)
-        columns.append(np.array(list("abcd"))[drawn])
+    plans = [[0.8, 0.15, 0.05], [0.2, 0.7, 0.1], [0.6, 0.3, 0.1], [0.05, 0.15, 0.8]]
+    regions = [[0.4, 0.3, 0.2, 0.1], [0.25] * 4, [0.1, 0.2, 0.3, 0.4]]
+    regions.append([0.7, 0.1, 0.1, 0.1])
+    columns = [
+        drawn_categories(y, np.array(shares), rng) for shares in (plans, regions)
+    ]
     return scale(numbers), np.column_stack(columns), y
 
 
