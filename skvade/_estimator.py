@@ -16,6 +16,10 @@ from skvade._checkpoint import read_checkpoint, resume_training, write_checkpoin
 from skvade._data.device import default_settings
 from skvade._data.process_group import make_process_group
 from skvade._data.table import CATEGORICAL
+from skvade._data_validation import (
+    check_sample_weight,
+    validate_X,
+)
 from skvade._diagnostics import warn_fit_quality
 from skvade._model.custom_networks import ModuleFactory
 from skvade._prediction import PredictionMixin
@@ -34,10 +38,8 @@ from skvade._validation import (
     check_fit_params,
     check_partial_fit_params,
     check_same_params,
-    check_sample_weight,
     resumed_params,
     validate_params,
-    validate_X,
     warn_version_mismatch,
 )
 

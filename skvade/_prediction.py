@@ -33,12 +33,7 @@ from skvade._data.scaling import (
     uniform_weights,
 )
 from skvade._data.table import TableEncoder
-from skvade._model.arrays import load_state_dict
-from skvade._model.custom_networks import float32_by_default
-from skvade._model.likelihoods import Likelihood, make_likelihood
-from skvade._model.module import VaDE
-from skvade._onnx import METHODS, export_onnx
-from skvade._validation import (
+from skvade._data_validation import (
     check_magnitude,
     check_sample_weight,
     check_scale,
@@ -50,6 +45,11 @@ from skvade._validation import (
     warn_no_counts,
     warn_support,
 )
+from skvade._model.arrays import load_state_dict
+from skvade._model.custom_networks import float32_by_default
+from skvade._model.likelihoods import Likelihood, make_likelihood
+from skvade._model.module import VaDE
+from skvade._onnx import METHODS, export_onnx
 
 __all__ = ["PredictionMixin"]
 

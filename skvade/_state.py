@@ -27,6 +27,15 @@ from skvade._data.scaling import (
     WeightStatistics,
     normalize_weights,
 )
+from skvade._data_validation import (
+    check_data,
+    check_values,
+    feature_names,
+    warn_feature_scales,
+    warn_no_counts,
+    warn_placeholders,
+    warn_sample_numbers,
+)
 from skvade._inference import (
     AssignmentSummary,
     mean_elbo,
@@ -48,18 +57,11 @@ from skvade._training.state import (
     has_trained_decoder,
 )
 from skvade._validation import (
-    check_data,
     check_same_module_params,
     check_shares,
-    check_values,
-    feature_names,
     labels_from_init,
     module_params,
     n_validation_samples,
-    warn_feature_scales,
-    warn_no_counts,
-    warn_placeholders,
-    warn_sample_numbers,
 )
 from skvade._version import __version__
 

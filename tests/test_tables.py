@@ -24,13 +24,13 @@ from torch.distributions import Normal, Poisson
 
 from skvade._data.scaling import TARGET_STD, DataSummary, Scaling, uniform_weights
 from skvade._data.table import MAX_CATEGORIES, Part, TableEncoder
+from skvade._data_validation import validate_X
 from skvade._model.likelihoods import (
     CATEGORY_DISTANCE,
     Categorical,
     Gaussian,
     Mixed,
 )
-from skvade._validation import validate_X
 from skvade.callbacks import Checkpoint
 from skvade.plotting import ClusterSamplesDisplay, ReconstructionDisplay
 
