@@ -273,8 +273,8 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         makes a twentieth of the steps of ``max_iter``.
 
     max_iter : int or "auto", default="auto"
-        Maximum number of epochs of the joint training. "auto" makes about 1,000 steps
-        and one more for every 10 samples, at most 20,000. With fewer than 100 samples
+        Maximum number of epochs of the joint training. "auto" makes about 600 steps
+        and one more for every 10 samples, at most 20,000. With fewer than 60 samples
         it makes fewer.
 
     batch_size : int or "auto", default="auto"

@@ -498,14 +498,12 @@ def test_the_last_stage_follows_the_schedule(X, monkeypatch):
     assert_allclose(rates[::2], expected)  # the other group is the noise variance
 
 
-@pytest.mark.parametrize(
-    "n_samples, n_steps", [(50, 505), (200, 1_020), (10_000, 2_000)]
-)
+@pytest.mark.parametrize("n_samples, n_steps", [(50, 505), (200, 620), (10_000, 1_600)])
 def test_budget_of_steps(n_samples, n_steps):
     n_warmup, n_joint = n_joint_epochs(n_samples, batch_size=50)
     n_batches = n_samples // 50
     assert n_steps <= (n_warmup + n_joint) * n_batches < n_steps + 2 * n_batches
-    assert n_warmup <= n_joint / 10
+    assert n_warmup < 1 + n_joint / 10  # of whole epochs
 
 
 def test_matrices_of_the_networks_decay_and_nothing_else(X):

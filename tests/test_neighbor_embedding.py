@@ -17,13 +17,16 @@ from training_states import changed_parameters, copy_parameters, make_training_s
 from skvade._data.neighbors import NeighborGraph
 from skvade._training import neighbor_embedding
 from skvade._training.neighbor_embedding import (
+    ATTRACTION,
     N_PAIRS,
+    SCALE_PENALTY,
     STEPS_PER_EPOCH,
     contrastive_neighbor_loss,
     iter_pair_batches,
     max_neighbor_epochs,
     n_neighbor_epochs,
     neighbor_graph,
+    neighbor_loss,
     pretrain_neighbors,
 )
 from skvade._training.optim import Adam
@@ -71,9 +74,26 @@ def test_gradient_of_the_loss(normal):
     assert torch.autograd.gradcheck(lambda z: contrastive_neighbor_loss(z, 4.0), z)
 
 
+def test_loss_of_a_sample_far_from_all_others(normal):
+    """In float32 its similarity to itself, of one, hides those to the others."""
+    z = normal(8, 3) * 1e5
+    expected = contrastive_neighbor_loss(z, 2.0)
+    assert_allclose(contrastive_neighbor_loss(z.float(), 2.0), expected, rtol=1e-4)
+
+
 def test_loss_of_a_collapsed_embedding():
     loss = contrastive_neighbor_loss(torch.ones(10, 3), 4.0)
     assert_allclose(loss, math.log(9), rtol=1e-6)
+
+
+def test_scale_of_the_embedding_is_penalized(X):
+    state = make_neighbor_state(X)
+    batch = state.dataset.get_batch(np.arange(20))
+    z = state.module.encoder.encode_mean(batch.x)
+    expected = contrastive_neighbor_loss(z, ATTRACTION).mean()
+    expected = expected + SCALE_PENALTY * z.square().sum(1).mean()
+    assert_allclose(neighbor_loss(state, batch).loss.item(), expected.item(), rtol=1e-6)
+    assert SCALE_PENALTY > 0
 
 
 # --- Pairs --------------------------------------------------------------------------

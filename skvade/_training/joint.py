@@ -46,7 +46,7 @@ NOISE_VARIANCE_LR = 1e-2  # a step changes the noise variance by a per cent
 
 # An automatic budget, in steps of warm-up and joint training together.
 STEPS_PER_SAMPLE = 10  # of small data, up to `FULL_STEPS`
-FULL_STEPS, MAX_STEPS = 1_000, 20_000
+FULL_STEPS, MAX_STEPS = 600, 20_000
 SAMPLES_PER_STEP = 10  # of large data, for each further step
 WARMUP_FRACTION = 0.05
 

@@ -38,10 +38,14 @@ __all__ = [
     "max_neighbor_epochs",
     "n_neighbor_epochs",
     "neighbor_graph",
+    "neighbor_loss",
     "pretrain_neighbors",
 ]
 
 ATTRACTION = 2.0  # weight of the neighbors against all other samples of the batch
+# Of the mean square of the embedding. Where many samples are equal, or nearly so, the
+# loss falls as all others move away without end, and the networks would follow.
+SCALE_PENALTY = 1e-3
 N_PAIRS = 128  # per step
 STEPS_PER_EPOCH = 100
 MIN_EPOCHS = 20  # up to `FULL_BUDGET_SAMPLES`, more in proportion to the square root
@@ -112,20 +116,23 @@ def contrastive_neighbor_loss(z: Tensor, attraction: float) -> Tensor:
     distances = torch.addmm(
         squares[:n_anchors, None] + squares, anchors, z.T, alpha=-2
     ).clamp_min(0)
-    similarities = (1 + distances).reciprocal()
-    repulsion = (similarities.sum(1) - similarities.diagonal()).log()
+    # Far from all others, the similarity of an anchor to itself would hide theirs.
+    distances = distances.fill_diagonal_(math.inf)
+    repulsion = (1 + distances).reciprocal().sum(1).log()
     attraction_term = torch.log1p((anchors - neighbors).square().sum(1))
     return repulsion + attraction * attraction_term
 
 
 def neighbor_loss(state: TrainingState, batch: Batch) -> LossOutput:
-    """Compute the contrastive loss of the encoder's means."""
+    """Compute the contrastive loss of the encoder's means, and penalize their scale."""
     module = state.module
     z = module.encoder.encode_mean(module.likelihood.encoder_input(batch.x))
     # All processes compute the loss of all pairs, each for the gradient of its own.
     pairs = z.unflatten(0, (2, len(z) // 2))
     pairs = state.group.concatenate_with_own_gradient(pairs, dim=1)
+    scale = pairs.square().sum(-1).mean()
     loss = contrastive_neighbor_loss(pairs.flatten(0, 1), ATTRACTION).mean()
+    loss = loss + SCALE_PENALTY * scale
     return LossOutput(loss, {"loss": loss.detach() * len(batch.x)})
 
 
