@@ -2,6 +2,7 @@
 
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from os import PathLike
 from reprlib import repr as shorten
@@ -160,7 +161,7 @@ def _validate_table(
     if issparse(X):
         raise ValueError(
             f"likelihood={estimator.likelihood!r} needs a dense table. Got sparse X. "
-            "Use X.toarray(), or a single likelihood."
+            "Use X.toarray()."
         )
     if hasattr(X, "column_names"):
         raise TypeError(
@@ -186,6 +187,12 @@ def _validate_table(
         raise ValueError(
             f"Found array with 0 sample(s) (shape={X.shape}) while a minimum of 1 is "
             f"required by {type(estimator).__name__}."
+        )
+    repeated = [name for name, n in Counter(getattr(X, "columns", ())).items() if n > 1]
+    if repeated:
+        raise ValueError(
+            f"X has several columns of the name {enumerate_first(repeated)}. Rename "
+            "them: the likelihood of a column is found by its name."
         )
     validate_data(estimator, X, reset=pairs is not None, skip_check_array=True)
     if pairs is not None:

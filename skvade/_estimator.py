@@ -121,14 +121,16 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         A list of pairs gives each kind of column of a table its own likelihood:
         ``[("gaussian", ["age"]), ("categorical", ["city"])]``. Columns are chosen as in
         :class:`~sklearn.compose.ColumnTransformer`: names, positions, slice, mask, or a
-        callable such as :class:`~sklearn.compose.make_column_selector`. Every column
-        needs exactly one likelihood. For the networks a column of numbers has unit
-        variance, and two samples of different category the squared distance 2.
+        callable such as :class:`~sklearn.compose.make_column_selector`, which is for
+        pandas. Every column needs exactly one likelihood. For the networks a column of
+        numbers has unit variance, and two samples of different category the squared
+        distance 2.
 
         In both cases X may be a frame of pandas or polars with columns of strings,
         booleans, integers or categories, or an array of objects or codes. None and NaN
         are missing, and so are categories that were not in ``fit``. Methods that give
-        samples give categories back, in the dtype that they had.
+        samples give categories back. Dtypes of categories keep their levels and order;
+        other columns may get another dtype, such as "int64" in the place of "Int64".
 
     noise : {"scalar", "feature"}, default="scalar"
         Whether the Gaussian likelihood has one noise variance for all features or one
@@ -138,8 +140,9 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
     size_factor : {"auto", "total", None}, default="auto"
         What the rates of "poisson" and "negative_binomial" are in proportion to.
         "total" is the total of the sample: its depth, length or exposure then tells
-        nothing about its cluster, and a warning names samples without any count. With
-        None it does, and the counts are absolute.
+        nothing about its cluster. Without a list of likelihoods, a warning then names
+        samples without any count. With None the exposure tells something, and the
+        counts are absolute.
         "auto" is "total" where all features are counts of one likelihood, and None for
         a single feature, whose share is always one, and in a table with a list of
         likelihoods. There "total" is that of the columns of each part.

@@ -136,7 +136,8 @@ class PredictionMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         Returns
         -------
         Z : ndarray of shape (n_samples, latent_dim)
-            Latent coordinates, in the dtype of X where that is float32 or float64.
+            Latent coordinates, in the dtype of X where that is float32 or float64; of
+            tables in float64.
         """
         module, dataset = self._module_and_dataset(X)
         Z = _inference.embed(module, dataset)

@@ -568,7 +568,7 @@ def _check_likelihood(estimator: BaseEstimator) -> None:
     _warn_ignored_params(
         estimator,
         [name for name in _LIKELIHOOD_PARAMS if name not in has],
-        f"it is no parameter of likelihood={estimator.likelihood!r}. Leave out what "
+        f"likelihood={estimator.likelihood!r} has no such parameter. Leave out what "
         "has no effect, or choose another likelihood.",
     )
 

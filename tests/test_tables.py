@@ -268,6 +268,22 @@ def test_a_column_that_only_samples_of_weight_zero_have_is_named(make_estimator)
         estimator.fit(X, sample_weight=[0, 0, 1, 1, 1])
 
 
+def test_columns_of_the_same_name_are_rejected(make_estimator, table):
+    X = pd.concat([table, table[["age"]]], axis=1)
+    with pytest.raises(ValueError, match="X has several columns of the name age. Ren"):
+        make_estimator(likelihood=PARTS).fit(X)
+
+
+def test_columns_can_not_be_chosen_by_a_dtype_itself(table):
+    polars = pytest.importorskip("polars")
+    message = "To choose by dtype, give make_column_selector.dtype_include=float.\\."
+    with pytest.raises(ValueError, match=message):
+        fit_encoder(table, ("gaussian", np.float64))
+    message = r"To choose by dtype, give lambda X: X.select\(polars.selectors.float"
+    with pytest.raises(ValueError, match=message):
+        fit_encoder(polars.DataFrame({"a": [1.0]}), ("gaussian", polars.Float64))
+
+
 def test_sparse_and_shared_tables_are_rejected(make_estimator):
     X = np.eye(4)
     estimator = make_estimator(n_clusters=2, likelihood="categorical")

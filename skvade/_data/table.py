@@ -244,8 +244,9 @@ def _resolve_columns(X: Any, likelihood: str, columns: Any) -> list[int]:
     except (ValueError, TypeError, RuntimeError) as error:
         # A RuntimeError is for a step in a slice of names.
         remedy = (
-            "Give names, positions, a slice, a mask, or a callable such as "
-            "make_column_selector"
+            "Give a list of names or positions, a slice, a mask with an entry for each "
+            "column, or a callable that gives one of them. To choose by dtype, give "
+            + _selector_example(X)
         )
         if not hasattr(X, "columns") and _needs_names(columns):
             remedy = (
@@ -258,6 +259,13 @@ def _resolve_columns(X: Any, likelihood: str, columns: Any) -> list[int]:
             f"likelihood has the columns {columns!r} for {likelihood!r}, which are not "
             f"those of X: {str(error).rstrip('.')}. {remedy}."
         ) from error
+
+
+def _selector_example(X: Any) -> str:
+    """Show how columns of a frame are chosen by their dtype."""
+    if _kind_of_frame(X) == "polars":
+        return "lambda X: X.select(polars.selectors.float()).columns"
+    return "make_column_selector(dtype_include=float)"
 
 
 def _needs_names(columns: Any) -> bool:
