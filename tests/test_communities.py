@@ -1,5 +1,6 @@
 """Communities of the graph of small groups of samples."""
 
+import itertools
 import warnings
 
 import networkx as nx
@@ -15,13 +16,16 @@ from skvade._data.neighbors import NeighborGraph
 from skvade._inference import pretrained_embedding
 from skvade._training import communities as module
 from skvade._training.communities import (
+    IMPROVEMENT_RESOLUTIONS,
     candidate_partitions,
     choose_partition,
     communities,
     community_labels,
     estimate_n_clusters,
+    improve_partition,
     louvain,
     modularity,
+    split_and_merge,
 )
 from skvade._training.initialization import initial_labels
 from skvade._training.pretraining import pretrain
@@ -117,6 +121,71 @@ def test_kmeans_takes_the_place_of_communities_of_low_modularity(
         )
         labels = community_labels(Z, [graph], 4, np.ones(300), RandomState(0))
         assert adjusted_rand_score(y, labels) > 0.9
+
+
+def test_a_group_is_split_and_two_are_merged():
+    """Two groups share a label, and one has two: single moves find no better one."""
+    links, groups = planted_links()
+    labels = np.array([0, 0, 1, 2, 3])[groups]
+    labels[np.flatnonzero(groups == 4)[:6]] = 4
+    found = split_and_merge(labels, links, links, RandomState(0))
+    assert adjusted_rand_score(groups, found) == 1
+    assert adjusted_rand_score(groups, labels) < 0.8
+
+
+def test_split_and_merge_raises_the_modularity_at_all_resolutions():
+    rng = RandomState(0)
+    for _ in range(20):
+        links = rng.gamma(0.2, size=(30, 30))
+        links = links + links.T
+        labels = np.r_[np.arange(5), rng.randint(5, size=25)]
+        found = split_and_merge(labels, links, links, rng)
+        assert_array_equal(np.unique(found), np.arange(5))
+        for resolution in IMPROVEMENT_RESOLUTIONS:
+            before = modularity(links, labels, resolution)
+            after = modularity(links, found, resolution)
+            assert (after > before) if (found != labels).any() else after == before
+
+
+def test_the_best_move_is_that_of_a_search_over_all(monkeypatch):
+    """Modularity of each partition that one split and one merger can give."""
+    rng = RandomState(0)
+    monkeypatch.setattr(module, "MAX_IMPROVEMENTS", 1)
+    for _ in range(10):
+        links = rng.gamma(0.2, size=(16, 16))
+        links = links + links.T
+        labels = np.r_[np.arange(4), rng.randint(4, size=12)]
+        found = split_and_merge(labels, links, links, RandomState(1))
+        reached = [labels]
+        draws = RandomState(1)
+        for group in range(4):
+            half = module._half(np.flatnonzero(labels == group), links, draws)
+            if half is None:
+                continue
+            split = labels.copy()
+            split[half] = 4
+            for kept, merged in itertools.combinations(range(5), 2):
+                if (kept, merged) != (group, 4):
+                    reached.append(np.where(split == merged, kept, split))
+        gains = [
+            min(
+                modularity(links, np.unique(new, return_inverse=True)[1], resolution)
+                - modularity(links, labels, resolution)
+                for resolution in IMPROVEMENT_RESOLUTIONS
+            )
+            for new in reached
+        ]
+        best = reached[int(np.argmax(gains))]
+        assert adjusted_rand_score(best, found) == 1
+
+
+def test_a_partition_is_improved_on_the_samples(blobs_and_graph):
+    Z, y, graph = blobs_and_graph
+    labels = np.array([0, 0, 1, 2])[y]
+    labels[(y == 3) & (Z[:, 0] > np.median(Z[y == 3, 0]))] = 3
+    found = improve_partition(labels, Z, [graph, graph], np.ones(300), RandomState(0))
+    assert adjusted_rand_score(y, found) > 0.95
+    assert adjusted_rand_score(y, labels) < 0.8
 
 
 def test_the_seed_decides(blobs_and_graph):

@@ -23,7 +23,9 @@ __all__ = [
     "communities",
     "community_labels",
     "estimate_n_clusters",
+    "improve_partition",
     "modularity",
+    "split_and_merge",
 ]
 
 # Micro-clusters for each cluster: one group of candidate partitions for each number.
@@ -35,6 +37,10 @@ MAX_KMEANS_SAMPLES = 20_000  # that micro-clusters are fitted on
 CHOICE_RESOLUTION = 0.5  # of the modularity that candidates are chosen by
 AGREEMENT_WEIGHT = 0.02  # beside it
 N_AGREEMENT_SAMPLES = 2_000  # on which candidate partitions are compared
+IMPROVEMENT_RESOLUTIONS = (0.2, 1.5)  # of the modularity that must rise at both
+SPLIT_KERNEL_WEIGHT = 3.0  # of the kernel in the links by which a group is split
+MIN_IMPROVEMENT = 1e-6  # of the modularity
+MAX_IMPROVEMENTS = 20
 N_TRIES = 2  # of Louvain's method at each resolution
 N_BISECTIONS = 14
 MIN_RESOLUTION, MAX_RESOLUTION = 0.02, 30.0
@@ -87,6 +93,8 @@ def community_labels(
     candidates.append(
         _kmeans_labels(Z, n_clusters, sample_weight, random_state, n_init=10)
     )
+    labels = choose_partition(candidates, graphs[0], sample_weight, random_state)
+    candidates.append(improve_partition(labels, Z, graphs, sample_weight, random_state))
     return choose_partition(candidates, graphs[0], sample_weight, random_state)
 
 
@@ -184,12 +192,18 @@ def _micro_graphs(
     most = max(len(Z) // SAMPLES_PER_MICRO_CLUSTER, n_clusters)
     n_micro_clusters = min(n_micro_clusters, most, MAX_MICRO_CLUSTERS)
     micro_labels = _kmeans_labels(Z, n_micro_clusters, sample_weight, random_state)
-    counts = np.sum(
-        [_edge_counts(micro_labels, g, sample_weight) for g in graphs], axis=0
-    )
-    kernel = _kernel(Z, micro_labels, sample_weight)
+    counts, kernel = _link_fractions(micro_labels, Z, graphs, sample_weight)
     for weight in KERNEL_WEIGHTS:
-        yield micro_labels, counts / counts.sum() + weight * kernel / kernel.sum()
+        yield micro_labels, counts + weight * kernel
+
+
+def _link_fractions(
+    labels: NDArray, Z: NDArray, graphs: Sequence[NeighborGraph], sample_weight: NDArray
+) -> tuple[NDArray, NDArray]:
+    """Link groups by the edges between them, and by the kernel; each sums to one."""
+    counts = np.sum([_edge_counts(labels, g, sample_weight) for g in graphs], axis=0)
+    kernel = _kernel(Z, labels, sample_weight)
+    return counts / counts.sum(), kernel / kernel.sum()
 
 
 def _kmeans_labels(
@@ -370,3 +384,136 @@ def choose_partition(
             edge_counts = _edge_counts(labels, graph, sample_weight)
             scores[i] += _modularity(edge_counts, CHOICE_RESOLUTION)
     return candidates[int(np.argmax(scores))]
+
+
+# --- The improvement ----------------------------------------------------------------
+
+
+def improve_partition(
+    labels: NDArray,
+    Z: NDArray,
+    graphs: Sequence[NeighborGraph],
+    sample_weight: NDArray,
+    random_state: RandomState,
+) -> NDArray:
+    """Split one group and merge two, as long as that raises the modularity.
+
+    Louvain's method moves one node at a time and does not find such partitions: on the
+    way there the modularity falls. It is that of the samples in the first graph, and
+    must rise at all of `IMPROVEMENT_RESOLUTIONS`: a low resolution prefers groups of
+    unequal size, a high one even groups. The number of groups stays.
+    """
+    n_groups = labels.max() + 1
+    if n_groups < 2 or not len(graphs[0].indices):
+        return labels
+    n_micro = min(MICRO_CLUSTERS[-1] * n_groups, len(Z) // SAMPLES_PER_MICRO_CLUSTER)
+    n_micro = min(max(n_micro, n_groups), MAX_MICRO_CLUSTERS)
+    micro_labels = _kmeans_labels(Z, n_micro, sample_weight, random_state)
+    # The nodes are the parts of micro-clusters in each group.
+    pairs, nodes = np.unique(micro_labels * n_groups + labels, return_inverse=True)
+    counts, kernel = _link_fractions(nodes, Z, graphs, sample_weight)
+    edges = _edge_counts(nodes, graphs[0], sample_weight)
+    groups = split_and_merge(
+        pairs % n_groups, edges, counts + SPLIT_KERNEL_WEIGHT * kernel, random_state
+    )
+    return groups[nodes]
+
+
+def split_and_merge(
+    labels: NDArray, edges: NDArray, links: NDArray, random_state: RandomState
+) -> NDArray:
+    """Split a group of nodes and merge two, best pair first, until nothing improves.
+
+    Parameters
+    ----------
+    labels : ndarray of shape (n_nodes,)
+        Group of each node.
+    edges : ndarray of shape (n_nodes, n_nodes)
+        Symmetric weights of the edges, by which the modularity is computed.
+    links : ndarray of shape (n_nodes, n_nodes)
+        Symmetric weights, by which a group is split into two communities.
+    random_state : RandomState
+        Decides about the order of the nodes.
+
+    Returns
+    -------
+    labels : ndarray of shape (n_nodes,)
+        As many groups, of at least the modularity of the given ones.
+    """
+    n_groups = labels.max() + 1
+    halves: dict[bytes, NDArray | None] = {}  # of groups, by their nodes
+    for _ in range(MAX_IMPROVEMENTS):
+        to_groups = edges @ _one_hot(labels)
+        between = _one_hot(labels).T @ to_groups
+        best_gain, best_labels = MIN_IMPROVEMENT, labels
+        for group in range(n_groups):
+            nodes = np.flatnonzero(labels == group)
+            key = nodes.tobytes()
+            if key not in halves:
+                halves[key] = _half(nodes, links, random_state)
+            half = halves[key]
+            if half is None:
+                continue
+            inside = edges[np.ix_(half, half)].sum()
+            split = _split_off(between, group, to_groups[half].sum(0), inside)
+            gain, (kept, merged) = _best_merge(between, split, group)
+            if gain > best_gain:
+                new_labels = labels.copy()
+                new_labels[half] = n_groups
+                new_labels[new_labels == merged] = kept
+                new_labels[new_labels == n_groups] = merged
+                best_gain, best_labels = gain, new_labels
+        if best_labels is labels:
+            break
+        labels = best_labels
+    return labels
+
+
+def _half(nodes: NDArray, links: NDArray, random_state: RandomState) -> NDArray | None:
+    """Give one of the two communities of some nodes; None if they do not fall apart."""
+    if len(nodes) < 2:
+        return None
+    labels = communities(links[np.ix_(nodes, nodes)], 2, random_state)
+    return None if labels is None else nodes[labels == 1]
+
+
+def _split_off(
+    between: NDArray, group: int, to_groups: NDArray, inside: float
+) -> NDArray:
+    """Give the weights of the edges between groups, a part of one as the last group.
+
+    `to_groups` are the weights from this part to the groups as they were, and `inside`
+    is the weight within it.
+    """
+    moved = np.append(to_groups, inside)
+    moved[group] -= inside
+    result = np.pad(between, (0, 1))
+    result[group] -= moved
+    result[:, group] -= moved
+    result[group, group] -= inside
+    result[-1] = result[:, -1] = moved
+    return result
+
+
+def _best_merge(
+    before: NDArray, between: NDArray, group: int
+) -> tuple[float, tuple[int, int]]:
+    """Find the two groups whose merger raises the modularity most since `before`.
+
+    Both arrays are weights of the edges between groups. Since `before`, the last group
+    was split off from `group`: these two stay apart. The rise is the lowest of those at
+    all `IMPROVEMENT_RESOLUTIONS`.
+    """
+    total = between.sum()
+    degrees = between.sum(1) / total
+    gains = [
+        _modularity(between, resolution)
+        - _modularity(before, resolution)
+        + 2 * (between / total - resolution * np.outer(degrees, degrees))
+        for resolution in IMPROVEMENT_RESOLUTIONS
+    ]
+    lowest = np.min(gains, axis=0)
+    lowest[np.triu_indices(len(lowest))] = -np.inf
+    lowest[-1, group] = -np.inf
+    merged, kept = np.unravel_index(lowest.argmax(), lowest.shape)
+    return float(lowest[merged, kept]), (int(kept), int(merged))
