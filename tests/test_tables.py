@@ -158,7 +158,7 @@ def test_slices_are_of_names_or_positions(table):
         ),
         (
             [("gaussian", slice("age", "income", 2))],
-            r"which are not those of X: key.step must be 1 or None\. Give names",
+            r"which are not those of X: key.step must be 1 or None\. Give a list",
         ),
         (
             [("gaussian", slice(None))],
