@@ -87,10 +87,9 @@ print(f"n_effective_clusters_ {model.n_effective_clusters_:.1f}")
 centers = model.cluster_centers_
 excess = centers - centers.mean(axis=0)
 found = np.argsort(-excess, axis=1)[:, :5]
-for c, genes in enumerate(found):
-    of_cluster = kind[model.labels_ == c]
-    of_kind = np.bincount(of_cluster).argmax()
-    n_true = np.isin(genes, markers[of_kind]).sum()
+for c in np.unique(model.labels_):
+    of_kind = np.bincount(kind[model.labels_ == c]).argmax()
+    n_true = np.isin(found[c], markers[of_kind]).sum()
     print(f"cluster {c}: {n_true} of 5 mark kind {list(sizes)[of_kind]}")
 
 fig, ax = plt.subplots(figsize=(9, 3), layout="constrained")
