@@ -16,10 +16,7 @@ from skvade._checkpoint import read_checkpoint, resume_training, write_checkpoin
 from skvade._data.device import default_settings
 from skvade._data.process_group import make_process_group
 from skvade._data.table import CATEGORICAL
-from skvade._data_validation import (
-    check_sample_weight,
-    validate_X,
-)
+from skvade._data_validation import check_sample_weight, validate_X
 from skvade._diagnostics import warn_fit_quality
 from skvade._model.custom_networks import ModuleFactory
 from skvade._prediction import PredictionMixin

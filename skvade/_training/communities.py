@@ -189,12 +189,25 @@ def _micro_graphs(
     """
     if not any(len(graph.indices) for graph in graphs):
         return
-    most = max(len(Z) // SAMPLES_PER_MICRO_CLUSTER, n_clusters)
-    n_micro_clusters = min(n_micro_clusters, most, MAX_MICRO_CLUSTERS)
-    micro_labels = _kmeans_labels(Z, n_micro_clusters, sample_weight, random_state)
+    micro_labels = _micro_labels(
+        Z, n_micro_clusters, n_clusters, sample_weight, random_state
+    )
     counts, kernel = _link_fractions(micro_labels, Z, graphs, sample_weight)
     for weight in KERNEL_WEIGHTS:
         yield micro_labels, counts + weight * kernel
+
+
+def _micro_labels(
+    Z: NDArray,
+    n_micro_clusters: int,
+    n_clusters: int,
+    sample_weight: NDArray,
+    random_state: RandomState,
+) -> NDArray:
+    """Partition the embedding into micro-clusters, fewer of few samples."""
+    most = max(len(Z) // SAMPLES_PER_MICRO_CLUSTER, n_clusters)
+    n_micro_clusters = min(n_micro_clusters, most, MAX_MICRO_CLUSTERS)
+    return _kmeans_labels(Z, n_micro_clusters, sample_weight, random_state)
 
 
 def _link_fractions(
@@ -406,9 +419,9 @@ def improve_partition(
     n_groups = labels.max() + 1
     if n_groups < 2 or not len(graphs[0].indices):
         return labels
-    n_micro = min(MICRO_CLUSTERS[-1] * n_groups, len(Z) // SAMPLES_PER_MICRO_CLUSTER)
-    n_micro = min(max(n_micro, n_groups), MAX_MICRO_CLUSTERS)
-    micro_labels = _kmeans_labels(Z, n_micro, sample_weight, random_state)
+    micro_labels = _micro_labels(
+        Z, MICRO_CLUSTERS[-1] * n_groups, n_groups, sample_weight, random_state
+    )
     # The nodes are the parts of micro-clusters in each group.
     pairs, nodes = np.unique(micro_labels * n_groups + labels, return_inverse=True)
     counts, kernel = _link_fractions(nodes, Z, graphs, sample_weight)
