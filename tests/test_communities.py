@@ -9,7 +9,7 @@ import pytest
 from numpy.random import RandomState
 from numpy.testing import assert_array_equal
 from sklearn.datasets import make_blobs
-from sklearn.metrics import adjusted_rand_score
+from sklearn.metrics import adjusted_rand_score, mutual_info_score
 from training_states import make_training_state
 
 from skvade._data.neighbors import NeighborGraph
@@ -22,9 +22,13 @@ from skvade._training.communities import (
     communities,
     community_labels,
     estimate_n_clusters,
+    even_partition,
     improve_partition,
     louvain,
+    merge_by_information,
+    merge_by_modularity,
     modularity,
+    mutual_information,
     split_and_merge,
 )
 from skvade._training.initialization import initial_labels
@@ -128,7 +132,7 @@ def test_a_group_is_split_and_two_are_merged():
     links, groups = planted_links()
     labels = np.array([0, 0, 1, 2, 3])[groups]
     labels[np.flatnonzero(groups == 4)[:6]] = 4
-    found = split_and_merge(labels, links, links, RandomState(0))
+    found = split_and_merge(labels, links, links, RandomState(0), merge_by_modularity)
     assert adjusted_rand_score(groups, found) == 1
     assert adjusted_rand_score(groups, labels) < 0.8
 
@@ -139,7 +143,7 @@ def test_split_and_merge_raises_the_modularity_at_all_resolutions():
         links = rng.gamma(0.2, size=(30, 30))
         links = links + links.T
         labels = np.r_[np.arange(5), rng.randint(5, size=25)]
-        found = split_and_merge(labels, links, links, rng)
+        found = split_and_merge(labels, links, links, rng, merge_by_modularity)
         assert_array_equal(np.unique(found), np.arange(5))
         for resolution in IMPROVEMENT_RESOLUTIONS:
             before = modularity(links, labels, resolution)
@@ -149,15 +153,44 @@ def test_split_and_merge_raises_the_modularity_at_all_resolutions():
     assert n_changed > 5
 
 
-def test_the_best_move_is_that_of_a_search_over_all(monkeypatch):
-    """Modularity of each partition that one split and one merger can give."""
-    rng = RandomState(0)
+def rise_of_modularity(links, labels, new):
+    return min(
+        modularity(links, new, resolution) - modularity(links, labels, resolution)
+        for resolution in IMPROVEMENT_RESOLUTIONS
+    )
+
+
+def edges_between(links, labels):
+    """Give the weights in millionths, since scikit-learn counts."""
+    members = np.eye(labels.max() + 1)[labels]
+    return np.rint(1e6 * members.T @ links @ members).astype(int)
+
+
+def rise_of_information(links, labels, new):
+    scores = [
+        mutual_info_score(None, None, contingency=edges_between(links, partition))
+        for partition in (new, labels)
+    ]
+    return scores[0] - scores[1]
+
+
+@pytest.mark.parametrize(
+    ("best_merger", "rise"),
+    [
+        (merge_by_modularity, rise_of_modularity),
+        (merge_by_information, rise_of_information),
+    ],
+)
+def test_the_best_move_is_that_of_a_search_over_all(best_merger, rise, monkeypatch):
+    """Rise of the objective for each partition that one split and one merger give."""
+    rng, n_changed = RandomState(0), 0
     monkeypatch.setattr(module, "MAX_IMPROVEMENTS", 1)
+    monkeypatch.setattr(module, "MIN_DENSITY_RATIO", 0.0)
     for _ in range(10):
         links = rng.gamma(0.2, size=(16, 16))
         links = links + links.T
         labels = np.r_[np.arange(4), rng.randint(4, size=12)]
-        found = split_and_merge(labels, links, links, RandomState(1))
+        found = split_and_merge(labels, links, links, RandomState(1), best_merger)
         reached = [labels]
         draws = RandomState(1)
         for group in range(4):
@@ -168,17 +201,56 @@ def test_the_best_move_is_that_of_a_search_over_all(monkeypatch):
             split[half] = 4
             for kept, merged in itertools.combinations(range(5), 2):
                 if (kept, merged) != (group, 4):
-                    reached.append(np.where(split == merged, kept, split))
-        gains = [
-            min(
-                modularity(links, np.unique(new, return_inverse=True)[1], resolution)
-                - modularity(links, labels, resolution)
-                for resolution in IMPROVEMENT_RESOLUTIONS
-            )
-            for new in reached
-        ]
+                    new = np.where(split == merged, kept, split)
+                    reached.append(np.unique(new, return_inverse=True)[1])
+        gains = [rise(links, labels, new) for new in reached]
         best = reached[int(np.argmax(gains))]
         assert adjusted_rand_score(best, found) == 1
+        assert rise(links, labels, found) == pytest.approx(max(gains))
+        n_changed += max(gains) > 0
+    assert n_changed > 5
+
+
+def test_the_mutual_information_is_that_of_the_ends_of_edges():
+    links, groups = planted_links()
+    between = edges_between(links, groups)
+    expected = mutual_info_score(None, None, contingency=between)
+    assert mutual_information(between) == pytest.approx(expected)
+
+
+def test_clusters_that_do_not_touch_are_never_merged():
+    """Else the large group would be cut, and the two small ones become one."""
+    links, groups = planted_links(n_groups=4, size=12)
+    labels = np.array([0, 0, 1, 2])[groups]
+    apart = labels[:, None] != labels
+    links[apart] = 0.0
+    arguments = labels, links, links, RandomState(0), merge_by_information
+    assert_array_equal(split_and_merge(*arguments), labels)
+
+
+def blobs_in_a_row(sizes):
+    """A row of blobs, each of which touches its neighbors."""
+    centers = 3.0 * np.arange(len(sizes))[:, None] * [1.0, 0.0]
+    return make_blobs(sizes, centers=centers, cluster_std=0.8, random_state=0)
+
+
+def test_even_groups_are_found():
+    Z, y = blobs_in_a_row([300] * 5)
+    labels = np.array([0, 0, 1, 2, 3])[y]
+    labels[(y == 4) & (Z[:, 1] > 0)] = 4
+    graph = neighbors_of(Z)
+    found = even_partition(labels, Z, [graph, graph], np.ones(1500), RandomState(0))
+    assert adjusted_rand_score(y, found) > 0.9
+    assert adjusted_rand_score(y, labels) < 0.8
+
+
+@pytest.mark.parametrize("sizes", [[700, 100, 100], [400, 100, 100, 100]])
+def test_uneven_groups_stay_as_they_are(sizes):
+    Z, y = blobs_in_a_row(sizes)
+    graph = neighbors_of(Z)
+    weights = np.ones(len(Z))
+    found = even_partition(y, Z, [graph, graph], weights, RandomState(0))
+    assert_array_equal(found, y)
 
 
 def test_a_partition_is_improved_on_the_samples(blobs_and_graph):

@@ -6,12 +6,13 @@ do not depend on these distances. The graph is small, micro-clusters of the embe
 and dense: on such graphs the moves below take milliseconds as NumPy operations.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations
 
 import numpy as np
 from numpy.random import RandomState
 from numpy.typing import NDArray
+from scipy.special import xlogy
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 
@@ -23,8 +24,12 @@ __all__ = [
     "communities",
     "community_labels",
     "estimate_n_clusters",
+    "even_partition",
     "improve_partition",
+    "merge_by_information",
+    "merge_by_modularity",
     "modularity",
+    "mutual_information",
     "split_and_merge",
 ]
 
@@ -39,8 +44,16 @@ AGREEMENT_WEIGHT = 0.02  # beside it
 N_AGREEMENT_SAMPLES = 2_000  # on which candidate partitions are compared
 IMPROVEMENT_RESOLUTIONS = (0.2, 1.5)  # of the modularity that must rise at both
 SPLIT_KERNEL_WEIGHT = 3.0  # of the kernel in the links by which a group is split
-MIN_IMPROVEMENT = 1e-6  # of the modularity
+MIN_IMPROVEMENT = 1e-6  # of the modularity, or of the mutual information
 MAX_IMPROVEMENTS = 20
+# Groups of nearly equal size are taken where the graph allows them: two groups become
+# one if the edges between them are at least this fraction as dense as those between the
+# parts of the group that is split for it.
+MIN_DENSITY_RATIO = 0.3
+# The effective number of groups, as a fraction of their number: far below one the
+# clusters differ in size, and the result counts from the second fraction on.
+MIN_EVENNESS_BEFORE, MIN_EVENNESS_AFTER = 0.7, 0.93
+MAX_EVEN_GROUPS = 100  # whose mutual information is computed in reasonable time
 N_TRIES = 2  # of Louvain's method at each resolution
 N_BISECTIONS = 14
 MIN_RESOLUTION, MAX_RESOLUTION = 0.02, 30.0
@@ -95,7 +108,8 @@ def community_labels(
     )
     labels = choose_partition(candidates, graphs[0], sample_weight, random_state)
     candidates.append(improve_partition(labels, Z, graphs, sample_weight, random_state))
-    return choose_partition(candidates, graphs[0], sample_weight, random_state)
+    labels = choose_partition(candidates, graphs[0], sample_weight, random_state)
+    return even_partition(labels, Z, graphs, sample_weight, random_state)
 
 
 def estimate_n_clusters(
@@ -401,6 +415,10 @@ def choose_partition(
 
 # --- The improvement ----------------------------------------------------------------
 
+# From the weights of the edges between groups before and after a split, and the group
+# that was split: the rise of an objective by the best merger, and the two groups.
+BestMerger = Callable[[NDArray, NDArray, int], tuple[float, tuple[int, int]]]
+
 
 def improve_partition(
     labels: NDArray,
@@ -416,6 +434,52 @@ def improve_partition(
     must rise at all of `IMPROVEMENT_RESOLUTIONS`: a low resolution prefers groups of
     unequal size, a high one even groups. The number of groups stays.
     """
+    return _split_and_merge_samples(
+        labels, Z, graphs, sample_weight, random_state, merge_by_modularity
+    )
+
+
+def even_partition(
+    labels: NDArray,
+    Z: NDArray,
+    graphs: Sequence[NeighborGraph],
+    sample_weight: NDArray,
+    random_state: RandomState,
+) -> NDArray:
+    """Make the groups of a partition nearly equal in size, where the graph allows it.
+
+    One group is split and two are merged, as long as that raises the mutual information
+    of the groups at the two ends of an edge. This is the likelihood of a
+    degree-corrected stochastic block model (Karrer and Newman, 2011), and highest for
+    even groups. Of data whose clusters differ in size it would cut the large ones. So
+    very uneven groups stay as they are, two groups that hardly touch are never merged,
+    and the result counts only if its groups have become even.
+    """
+    is_uneven = _evenness(labels, sample_weight) < MIN_EVENNESS_BEFORE
+    if is_uneven or labels.max() >= MAX_EVEN_GROUPS:
+        return labels
+    result = _split_and_merge_samples(
+        labels, Z, graphs, sample_weight, random_state, merge_by_information
+    )
+    is_even = _evenness(result, sample_weight) >= MIN_EVENNESS_AFTER
+    return result if is_even else labels
+
+
+def _evenness(labels: NDArray, sample_weight: NDArray) -> float:
+    """Compute the effective number of groups, 1 / sum p_c^2, over their number."""
+    fractions = np.bincount(labels, sample_weight) / sample_weight.sum()
+    return float(1 / np.square(fractions).sum() / len(fractions))
+
+
+def _split_and_merge_samples(
+    labels: NDArray,
+    Z: NDArray,
+    graphs: Sequence[NeighborGraph],
+    sample_weight: NDArray,
+    random_state: RandomState,
+    best_merger: BestMerger,
+) -> NDArray:
+    """Split and merge groups of samples, micro-clusters of them at a time."""
     n_groups = labels.max() + 1
     if n_groups < 2 or not len(graphs[0].indices):
         return labels
@@ -426,14 +490,17 @@ def improve_partition(
     pairs, nodes = np.unique(micro_labels * n_groups + labels, return_inverse=True)
     counts, kernel = _link_fractions(nodes, Z, graphs, sample_weight)
     edges = _edge_counts(nodes, graphs[0], sample_weight)
-    groups = split_and_merge(
-        pairs % n_groups, edges, counts + SPLIT_KERNEL_WEIGHT * kernel, random_state
-    )
+    links = counts + SPLIT_KERNEL_WEIGHT * kernel
+    groups = split_and_merge(pairs % n_groups, edges, links, random_state, best_merger)
     return groups[nodes]
 
 
 def split_and_merge(
-    labels: NDArray, edges: NDArray, links: NDArray, random_state: RandomState
+    labels: NDArray,
+    edges: NDArray,
+    links: NDArray,
+    random_state: RandomState,
+    best_merger: BestMerger,
 ) -> NDArray:
     """Split a group of nodes and merge two, best pair first, until nothing improves.
 
@@ -442,16 +509,18 @@ def split_and_merge(
     labels : ndarray of shape (n_nodes,)
         Group of each node.
     edges : ndarray of shape (n_nodes, n_nodes)
-        Symmetric weights of the edges, by which the modularity is computed.
+        Symmetric weights of the edges, by which the objective is computed.
     links : ndarray of shape (n_nodes, n_nodes)
         Symmetric weights, by which a group is split into two communities.
     random_state : RandomState
         Decides about the order of the nodes.
+    best_merger : callable
+        Finds the two groups to merge after a split, see `BestMerger`.
 
     Returns
     -------
     labels : ndarray of shape (n_nodes,)
-        As many groups, of at least the modularity of the given ones.
+        As many groups, at least as good as the given ones.
     """
     n_groups = labels.max() + 1
     halves: dict[bytes, NDArray | None] = {}  # of groups, by their nodes
@@ -469,7 +538,7 @@ def split_and_merge(
                 continue
             inside = edges[np.ix_(half, half)].sum()
             split = _split_off(between, group, to_groups[half].sum(0), inside)
-            gain, (kept, merged) = _best_merge(between, split, group)
+            gain, (kept, merged) = best_merger(between, split, group)
             if gain > best_gain:
                 new_labels = labels.copy()
                 new_labels[half] = n_groups
@@ -508,7 +577,7 @@ def _split_off(
     return result
 
 
-def _best_merge(
+def merge_by_modularity(
     before: NDArray, between: NDArray, group: int
 ) -> tuple[float, tuple[int, int]]:
     """Find the two groups whose merger raises the modularity most since `before`.
@@ -530,3 +599,49 @@ def _best_merge(
     lowest[-1, group] = -np.inf
     merged, kept = np.unravel_index(lowest.argmax(), lowest.shape)
     return float(lowest[merged, kept]), (int(kept), int(merged))
+
+
+def merge_by_information(
+    before: NDArray, between: NDArray, group: int
+) -> tuple[float, tuple[int, int]]:
+    """Find the two groups whose merger raises the mutual information most.
+
+    As in `merge_by_modularity`. The edges between the two must be nearly as dense as
+    those between the parts of `group`, else they are clusters of their own, and a
+    cluster was cut for their sake.
+    """
+    weights = between / between.sum()
+    degrees = weights.sum(1)
+    density = weights / np.outer(degrees, degrees)
+    allowed = np.tril(density >= MIN_DENSITY_RATIO * density[-1, group], -1)
+    allowed[-1, group] = False
+    merged, kept = np.nonzero(allowed)
+    if not len(merged):
+        return -np.inf, (0, 0)
+    pairs = np.arange(len(merged))
+    rows = weights[kept] + weights[merged]
+    rows[pairs, kept] += rows[pairs, merged]
+    rows[pairs, merged] = 0.0
+    # Entries in a row and a column count twice, those in the crossings once.
+    terms = xlogy(weights, weights)
+    after = 2 * xlogy(rows, rows).sum(1)
+    after -= xlogy(rows, rows)[pairs, kept]
+    former = 2 * (terms[kept].sum(1) + terms[merged].sum(1))
+    former -= terms[kept, kept] + terms[merged, merged] + 2 * terms[kept, merged]
+    degree_terms = xlogy(degrees, degrees)
+    united = degrees[kept] + degrees[merged]
+    rise = xlogy(united, united) - degree_terms[kept] - degree_terms[merged]
+    gains = mutual_information(between) - mutual_information(before)
+    gains = gains + after - former - 2 * rise
+    best = int(gains.argmax())
+    return float(gains[best]), (int(kept[best]), int(merged[best]))
+
+
+def mutual_information(between: NDArray) -> float:
+    """Compute the mutual information of the groups at both ends of an edge, in nats.
+
+    `between` holds the weights of the edges between groups.
+    """
+    weights = between / between.sum()
+    degrees = weights.sum(1)
+    return float(xlogy(weights, weights).sum() - 2 * xlogy(degrees, degrees).sum())
