@@ -206,8 +206,9 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         Epochs of pretraining. With 0 there is no pretraining, and the mixture starts on
         the embedding of an untrained network.
 
-        - "neighbors": an epoch is 100 steps of 128 pairs. "auto" is 20 up to 5,000
-          samples, then grows with the square root of their number;
+        - "neighbors": an epoch is 100 steps of 128 pairs. "auto" is one
+          for every 90 samples, from 10 to 20. Beyond 5,000 samples it grows with the
+          square root of their number;
         - otherwise an epoch is a pass over X, with "stacked" also for each pair of
           layers. "auto" is 10. On small data, more epochs mix up the groups as the
           reconstruction improves. With tens of thousands of samples 60 epochs pay.
@@ -253,7 +254,8 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         - "communities": communities of a graph of small groups of samples, linked by
           their neighbors in X and in the embedding, and by their distances. Of several
           such partitions and that of k-means, one of high modularity that agrees with
-          the others. It finds groups at irregular distances, where k-means splits and
+          the others. Groups of nearly equal size are made even, where few edges are
+          lost by it. It finds groups at irregular distances, where k-means splits and
           merges them;
         - "kmeans": k-means, the best of ``n_init`` runs;
         - "gmm": a Gaussian mixture of that ``covariance_type`` by

@@ -48,8 +48,11 @@ ATTRACTION = 2.0  # weight of the neighbors against all other samples of the bat
 SCALE_PENALTY = 1e-3
 N_PAIRS = 128  # per step
 STEPS_PER_EPOCH = 100
-MIN_EPOCHS = 20  # up to `FULL_BUDGET_SAMPLES`, more in proportion to the square root
-FULL_BUDGET_SAMPLES = 5_000
+# An automatic budget: an epoch for so many samples within these limits, and more in
+# proportion to the square root from `LARGE_SAMPLES` on.
+SAMPLES_PER_EPOCH = 90
+MIN_EPOCHS, FULL_EPOCHS = 10, 20
+LARGE_SAMPLES = 5_000
 LEARNING_RATE = 5e-3  # of Adam at the start, from where it falls linearly to zero
 
 
@@ -167,8 +170,9 @@ def iter_pair_batches(
 
 def n_neighbor_epochs(n_samples: int) -> int:
     """Choose the number of epochs, of `STEPS_PER_EPOCH` steps each, automatically."""
-    growth = max(1.0, n_samples / FULL_BUDGET_SAMPLES)
-    return round(MIN_EPOCHS * math.sqrt(growth))
+    n_epochs = min(max(n_samples / SAMPLES_PER_EPOCH, MIN_EPOCHS), FULL_EPOCHS)
+    growth = max(1.0, n_samples / LARGE_SAMPLES)
+    return round(n_epochs * math.sqrt(growth))
 
 
 def pretrain_neighbors(state: TrainingState) -> None:

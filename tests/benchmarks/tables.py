@@ -333,6 +333,22 @@ def unbalanced_table():
     return table([UNBALANCED, *lines])
 
 
+def even_groups_table():
+    """Compare the start without and with the step that makes groups even."""
+    head = ["Data", "Seeds", "Accuracy without", "with", "NMI without", "with"]
+    lines = [[*head, "Evenness without", "with"]]
+    for (dataset,), runs in grouped(FILES / "even_groups.csv", "dataset").items():
+        halves = [[run for run in runs if run["even"] == even] for even in "01"]
+        cells = [
+            f"{column(half, name).mean():.3f}"
+            for name in ("accuracy", "nmi", "evenness")
+            for half in halves
+        ]
+        title = data_title(dataset, runs[0]["n"])
+        lines.append([title, str(len(halves[1])), *cells])
+    return table(lines)
+
+
 def covariances_table():
     """Compare the kinds of covariances, small data first."""
     groups = grouped(FILES / "covariances.csv", "dataset", "n", "covariance_type")
@@ -525,6 +541,7 @@ def main():
             "ablation": ablation_table,
             "recipes": recipes_table,
             "unbalanced": unbalanced_table,
+            "even_groups": even_groups_table,
             "missing": missing_table,
             "counts": counts_table,
             "real-counts": real_counts_table,
