@@ -189,8 +189,9 @@ def test_the_best_move_is_that_of_a_search_over_all(best_merger, rise, monkeypat
     for _ in range(10):
         links = rng.gamma(0.2, size=(16, 16))
         links = links + links.T
+        edges = links * (links > 0.5)  # some groups have none between them
         labels = np.r_[np.arange(4), rng.randint(4, size=12)]
-        found = split_and_merge(labels, links, links, RandomState(1), best_merger)
+        found = split_and_merge(labels, edges, links, RandomState(1), best_merger)
         reached = [labels]
         draws = RandomState(1)
         for group in range(4):
@@ -203,11 +204,9 @@ def test_the_best_move_is_that_of_a_search_over_all(best_merger, rise, monkeypat
                 if (kept, merged) != (group, 4):
                     new = np.where(split == merged, kept, split)
                     reached.append(np.unique(new, return_inverse=True)[1])
-        gains = [rise(links, labels, new) for new in reached]
-        best = reached[int(np.argmax(gains))]
-        assert adjusted_rand_score(best, found) == 1
-        assert rise(links, labels, found) == pytest.approx(max(gains))
-        n_changed += max(gains) > 0
+        gains = [rise(edges, labels, new) for new in reached]
+        assert rise(edges, labels, found) == pytest.approx(max(gains), abs=1e-6)
+        n_changed += max(gains) > 1e-6
     assert n_changed > 5
 
 

@@ -574,7 +574,7 @@ def _split_off(
     result[:, group] -= moved
     result[group, group] -= inside
     result[-1] = result[:, -1] = moved
-    return result
+    return np.maximum(result, 0.0)  # rounding may leave negative weights
 
 
 def merge_by_modularity(
@@ -612,8 +612,10 @@ def merge_by_information(
     """
     weights = between / between.sum()
     degrees = weights.sum(1)
-    density = weights / np.outer(degrees, degrees)
-    allowed = np.tril(density >= MIN_DENSITY_RATIO * density[-1, group], -1)
+    # Densities are weights over products of degrees, which may be zero.
+    products = np.outer(degrees, degrees)
+    limits = MIN_DENSITY_RATIO * weights[-1, group] * products
+    allowed = np.tril(weights * products[-1, group] >= limits, -1)
     allowed[-1, group] = False
     merged, kept = np.nonzero(allowed)
     if not len(merged):
