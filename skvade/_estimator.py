@@ -254,9 +254,9 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         - "communities": communities of a graph of small groups of samples, linked by
           their neighbors in X and in the embedding, and by their distances. Of several
           such partitions and that of k-means, one of high modularity that agrees with
-          the others. Groups of nearly equal size are made even, where few edges are
-          lost by it. It finds groups at irregular distances, where k-means splits and
-          merges them;
+          the others. Groups of nearly equal size are made even, where that raises
+          the mutual information of linked groups. It finds groups at irregular
+          distances, where k-means splits and merges them;
         - "kmeans": k-means, the best of ``n_init`` runs;
         - "gmm": a Gaussian mixture of that ``covariance_type`` by
           expectation-maximization, the best of ``n_init`` runs. It is likelier, but

@@ -17,6 +17,8 @@ from skvade._inference import pretrained_embedding
 from skvade._training import communities as module
 from skvade._training.communities import (
     IMPROVEMENT_RESOLUTIONS,
+    best_merger_by_information,
+    best_merger_by_modularity,
     candidate_partitions,
     choose_partition,
     communities,
@@ -25,8 +27,6 @@ from skvade._training.communities import (
     even_partition,
     improve_partition,
     louvain,
-    merge_by_information,
-    merge_by_modularity,
     modularity,
     mutual_information,
     split_and_merge,
@@ -132,7 +132,9 @@ def test_a_group_is_split_and_two_are_merged():
     links, groups = planted_links()
     labels = np.array([0, 0, 1, 2, 3])[groups]
     labels[np.flatnonzero(groups == 4)[:6]] = 4
-    found = split_and_merge(labels, links, links, RandomState(0), merge_by_modularity)
+    found = split_and_merge(
+        labels, links, links, RandomState(0), best_merger_by_modularity
+    )
     assert adjusted_rand_score(groups, found) == 1
     assert adjusted_rand_score(groups, labels) < 0.8
 
@@ -143,7 +145,7 @@ def test_split_and_merge_raises_the_modularity_at_all_resolutions():
         links = rng.gamma(0.2, size=(30, 30))
         links = links + links.T
         labels = np.r_[np.arange(5), rng.randint(5, size=25)]
-        found = split_and_merge(labels, links, links, rng, merge_by_modularity)
+        found = split_and_merge(labels, links, links, rng, best_merger_by_modularity)
         assert_array_equal(np.unique(found), np.arange(5))
         for resolution in IMPROVEMENT_RESOLUTIONS:
             before = modularity(links, labels, resolution)
@@ -177,15 +179,14 @@ def rise_of_information(links, labels, new):
 @pytest.mark.parametrize(
     ("best_merger", "rise"),
     [
-        (merge_by_modularity, rise_of_modularity),
-        (merge_by_information, rise_of_information),
+        (best_merger_by_modularity, rise_of_modularity),
+        (best_merger_by_information, rise_of_information),
     ],
 )
 def test_the_best_move_is_that_of_a_search_over_all(best_merger, rise, monkeypatch):
     """Rise of the objective for each partition that one split and one merger give."""
     rng, n_changed = RandomState(0), 0
     monkeypatch.setattr(module, "MAX_IMPROVEMENTS", 1)
-    monkeypatch.setattr(module, "MIN_DENSITY_RATIO", 0.0)
     for _ in range(10):
         links = rng.gamma(0.2, size=(16, 16))
         links = links + links.T
@@ -200,8 +201,12 @@ def test_the_best_move_is_that_of_a_search_over_all(best_merger, rise, monkeypat
                 continue
             split = labels.copy()
             split[half] = 4
+            between = edges_between(edges, split)
+            density = between / np.outer(between.sum(0), between.sum(1))
+            limit = module.MIN_DENSITY_RATIO * density[group, 4]
             for kept, merged in itertools.combinations(range(5), 2):
-                if (kept, merged) != (group, 4):
+                touch = density[kept, merged] > limit
+                if best_merger is best_merger_by_modularity or touch:
                     new = np.where(split == merged, kept, split)
                     reached.append(np.unique(new, return_inverse=True)[1])
         gains = [rise(edges, labels, new) for new in reached]
@@ -217,30 +222,57 @@ def test_the_mutual_information_is_that_of_the_ends_of_edges():
     assert mutual_information(between) == pytest.approx(expected)
 
 
-def test_clusters_that_do_not_touch_are_never_merged():
+@pytest.mark.parametrize("between", [0.0, 1e-3])
+def test_clusters_that_hardly_touch_are_never_merged(between, monkeypatch):
     """Else the large group would be cut, and the two small ones become one."""
-    links, groups = planted_links(n_groups=4, size=12)
-    labels = np.array([0, 0, 1, 2])[groups]
-    apart = labels[:, None] != labels
-    links[apart] = 0.0
-    arguments = labels, links, links, RandomState(0), merge_by_information
+    parts = np.repeat([0, 1, 2, 3], [18, 18, 8, 8])
+    labels = np.array([0, 0, 1, 2])[parts]
+    links = RandomState(0).uniform(0.5, 1.5, size=(52, 52))
+    links = (links + links.T) * np.where(labels[:, None] == labels, 0.1, between)
+    links[parts[:, None] == parts] *= 10
+    arguments = labels, links, links, RandomState(0), best_merger_by_information
     assert_array_equal(split_and_merge(*arguments), labels)
+    if between:
+        monkeypatch.setattr(module, "MIN_DENSITY_RATIO", 0.0)
+        assert (split_and_merge(*arguments) != labels).any()
 
 
-def blobs_in_a_row(sizes):
-    """A row of blobs, each of which touches its neighbors."""
-    centers = 3.0 * np.arange(len(sizes))[:, None] * [1.0, 0.0]
+def test_a_group_without_edges_is_never_merged():
+    before = np.array([[60.0, 1.0, 0.0], [1.0, 30.0, 0.0], [0.0, 0.0, 0.0]])
+    split = np.zeros((4, 4))
+    split[:2, :2] = [[28.0, 0.5], [0.5, 30.0]]
+    split[3] = split[:, 3] = [2.0, 0.5, 0.0, 28.0]
+    _, pair = best_merger_by_information(before, split, 0)
+    assert 2 not in pair
+
+
+def blobs_in_a_row(sizes, gap=3.0):
+    """Each blob touches its neighbors."""
+    centers = gap * np.arange(len(sizes))[:, None] * [1.0, 0.0]
     return make_blobs(sizes, centers=centers, cluster_std=0.8, random_state=0)
 
 
+def uneven_partition():
+    """One of eight even blobs is divided, two others are one group."""
+    Z, y = blobs_in_a_row([200] * 8, gap=2.4)
+    labels = np.array([0, 0, 1, 2, 3, 4, 5, 6])[y]
+    labels[(y == 7) & (Z[:, 1] > -0.4)] = 7
+    return Z, y, labels, neighbors_of(Z)
+
+
 def test_even_groups_are_found():
-    Z, y = blobs_in_a_row([300] * 5)
-    labels = np.array([0, 0, 1, 2, 3])[y]
-    labels[(y == 4) & (Z[:, 1] > 0)] = 4
-    graph = neighbors_of(Z)
-    found = even_partition(labels, Z, [graph, graph], np.ones(1500), RandomState(0))
+    Z, y, labels, graph = uneven_partition()
+    found = even_partition(labels, Z, [graph, graph], np.ones(1600), RandomState(0))
     assert adjusted_rand_score(y, found) > 0.9
-    assert adjusted_rand_score(y, labels) < 0.8
+    assert adjusted_rand_score(y, labels) < 0.85
+
+
+def test_evenness_is_that_of_the_weights():
+    """By its weight one group is larger than all others: they are left alone."""
+    Z, y, labels, graph = uneven_partition()
+    weights = np.where(y == 2, 20.0, 1.0)
+    found = even_partition(labels, Z, [graph, graph], weights, RandomState(0))
+    assert_array_equal(found, labels)
 
 
 @pytest.mark.parametrize("sizes", [[700, 100, 100], [400, 100, 100, 100]])
@@ -250,6 +282,29 @@ def test_uneven_groups_stay_as_they_are(sizes):
     weights = np.ones(len(Z))
     found = even_partition(y, Z, [graph, graph], weights, RandomState(0))
     assert_array_equal(found, y)
+
+
+def test_groups_that_do_not_become_even_stay_as_they_are(monkeypatch):
+    Z, y = blobs_in_a_row([300, 150, 150])
+    arguments = y, Z, [neighbors_of(Z)] * 2, np.ones(600)
+    assert_array_equal(even_partition(*arguments, RandomState(0)), y)
+    monkeypatch.setattr(module, "MIN_EVENNESS_AFTER", 0.0)
+    monkeypatch.setattr(module, "_evenness", lambda labels, weights: 1.0)
+    assert (even_partition(*arguments, RandomState(0)) != y).any()
+
+
+def test_many_groups_are_left_alone(monkeypatch):
+    Z, _, labels, graph = uneven_partition()
+    monkeypatch.setattr(module, "MAX_EVEN_GROUPS", 7)
+    found = even_partition(labels, Z, [graph, graph], np.ones(1600), RandomState(0))
+    assert_array_equal(found, labels)
+
+
+def test_the_start_makes_groups_even(monkeypatch, blobs_and_graph):
+    Z, _, graph = blobs_and_graph
+    monkeypatch.setattr(module, "even_partition", lambda labels, *_: -labels)
+    found = community_labels(Z, [graph, graph], 4, np.ones(300), RandomState(0))
+    assert found.min() == -3
 
 
 def test_a_partition_is_improved_on_the_samples(blobs_and_graph):

@@ -12,13 +12,15 @@ from itertools import combinations
 import numpy as np
 from numpy.random import RandomState
 from numpy.typing import NDArray
-from scipy.special import xlogy
+from scipy.special import entr
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 
 from skvade._data.neighbors import NeighborGraph
 
 __all__ = [
+    "best_merger_by_information",
+    "best_merger_by_modularity",
     "candidate_partitions",
     "choose_partition",
     "communities",
@@ -26,8 +28,6 @@ __all__ = [
     "estimate_n_clusters",
     "even_partition",
     "improve_partition",
-    "merge_by_information",
-    "merge_by_modularity",
     "modularity",
     "mutual_information",
     "split_and_merge",
@@ -46,14 +46,13 @@ IMPROVEMENT_RESOLUTIONS = (0.2, 1.5)  # of the modularity that must rise at both
 SPLIT_KERNEL_WEIGHT = 3.0  # of the kernel in the links by which a group is split
 MIN_IMPROVEMENT = 1e-6  # of the modularity, or of the mutual information
 MAX_IMPROVEMENTS = 20
-# Groups of nearly equal size are taken where the graph allows them: two groups become
-# one if the edges between them are at least this fraction as dense as those between the
-# parts of the group that is split for it.
+# Two groups become one if the edges between them are more than this fraction as dense
+# as those between the parts of the group that is split for it.
 MIN_DENSITY_RATIO = 0.3
-# The effective number of groups, as a fraction of their number: far below one the
-# clusters differ in size, and the result counts from the second fraction on.
-MIN_EVENNESS_BEFORE, MIN_EVENNESS_AFTER = 0.7, 0.93
-MAX_EVEN_GROUPS = 100  # whose mutual information is computed in reasonable time
+# The effective number of groups, as a fraction of their number. Below the first
+# fraction the clusters differ in size; a partition is kept from the second on.
+MIN_EVENNESS_BEFORE, MIN_EVENNESS_AFTER = 0.8, 0.93
+MAX_EVEN_GROUPS = 100  # the time grows with the cube
 N_TRIES = 2  # of Louvain's method at each resolution
 N_BISECTIONS = 14
 MIN_RESOLUTION, MAX_RESOLUTION = 0.02, 30.0
@@ -435,7 +434,7 @@ def improve_partition(
     unequal size, a high one even groups. The number of groups stays.
     """
     return _split_and_merge_samples(
-        labels, Z, graphs, sample_weight, random_state, merge_by_modularity
+        labels, Z, graphs, sample_weight, random_state, best_merger_by_modularity
     )
 
 
@@ -446,23 +445,23 @@ def even_partition(
     sample_weight: NDArray,
     random_state: RandomState,
 ) -> NDArray:
-    """Make the groups of a partition nearly equal in size, where the graph allows it.
+    """Make groups that are nearly even in size more so, where the graph allows it.
 
     One group is split and two are merged, as long as that raises the mutual information
-    of the groups at the two ends of an edge. This is the likelihood of a
-    degree-corrected stochastic block model (Karrer and Newman, 2011), and highest for
-    even groups. Of data whose clusters differ in size it would cut the large ones. So
-    very uneven groups stay as they are, two groups that hardly touch are never merged,
-    and the result counts only if its groups have become even.
+    of the groups at the two ends of an edge. Up to constants, this is the
+    log-likelihood of a degree-corrected stochastic block model (Karrer and Newman,
+    2011), and it rewards even groups. Of data whose clusters differ in size it would
+    cut the large ones. So uneven groups stay as they are, two groups that hardly touch
+    are never merged, and the result counts only if its groups have become even.
     """
-    is_uneven = _evenness(labels, sample_weight) < MIN_EVENNESS_BEFORE
-    if is_uneven or labels.max() >= MAX_EVEN_GROUPS:
+    evenness = _evenness(labels, sample_weight)
+    if evenness < MIN_EVENNESS_BEFORE or labels.max() >= MAX_EVEN_GROUPS:
         return labels
     result = _split_and_merge_samples(
-        labels, Z, graphs, sample_weight, random_state, merge_by_information
+        labels, Z, graphs, sample_weight, random_state, best_merger_by_information
     )
-    is_even = _evenness(result, sample_weight) >= MIN_EVENNESS_AFTER
-    return result if is_even else labels
+    least = max(MIN_EVENNESS_AFTER, evenness)
+    return result if _evenness(result, sample_weight) >= least else labels
 
 
 def _evenness(labels: NDArray, sample_weight: NDArray) -> float:
@@ -577,7 +576,7 @@ def _split_off(
     return np.maximum(result, 0.0)  # rounding may leave negative weights
 
 
-def merge_by_modularity(
+def best_merger_by_modularity(
     before: NDArray, between: NDArray, group: int
 ) -> tuple[float, tuple[int, int]]:
     """Find the two groups whose merger raises the modularity most since `before`.
@@ -601,13 +600,13 @@ def merge_by_modularity(
     return float(lowest[merged, kept]), (int(kept), int(merged))
 
 
-def merge_by_information(
+def best_merger_by_information(
     before: NDArray, between: NDArray, group: int
 ) -> tuple[float, tuple[int, int]]:
     """Find the two groups whose merger raises the mutual information most.
 
-    As in `merge_by_modularity`. The edges between the two must be nearly as dense as
-    those between the parts of `group`, else they are clusters of their own, and a
+    As in `best_merger_by_modularity`. The edges between the two must be nearly as dense
+    as those between the parts of `group`, else they are clusters of their own, and a
     cluster was cut for their sake.
     """
     weights = between / between.sum()
@@ -615,7 +614,7 @@ def merge_by_information(
     # Densities are weights over products of degrees, which may be zero.
     products = np.outer(degrees, degrees)
     limits = MIN_DENSITY_RATIO * weights[-1, group] * products
-    allowed = np.tril(weights * products[-1, group] >= limits, -1)
+    allowed = np.tril(weights * products[-1, group] > limits, -1)
     allowed[-1, group] = False
     merged, kept = np.nonzero(allowed)
     if not len(merged):
@@ -625,16 +624,14 @@ def merge_by_information(
     rows[pairs, kept] += rows[pairs, merged]
     rows[pairs, merged] = 0.0
     # Entries in a row and a column count twice, those in the crossings once.
-    terms = xlogy(weights, weights)
-    after = 2 * xlogy(rows, rows).sum(1)
-    after -= xlogy(rows, rows)[pairs, kept]
-    former = 2 * (terms[kept].sum(1) + terms[merged].sum(1))
+    terms, row_terms, degree_terms = entr(weights), entr(rows), entr(degrees)
+    after = 2 * row_terms.sum(1) - row_terms[pairs, kept]
+    former = 2 * (terms[kept] + terms[merged]).sum(1)
     former -= terms[kept, kept] + terms[merged, merged] + 2 * terms[kept, merged]
-    degree_terms = xlogy(degrees, degrees)
-    united = degrees[kept] + degrees[merged]
-    rise = xlogy(united, united) - degree_terms[kept] - degree_terms[merged]
-    gains = mutual_information(between) - mutual_information(before)
-    gains = gains + after - former - 2 * rise
+    fall = degree_terms[kept] + degree_terms[merged]
+    fall -= entr(degrees[kept] + degrees[merged])
+    gains = former - after - 2 * fall
+    gains += mutual_information(between) - mutual_information(before)
     best = int(gains.argmax())
     return float(gains[best]), (int(kept[best]), int(merged[best]))
 
@@ -645,5 +642,4 @@ def mutual_information(between: NDArray) -> float:
     `between` holds the weights of the edges between groups.
     """
     weights = between / between.sum()
-    degrees = weights.sum(1)
-    return float(xlogy(weights, weights).sum() - 2 * xlogy(degrees, degrees).sum())
+    return float(2 * entr(weights.sum(1)).sum() - entr(weights).sum())

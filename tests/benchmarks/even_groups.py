@@ -32,7 +32,7 @@ N_GROUPS = 8
 
 
 def gaussians(ratio, seed):
-    """Draw 2,000 samples of overlapping groups, the largest `ratio` times the least."""
+    """Draw 2,000 samples of overlapping groups, of sizes from 1 to `ratio`."""
     sizes = np.linspace(1, ratio, N_GROUPS)
     sizes = np.round(2000 * sizes / sizes.sum()).astype(int)
     centers = 1.4 * np.random.RandomState(seed).normal(size=(N_GROUPS, 5))
