@@ -206,9 +206,9 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         Epochs of pretraining. With 0 there is no pretraining, and the mixture starts on
         the embedding of an untrained network.
 
-        - "neighbors": an epoch is 100 steps of 128 pairs. "auto" is one
-          for every 90 samples, from 10 to 20. Beyond 5,000 samples it grows with the
-          square root of their number;
+        - "neighbors": an epoch is 100 steps of 128 pairs. "auto" is one for every 90
+          samples, from 10 to 20. Beyond 5,000 samples it grows with the square root of
+          their number;
         - otherwise an epoch is a pass over X, with "stacked" also for each pair of
           layers. "auto" is 10. On small data, more epochs mix up the groups as the
           reconstruction improves. With tens of thousands of samples 60 epochs pay.

@@ -288,7 +288,6 @@ def test_groups_that_do_not_become_even_stay_as_they_are(monkeypatch):
     Z, y = blobs_in_a_row([300, 150, 150])
     arguments = y, Z, [neighbors_of(Z)] * 2, np.ones(600)
     assert_array_equal(even_partition(*arguments, RandomState(0)), y)
-    monkeypatch.setattr(module, "MIN_EVENNESS_AFTER", 0.0)
     monkeypatch.setattr(module, "_evenness", lambda labels, weights: 1.0)
     assert (even_partition(*arguments, RandomState(0)) != y).any()
 
@@ -311,7 +310,8 @@ def test_a_partition_is_improved_on_the_samples(blobs_and_graph):
     Z, y, graph = blobs_and_graph
     labels = np.array([0, 0, 1, 2])[y]
     labels[(y == 3) & (Z[:, 0] > np.median(Z[y == 3, 0]))] = 3
-    found = improve_partition(labels, Z, [graph, graph], np.ones(300), RandomState(0))
+    arguments = labels, Z, [graph, graph], np.ones(300), RandomState(0)
+    found = improve_partition(*arguments, best_merger_by_modularity)
     assert adjusted_rand_score(y, found) > 0.95
     assert adjusted_rand_score(y, labels) < 0.8
 

@@ -49,8 +49,8 @@ MAX_IMPROVEMENTS = 20
 # Two groups become one if the edges between them are more than this fraction as dense
 # as those between the parts of the group that is split for it.
 MIN_DENSITY_RATIO = 0.3
-# The effective number of groups, as a fraction of their number. Below the first
-# fraction the clusters differ in size; a partition is kept from the second on.
+# Simpson's evenness, at most 1. Below the first value the clusters differ in size; a
+# partition that was made even is kept from the second on.
 MIN_EVENNESS_BEFORE, MIN_EVENNESS_AFTER = 0.8, 0.93
 MAX_EVEN_GROUPS = 100  # the time grows with the cube
 N_TRIES = 2  # of Louvain's method at each resolution
@@ -106,7 +106,10 @@ def community_labels(
         _kmeans_labels(Z, n_clusters, sample_weight, random_state, n_init=10)
     )
     labels = choose_partition(candidates, graphs[0], sample_weight, random_state)
-    candidates.append(improve_partition(labels, Z, graphs, sample_weight, random_state))
+    improved = improve_partition(
+        labels, Z, graphs, sample_weight, random_state, best_merger_by_modularity
+    )
+    candidates.append(improved)
     labels = choose_partition(candidates, graphs[0], sample_weight, random_state)
     return even_partition(labels, Z, graphs, sample_weight, random_state)
 
@@ -425,60 +428,14 @@ def improve_partition(
     graphs: Sequence[NeighborGraph],
     sample_weight: NDArray,
     random_state: RandomState,
-) -> NDArray:
-    """Split one group and merge two, as long as that raises the modularity.
-
-    Louvain's method moves one node at a time and does not find such partitions: on the
-    way there the modularity falls. It is that of the samples in the first graph, and
-    must rise at all of `IMPROVEMENT_RESOLUTIONS`: a low resolution prefers groups of
-    unequal size, a high one even groups. The number of groups stays.
-    """
-    return _split_and_merge_samples(
-        labels, Z, graphs, sample_weight, random_state, best_merger_by_modularity
-    )
-
-
-def even_partition(
-    labels: NDArray,
-    Z: NDArray,
-    graphs: Sequence[NeighborGraph],
-    sample_weight: NDArray,
-    random_state: RandomState,
-) -> NDArray:
-    """Make groups that are nearly even in size more so, where the graph allows it.
-
-    One group is split and two are merged, as long as that raises the mutual information
-    of the groups at the two ends of an edge. Up to constants, this is the
-    log-likelihood of a degree-corrected stochastic block model (Karrer and Newman,
-    2011), and it rewards even groups. Of data whose clusters differ in size it would
-    cut the large ones. So uneven groups stay as they are, two groups that hardly touch
-    are never merged, and the result counts only if its groups have become even.
-    """
-    evenness = _evenness(labels, sample_weight)
-    if evenness < MIN_EVENNESS_BEFORE or labels.max() >= MAX_EVEN_GROUPS:
-        return labels
-    result = _split_and_merge_samples(
-        labels, Z, graphs, sample_weight, random_state, best_merger_by_information
-    )
-    least = max(MIN_EVENNESS_AFTER, evenness)
-    return result if _evenness(result, sample_weight) >= least else labels
-
-
-def _evenness(labels: NDArray, sample_weight: NDArray) -> float:
-    """Compute the effective number of groups, 1 / sum p_c^2, over their number."""
-    fractions = np.bincount(labels, sample_weight) / sample_weight.sum()
-    return float(1 / np.square(fractions).sum() / len(fractions))
-
-
-def _split_and_merge_samples(
-    labels: NDArray,
-    Z: NDArray,
-    graphs: Sequence[NeighborGraph],
-    sample_weight: NDArray,
-    random_state: RandomState,
     best_merger: BestMerger,
 ) -> NDArray:
-    """Split and merge groups of samples, micro-clusters of them at a time."""
+    """Split one group of samples and merge two, as long as that raises an objective.
+
+    Louvain's method moves one node at a time and does not find such partitions: on the
+    way there the objective falls. It is computed from the edges of the first graph.
+    Micro-clusters move as a whole. The number of groups stays.
+    """
     n_groups = labels.max() + 1
     if n_groups < 2 or not len(graphs[0].indices):
         return labels
@@ -492,6 +449,35 @@ def _split_and_merge_samples(
     links = counts + SPLIT_KERNEL_WEIGHT * kernel
     groups = split_and_merge(pairs % n_groups, edges, links, random_state, best_merger)
     return groups[nodes]
+
+
+def even_partition(
+    labels: NDArray,
+    Z: NDArray,
+    graphs: Sequence[NeighborGraph],
+    sample_weight: NDArray,
+    random_state: RandomState,
+) -> NDArray:
+    """Make groups that are nearly even in size more so, where the graph allows it.
+
+    The mutual information of the groups at the two ends of an edge rewards even groups.
+    Of data whose clusters differ in size it would cut the large ones. So uneven groups
+    stay as they are, and the result counts only if its groups have become even.
+    """
+    evenness = _evenness(labels, sample_weight)
+    if evenness < MIN_EVENNESS_BEFORE or labels.max() >= MAX_EVEN_GROUPS:
+        return labels
+    result = improve_partition(
+        labels, Z, graphs, sample_weight, random_state, best_merger_by_information
+    )
+    least = max(MIN_EVENNESS_AFTER, evenness)
+    return result if _evenness(result, sample_weight) >= least else labels
+
+
+def _evenness(labels: NDArray, sample_weight: NDArray) -> float:
+    """Compute Simpson's evenness of the groups, 1 / sum p_c^2 over their number."""
+    fractions = np.bincount(labels, sample_weight) / sample_weight.sum()
+    return float(1 / np.square(fractions).sum() / len(fractions))
 
 
 def split_and_merge(
@@ -583,7 +569,8 @@ def best_merger_by_modularity(
 
     Both arrays are weights of the edges between groups. Since `before`, the last group
     was split off from `group`: these two stay apart. The rise is the lowest of those at
-    all `IMPROVEMENT_RESOLUTIONS`.
+    all `IMPROVEMENT_RESOLUTIONS`: a low one prefers groups of unequal size, a high one
+    even groups.
     """
     total = between.sum()
     degrees = between.sum(1) / total
@@ -605,9 +592,11 @@ def best_merger_by_information(
 ) -> tuple[float, tuple[int, int]]:
     """Find the two groups whose merger raises the mutual information most.
 
-    As in `best_merger_by_modularity`. The edges between the two must be nearly as dense
-    as those between the parts of `group`, else they are clusters of their own, and a
-    cluster was cut for their sake.
+    As in `best_merger_by_modularity`. Up to constants, the objective is the
+    log-likelihood of a degree-corrected stochastic block model (Karrer and Newman,
+    2011). The edges between the two must be nearly as dense as those between the parts
+    of `group`, else they are clusters of their own, and a cluster was cut for their
+    sake.
     """
     weights = between / between.sum()
     degrees = weights.sum(1)

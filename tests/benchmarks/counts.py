@@ -48,7 +48,7 @@ N_DRAWS = 32  # of the bound on held-out samples
 # --- Generated data -----------------------------------------------------------------
 
 N_SAMPLES = 300
-# 500 of 2,000 steps of pretraining, and 30 of some 200 epochs of joint training.
+# 500 of 1,000 steps of pretraining, and 30 of some 200 epochs of joint training.
 SHORT = {"pretrain_max_iter": 5, "max_iter": 30}
 
 

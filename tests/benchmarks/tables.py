@@ -338,6 +338,8 @@ def even_groups_table():
     head = ["Data", "Seeds", "Accuracy without", "with", "NMI without", "with"]
     lines = [[*head, "Evenness without", "with"]]
     for (dataset,), runs in grouped(FILES / "even_groups.csv", "dataset").items():
+        seeds = {run["seed"] for run in runs if run["even"] == "1"}
+        runs = [run for run in runs if run["seed"] in seeds]
         halves = [[run for run in runs if run["even"] == even] for even in "01"]
         cells = [
             f"{column(half, name).mean():.3f}"
