@@ -267,12 +267,24 @@ def test_even_groups_are_found():
     assert adjusted_rand_score(y, labels) < 0.85
 
 
-def test_evenness_is_that_of_the_weights():
-    """By its weight one group is larger than all others: they are left alone."""
-    Z, y, labels, graph = uneven_partition()
-    weights = np.where(y == 2, 20.0, 1.0)
-    found = even_partition(labels, Z, [graph, graph], weights, RandomState(0))
-    assert_array_equal(found, labels)
+@pytest.mark.parametrize(
+    ("before", "after", "first_weight", "is_taken"),
+    [
+        ([60, 40], [55, 45], 1.0, True),
+        ([50, 50], [55, 45], 1.0, False),  # less even than before
+        ([70, 30], [65, 35], 1.0, False),  # not yet even
+        ([80, 20], [50, 50], 1.0, False),  # too uneven before
+        ([60, 40], [55, 45], 100.0, False),  # too uneven by weight
+    ],
+)
+def test_the_result_counts_if_it_is_even(
+    before, after, first_weight, is_taken, monkeypatch
+):
+    before, after = np.repeat([0, 1], before), np.repeat([0, 1], after)
+    weights = np.r_[first_weight, np.ones(99)]
+    monkeypatch.setattr(module, "improve_partition", lambda *_: after)
+    found = even_partition(before, np.zeros((100, 2)), [], weights, RandomState(0))
+    assert_array_equal(found, after if is_taken else before)
 
 
 @pytest.mark.parametrize("sizes", [[700, 100, 100], [400, 100, 100, 100]])
