@@ -206,9 +206,8 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         Epochs of pretraining. With 0 there is no pretraining, and the mixture starts on
         the embedding of an untrained network.
 
-        - "neighbors": an epoch is 100 steps of 128 pairs. "auto" is one for every 90
-          samples, from 10 to 20. Beyond 5,000 samples it grows with the square root of
-          their number;
+        - "neighbors": an epoch is 100 steps of 128 pairs. "auto" is one for every 130
+          samples, from 7 to 14. Each 1,000 samples beyond 5,000 add one, up to 200;
         - otherwise an epoch is a pass over X, with "stacked" also for each pair of
           layers. "auto" is 10. On small data, more epochs mix up the groups as the
           reconstruction improves. With tens of thousands of samples 60 epochs pay.
@@ -217,7 +216,7 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         Learning rate of pretraining. Its effect does not depend on the scale of X.
 
         - "neighbors": that of Adam at the start, from where it falls linearly to zero.
-          "auto" is 5e-3;
+          "auto" is 6e-3;
         - "autoencoder" and "stacked": that of gradient descent, multiplied by
           n_features / 8 with fewer than 8 features. "auto" is 1, increased to at most
           n_features / 100 where three epochs have learned next to nothing;

@@ -168,11 +168,12 @@ def test_learning_rate_falls_linearly(X, fewer_steps, monkeypatch):
     assert len(state.history.pretraining["neighbor_loss"]) == max_neighbor_epochs(state)
 
 
-def test_budget_grows_with_the_root_of_a_large_number_of_samples():
-    assert n_neighbor_epochs(2) == n_neighbor_epochs(900) == 10
-    assert n_neighbor_epochs(1_350) == 15
-    assert n_neighbor_epochs(1_800) == n_neighbor_epochs(5_000) == 20
-    assert n_neighbor_epochs(20_000) == 2 * n_neighbor_epochs(5_000)
+def test_budget_grows_with_the_number_of_samples_within_limits():
+    assert n_neighbor_epochs(2) == n_neighbor_epochs(910) == 7
+    assert n_neighbor_epochs(1_300) == 10
+    assert n_neighbor_epochs(1_820) == n_neighbor_epochs(5_000) == 14
+    assert n_neighbor_epochs(20_000) == 14 + 15
+    assert n_neighbor_epochs(10**6) == n_neighbor_epochs(10**9) == 200
     assert STEPS_PER_EPOCH == 100
 
 

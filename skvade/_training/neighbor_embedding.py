@@ -48,12 +48,12 @@ ATTRACTION = 2.0  # weight of the neighbors against all other samples of the bat
 SCALE_PENALTY = 1e-3
 N_PAIRS = 128  # per step
 STEPS_PER_EPOCH = 100
-# An automatic budget: an epoch for so many samples within these limits, and more in
-# proportion to the square root from `LARGE_SAMPLES` on.
-SAMPLES_PER_EPOCH = 90
-MIN_EPOCHS, FULL_EPOCHS = 10, 20
-LARGE_SAMPLES = 5_000
-LEARNING_RATE = 5e-3  # of Adam at the start, from where it falls linearly to zero
+# An automatic budget: an epoch for so many samples of small data, up to `FULL_EPOCHS`,
+# and a further one for so many of large data.
+SAMPLES_PER_EPOCH = 130
+MIN_EPOCHS, FULL_EPOCHS, MAX_EPOCHS = 7, 14, 200
+LARGE_SAMPLES, LARGE_SAMPLES_PER_EPOCH = 5_000, 1_000
+LEARNING_RATE = 6e-3  # of Adam at the start, from where it falls linearly to zero
 
 
 # --- The graph ----------------------------------------------------------------------
@@ -171,8 +171,8 @@ def iter_pair_batches(
 def n_neighbor_epochs(n_samples: int) -> int:
     """Choose the number of epochs, of `STEPS_PER_EPOCH` steps each, automatically."""
     n_epochs = min(max(n_samples / SAMPLES_PER_EPOCH, MIN_EPOCHS), FULL_EPOCHS)
-    growth = max(1.0, n_samples / LARGE_SAMPLES)
-    return round(n_epochs * math.sqrt(growth))
+    n_epochs += max(0, n_samples - LARGE_SAMPLES) / LARGE_SAMPLES_PER_EPOCH
+    return min(round(n_epochs), MAX_EPOCHS)
 
 
 def pretrain_neighbors(state: TrainingState) -> None:
