@@ -169,8 +169,8 @@ def test_learning_rate_falls_linearly(X, fewer_steps, monkeypatch):
 
 
 def test_budget_grows_with_the_number_of_samples_within_limits():
-    assert n_neighbor_epochs(2) == n_neighbor_epochs(910) == 7
-    assert n_neighbor_epochs(1_300) == 10
+    assert n_neighbor_epochs(2) == n_neighbor_epochs(1_300) == 10
+    assert n_neighbor_epochs(1_560) == 12
     assert n_neighbor_epochs(1_820) == n_neighbor_epochs(5_000) == 14
     assert n_neighbor_epochs(20_000) == 14 + 15
     assert n_neighbor_epochs(10**6) == n_neighbor_epochs(10**9) == 200

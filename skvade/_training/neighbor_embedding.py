@@ -51,7 +51,7 @@ STEPS_PER_EPOCH = 100
 # An automatic budget: an epoch for so many samples of small data, up to `FULL_EPOCHS`,
 # and a further one for so many of large data.
 SAMPLES_PER_EPOCH = 130
-MIN_EPOCHS, FULL_EPOCHS, MAX_EPOCHS = 7, 14, 200
+MIN_EPOCHS, FULL_EPOCHS, MAX_EPOCHS = 10, 14, 200
 LARGE_SAMPLES, LARGE_SAMPLES_PER_EPOCH = 5_000, 1_000
 LEARNING_RATE = 6e-3  # of Adam at the start, from where it falls linearly to zero
 
