@@ -207,7 +207,8 @@ class VaDEClusterer(CallbackMixin, PredictionMixin, ClusterMixin, BaseEstimator)
         the embedding of an untrained network.
 
         - "neighbors": an epoch is 100 steps of 128 pairs. "auto" is one for every 130
-          samples, from 10 to 14. Each 1,000 samples beyond 5,000 add one, up to 200;
+          samples, from 10 to 14. Each 1,000 samples beyond 5,000 add one, up to
+          200 in all;
         - otherwise an epoch is a pass over X, with "stacked" also for each pair of
           layers. "auto" is 10. On small data, more epochs mix up the groups as the
           reconstruction improves. With tens of thousands of samples 60 epochs pay.

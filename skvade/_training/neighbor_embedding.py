@@ -48,8 +48,9 @@ ATTRACTION = 2.0  # weight of the neighbors against all other samples of the bat
 SCALE_PENALTY = 1e-3
 N_PAIRS = 128  # per step
 STEPS_PER_EPOCH = 100
-# An automatic budget: an epoch for so many samples of small data, up to `FULL_EPOCHS`,
-# and a further one for so many of large data.
+# An automatic budget: an epoch for every `SAMPLES_PER_EPOCH`, from `MIN_EPOCHS` to
+# `FULL_EPOCHS`, and a further one for every `LARGE_SAMPLES_PER_EPOCH` beyond
+# `LARGE_SAMPLES`, up to `MAX_EPOCHS` in all.
 SAMPLES_PER_EPOCH = 130
 MIN_EPOCHS, FULL_EPOCHS, MAX_EPOCHS = 10, 14, 200
 LARGE_SAMPLES, LARGE_SAMPLES_PER_EPOCH = 5_000, 1_000
