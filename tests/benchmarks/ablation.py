@@ -19,7 +19,6 @@ CHANGES = [
     {"init": "kmeans"},
     {"init": "gmm"},
     {"warmup_max_iter": 0},
-    {"beta": 1.0},
     {"learning_rate": "constant"},
     {"responsibilities": "sampled"},
     {"latent_dim": 5},
